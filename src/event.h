@@ -1,0 +1,51 @@
+/*-------------------------------------------------------------------------
+ *
+ * event.h
+ *		An event in the relay's memory, as the store reads it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_EVENT_H
+#define OUTBOX_EVENT_H
+
+#include "datatype/timestamp.h"
+#include "outbox_publisher.h"
+
+/* One chunk of memory, strings and payload included. */
+typedef struct OutboxEvent
+{
+	OutboxMessage msg;
+	Size		size;			/* of the chunk */
+	TimestampTz deliver_after;	/* 0: at once */
+	bool		key_blocked;	/* an earlier event of its key is in trouble */
+	bool		stored;			/* has a row in outbox_delivery */
+	int			attempts;		/* counted tries before */
+	int			crashes;		/* of the relay, with this event in flight */
+} OutboxEvent;
+
+/* States of a row in outbox_delivery that the relay writes. */
+typedef enum DeliveryState
+{
+	DELIVERY_SCHEDULED,
+	DELIVERY_PENDING,
+	DELIVERY_BLOCKED,
+	DELIVERY_IN_PROGRESS,
+	DELIVERY_PUBLISHED,
+	DELIVERY_FAILED,
+	DELIVERY_DEAD
+} DeliveryState;
+
+/* A row to be written to outbox_delivery. */
+typedef struct Delivery
+{
+	int64		id;
+	bool		keyed;			/* the event has a key */
+	DeliveryState state;
+	int			attempts;
+	int			crashes;
+	TimestampTz next_attempt_at;	/* 0: none */
+	int			last_status;	/* 0: none */
+	const char *last_error;		/* or NULL; in the server's encoding */
+} Delivery;
+
+#endif							/* OUTBOX_EVENT_H */

@@ -1,0 +1,399 @@
+/*-------------------------------------------------------------------------
+ *
+ * guc.c
+ *		Every setting of the extension, in the order of their names.
+ *
+ * All of them but max_databases can be set in postgresql.conf and follow a
+ * reload; a superuser can also set them for one database with ALTER DATABASE
+ * ... SET, which its relay sees when it starts.  A check hook refuses a bad
+ * value with the reason; the old value then stays.  Nothing secret is ever a
+ * value: secrets are files, named by dapr_api_token_file and
+ * http_headers_file.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "compat.h"
+#include "guc.h"
+
+int			guc_batch_size = 1000;
+int			guc_breaker_probe_interval = 5000;
+int			guc_breaker_threshold = 10;
+int			guc_cleaning_expire_interval = 300000;
+int			guc_cleaning_local_queue_expire_interval = 60000;
+int			guc_connect_timeout = 3000;
+char	   *guc_dapr_api_token_file = NULL;
+char	   *guc_dapr_endpoint = NULL;
+char	   *guc_dapr_pubsub_name = NULL;
+int			guc_dead_key_policy = DEAD_KEY_BLOCK;
+int			guc_delete_batch_count = 1000;
+bool		guc_enabled = true;
+int			guc_failed_retry_interval = 60000;
+int			guc_http_content_mode = HTTP_MODE_BINARY;
+char	   *guc_http_headers = NULL;
+char	   *guc_http_headers_file = NULL;
+char	   *guc_http_url = NULL;
+int			guc_local_failed_retry_interval = 3000;
+int			guc_local_retry_times = 3;
+int			guc_max_databases = 100;
+int			guc_max_in_flight = 64;
+int			guc_max_payload_size = 1024 * 1024;
+int			guc_max_retry_interval = 3600000;
+int			guc_max_retry_times = 10;
+int			guc_minimum_retry_interval = 60000;
+int			guc_poll_interval = 1000;
+int			guc_published_expire_time = 86400;
+char	   *guc_publisher = NULL;
+int			guc_relay_memory = 16384;
+int			guc_request_timeout = 15000;
+double		guc_retry_backoff = 2.0;
+int			guc_retry_batch_size = 100;
+char	   *guc_source = NULL;
+char	   *guc_tls_ca_file = NULL;
+
+static const struct config_enum_entry dead_key_policies[] = {
+	{"block", DEAD_KEY_BLOCK, false},
+	{"skip", DEAD_KEY_SKIP, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry http_content_modes[] = {
+	{"binary", HTTP_MODE_BINARY, false},
+	{"structured", HTTP_MODE_STRUCTURED, false},
+	{NULL, 0, false}
+};
+
+/* Headers that a request or its envelope sets itself, in lower case. */
+static const char *const reserved_headers[] = {
+	"connection", "content-length", "content-type", "expect", "host",
+	"keep-alive", "te", "trailer", "traceparent", "transfer-encoding",
+	"upgrade"
+};
+
+static bool
+is_token_char(unsigned char c)
+{
+	return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') ||
+		(c >= 'a' && c <= 'z') || (c != '\0' && strchr("!#$%&'*+-.^_`|~", c));
+}
+
+static bool
+is_reserved_header(const char *name, size_t len)
+{
+	for (size_t i = 0; i < lengthof(reserved_headers); i++)
+	{
+		if (strlen(reserved_headers[i]) == len &&
+			pg_strncasecmp(reserved_headers[i], name, len) == 0)
+			return true;
+	}
+	return len >= 3 && pg_strncasecmp(name, "ce-", 3) == 0;
+}
+
+bool
+guc_header_is_valid(const char *line, size_t len, const char **reason)
+{
+	const char *colon = memchr(line, ':', len);
+	size_t		namelen = colon ? colon - line : 0;
+
+	if (namelen == 0)
+	{
+		*reason = "A header has the form \"Name: value\".";
+		return false;
+	}
+	for (size_t i = 0; i < namelen; i++)
+	{
+		if (!is_token_char((unsigned char) line[i]))
+		{
+			*reason = "The name of a header must not contain spaces, separators or control characters.";
+			return false;
+		}
+	}
+	for (size_t i = namelen; i < len; i++)
+	{
+		unsigned char c = (unsigned char) line[i];
+
+		if ((c < ' ' && c != '\t') || c == 0x7f)
+		{
+			*reason = "The value of a header must not contain control characters.";
+			return false;
+		}
+	}
+	if (is_reserved_header(line, namelen))
+	{
+		*reason = "This header is set by outbox itself.";
+		return false;
+	}
+	return true;
+}
+
+/* One valid header a line; empty lines are allowed. */
+static bool
+check_http_headers(char **newval, void **extra, GucSource source)
+{
+	const char *line = *newval;
+
+	while (*line)
+	{
+		size_t		len = strcspn(line, "\n");
+		const char *reason;
+
+		if (len > 0 && !guc_header_is_valid(line, len, &reason))
+		{
+			GUC_check_errdetail("%s", reason);
+			return false;
+		}
+		line += len;
+		if (*line == '\n')
+			line++;
+	}
+	return true;
+}
+
+/* Printable ASCII without spaces only: it goes into URLs and headers. */
+static bool
+check_no_blanks(const char *value)
+{
+	for (const char *p = value; *p; p++)
+	{
+		unsigned char c = (unsigned char) *p;
+
+		if (c <= ' ' || c >= 0x7f)
+		{
+			GUC_check_errdetail("It must not contain spaces, control characters or anything but ASCII.");
+			return false;
+		}
+	}
+	return true;
+}
+
+/*
+ * An http or https URL with a host.  A password in it would be shown by
+ * SHOW, so that user information is refused.
+ */
+static bool
+check_url(const char *value)
+{
+	const char *host;
+	size_t		authority;
+
+	if (!check_no_blanks(value))
+		return false;
+	if (pg_strncasecmp(value, "http://", 7) == 0)
+		host = value + 7;
+	else if (pg_strncasecmp(value, "https://", 8) == 0)
+		host = value + 8;
+	else
+	{
+		GUC_check_errdetail("It must start with \"http://\" or \"https://\".");
+		return false;
+	}
+	authority = strcspn(host, "/?#");
+	if (authority == 0)
+	{
+		GUC_check_errdetail("The URL has no host.");
+		return false;
+	}
+	if (memchr(host, '@', authority) != NULL)
+	{
+		GUC_check_errdetail("The URL must not contain a user name or a password.");
+		GUC_check_errhint("Put an Authorization header into the file that outbox.http_headers_file names.");
+		return false;
+	}
+	return true;
+}
+
+static bool
+check_dapr_endpoint(char **newval, void **extra, GucSource source)
+{
+	const char *value = *newval;
+	const char *path;
+
+	if (strncmp(value, "unix:", 5) == 0)
+	{
+		if (value[5] != '/')
+		{
+			GUC_check_errdetail("A socket is given as \"unix:\" and its absolute path.");
+			return false;
+		}
+		return check_no_blanks(value);
+	}
+	if (!check_url(value))
+		return false;
+	path = strchr(strstr(value, "://") + 3, '/');
+	if (strpbrk(value, "?#") != NULL || (path && path[1] != '\0'))
+	{
+		GUC_check_errdetail("It must be an address only, without a path.");
+		return false;
+	}
+	return true;
+}
+
+static bool
+check_http_url(char **newval, void **extra, GucSource source)
+{
+	return **newval == '\0' || check_url(*newval);
+}
+
+static bool
+check_name(char **newval, void **extra, GucSource source)
+{
+	if (**newval == '\0')
+	{
+		GUC_check_errdetail("It must not be empty.");
+		return false;
+	}
+	return check_no_blanks(*newval);
+}
+
+static bool
+check_source(char **newval, void **extra, GucSource source)
+{
+	return check_no_blanks(*newval);
+}
+
+static void
+define_bool(const char *name, const char *desc, bool *var)
+{
+	DefineCustomBoolVariable(name, desc, NULL, var, *var, PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+}
+
+static void
+define_int(const char *name, const char *desc, int *var, int min, int max,
+		   int flags)
+{
+	DefineCustomIntVariable(name, desc, NULL, var, *var, min, max, PGC_SUSET,
+							flags, NULL, NULL, NULL);
+}
+
+static void
+define_string(const char *name, const char *desc, char **var,
+			  const char *boot, GucStringCheckHook check)
+{
+	DefineCustomStringVariable(name, desc, NULL, var, boot, PGC_SUSET, 0,
+							   check, NULL, NULL);
+}
+
+static void
+define_enum(const char *name, const char *desc, int *var,
+			const struct config_enum_entry *options)
+{
+	DefineCustomEnumVariable(name, desc, NULL, var, *var, options, PGC_SUSET,
+							 0, NULL, NULL, NULL);
+}
+
+void
+guc_define(void)
+{
+	define_int("outbox.batch_size",
+			   "Events that the relay reads at once.",
+			   &guc_batch_size, 1, 100000, 0);
+	define_int("outbox.breaker_probe_interval",
+			   "Wait between two probes of a destination that is down.",
+			   &guc_breaker_probe_interval, 10, INT_MAX, GUC_UNIT_MS);
+	define_int("outbox.breaker_threshold",
+			   "Failures in a row after which the destination counts as down; 0: never.",
+			   &guc_breaker_threshold, 0, INT_MAX, 0);
+	define_int("outbox.cleaning_expire_interval",
+			   "Wait between two prunes.",
+			   &guc_cleaning_expire_interval, 100, INT_MAX, GUC_UNIT_MS);
+	define_int("outbox.cleaning_local_queue_expire_interval",
+			   "Wait between two sweeps of the events in the relay's memory.",
+			   &guc_cleaning_local_queue_expire_interval, 100, INT_MAX,
+			   GUC_UNIT_MS);
+	define_int("outbox.connect_timeout",
+			   "Longest wait for a connection to the destination.",
+			   &guc_connect_timeout, 1, INT_MAX, GUC_UNIT_MS);
+	define_string("outbox.dapr_api_token_file",
+				  "File with the token that Dapr asks for.",
+				  &guc_dapr_api_token_file, "", NULL);
+	define_string("outbox.dapr_endpoint",
+				  "Address of Dapr's HTTP API: a URL, or unix:/path.",
+				  &guc_dapr_endpoint, "http://127.0.0.1:3500",
+				  check_dapr_endpoint);
+	define_string("outbox.dapr_pubsub_name",
+				  "Name of Dapr's pubsub component.",
+				  &guc_dapr_pubsub_name, "pubsub", check_name);
+	define_enum("outbox.dead_key_policy",
+				"Whether the events behind a dead one of their key wait for an operator or pass.",
+				&guc_dead_key_policy, dead_key_policies);
+	define_int("outbox.delete_batch_count",
+			   "Rows that one statement of a prune deletes.",
+			   &guc_delete_batch_count, 1, 1000000, 0);
+	define_bool("outbox.enabled",
+				"Whether relays send events.",
+				&guc_enabled);
+	define_int("outbox.failed_retry_interval",
+			   "First wait of the persistent retry tier.",
+			   &guc_failed_retry_interval, 1, INT_MAX, GUC_UNIT_MS);
+	define_enum("outbox.http_content_mode",
+				"CloudEvents content mode of the http publisher.",
+				&guc_http_content_mode, http_content_modes);
+	define_string("outbox.http_headers",
+				  "Headers that the http publisher adds, one a line.",
+				  &guc_http_headers, "", check_http_headers);
+	define_string("outbox.http_headers_file",
+				  "File with further such headers, secret ones for instance.",
+				  &guc_http_headers_file, "", NULL);
+	define_string("outbox.http_url",
+				  "Where the http publisher posts events; {topic} stands for the topic.",
+				  &guc_http_url, "", check_http_url);
+	define_int("outbox.local_failed_retry_interval",
+			   "Wait between two tries of the local retry tier.",
+			   &guc_local_failed_retry_interval, 1, INT_MAX, GUC_UNIT_MS);
+	define_int("outbox.local_retry_times",
+			   "Retries from the relay's memory, before the persistent tier.",
+			   &guc_local_retry_times, 0, INT_MAX, 0);
+	if (process_shared_preload_libraries_in_progress)
+		DefineCustomIntVariable("outbox.max_databases",
+								"Databases that can have a relay.",
+								NULL, &guc_max_databases, 100, 1, 100000,
+								PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	define_int("outbox.max_in_flight",
+			   "Requests without an answer that a relay has at most.",
+			   &guc_max_in_flight, 1, 10000, 0);
+	define_int("outbox.max_payload_size",
+			   "Largest payload of an event.",
+			   &guc_max_payload_size, 1, 256 * 1024 * 1024, GUC_UNIT_BYTE);
+	define_int("outbox.max_retry_interval",
+			   "Longest wait between two retries.",
+			   &guc_max_retry_interval, 1, INT_MAX, GUC_UNIT_MS);
+	define_int("outbox.max_retry_times",
+			   "Retries in all before an event is dead.",
+			   &guc_max_retry_times, 0, INT_MAX - 1, 0);
+	define_int("outbox.minimum_retry_interval",
+			   "An event found failed or in progress in the table is not retried sooner after its last change.",
+			   &guc_minimum_retry_interval, 0, INT_MAX, GUC_UNIT_MS);
+	define_int("outbox.poll_interval",
+			   "Longest wait of an idle relay before it looks for events.",
+			   &guc_poll_interval, 1, 3600000, GUC_UNIT_MS);
+	define_int("outbox.published_expire_time",
+			   "How long a published event is kept.",
+			   &guc_published_expire_time, 0, INT_MAX, GUC_UNIT_S);
+	define_string("outbox.publisher",
+				  "Who takes events to their destination: dapr, http, or a library.",
+				  &guc_publisher, "dapr", check_name);
+	define_int("outbox.relay_memory",
+			   "Memory for events that a relay has read and not settled.",
+			   &guc_relay_memory, 64, 8 * 1024 * 1024, GUC_UNIT_KB);
+	define_int("outbox.request_timeout",
+			   "Longest wait for the answer to a request.",
+			   &guc_request_timeout, 1, INT_MAX / 2, GUC_UNIT_MS);
+	DefineCustomRealVariable("outbox.retry_backoff",
+							 "Factor from one wait of the persistent tier to the next.",
+							 NULL, &guc_retry_backoff, 2.0, 1.0, 100.0,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
+	define_int("outbox.retry_batch_size",
+			   "Events that the persistent retry tier reads at once.",
+			   &guc_retry_batch_size, 1, 10000, 0);
+	define_string("outbox.source",
+				  "CloudEvents source; empty: made of the cluster's and the database's name.",
+				  &guc_source, "", check_source);
+	define_string("outbox.tls_ca_file",
+				  "File with the certificate authorities to trust; empty: the system's.",
+				  &guc_tls_ca_file, "", NULL);
+	reserve_guc_prefix_compat("outbox");
+}

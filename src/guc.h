@@ -1,0 +1,69 @@
+/*-------------------------------------------------------------------------
+ *
+ * guc.h
+ *		Every setting of the extension; guc.c tells what each of them means.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_GUC_H
+#define OUTBOX_GUC_H
+
+typedef enum DeadKeyPolicy
+{
+	DEAD_KEY_BLOCK,
+	DEAD_KEY_SKIP
+} DeadKeyPolicy;
+
+typedef enum HttpContentMode
+{
+	HTTP_MODE_BINARY,
+	HTTP_MODE_STRUCTURED
+} HttpContentMode;
+
+/* Times are in milliseconds unless their comment says otherwise. */
+extern int	guc_batch_size;
+extern int	guc_breaker_probe_interval;
+extern int	guc_breaker_threshold;
+extern int	guc_cleaning_expire_interval;
+extern int	guc_cleaning_local_queue_expire_interval;
+extern int	guc_connect_timeout;
+extern char *guc_dapr_api_token_file;
+extern char *guc_dapr_endpoint;
+extern char *guc_dapr_pubsub_name;
+extern int	guc_dead_key_policy;
+extern int	guc_delete_batch_count;
+extern bool guc_enabled;
+extern int	guc_failed_retry_interval;
+extern int	guc_http_content_mode;
+extern char *guc_http_headers;	/* one a line */
+extern char *guc_http_headers_file;
+extern char *guc_http_url;
+extern int	guc_local_failed_retry_interval;
+extern int	guc_local_retry_times;
+extern int	guc_max_databases;
+extern int	guc_max_in_flight;
+extern int	guc_max_payload_size;	/* bytes */
+extern int	guc_max_retry_interval;
+extern int	guc_max_retry_times;
+extern int	guc_minimum_retry_interval;
+extern int	guc_poll_interval;
+extern int	guc_published_expire_time;	/* seconds */
+extern char *guc_publisher;
+extern int	guc_relay_memory;	/* kilobytes */
+extern int	guc_request_timeout;
+extern double guc_retry_backoff;
+extern int	guc_retry_batch_size;
+extern char *guc_source;
+extern char *guc_tls_ca_file;
+
+extern void guc_define(void);
+
+/*
+ * Is "line" (len bytes) a header that a user may add to requests: a token, a
+ * colon, a value without control characters, and none that the request or
+ * the envelope needs for itself?  If not, *reason says why.
+ */
+extern bool guc_header_is_valid(const char *line, size_t len,
+								const char **reason);
+
+#endif							/* OUTBOX_GUC_H */

@@ -1,0 +1,71 @@
+/*-------------------------------------------------------------------------
+ *
+ * http.h
+ *		A client for many small HTTP requests at a time, which never blocks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_HTTP_H
+#define OUTBOX_HTTP_H
+
+#include "outbox_publisher.h"
+
+/* Bytes of a response's body that are kept, and after which it is cut off. */
+#define HTTP_BODY_KEPT		(8 * 1024)
+#define HTTP_BODY_LIMIT		(64 * 1024)
+
+typedef struct HttpClient HttpClient;
+typedef struct HttpRequest HttpRequest;
+
+/* Settings of requests; copied. */
+typedef struct HttpOptions
+{
+	const char *unix_socket;	/* connect to this one; NULL: TCP */
+	const char *ca_file;		/* trust these; NULL: the system's */
+	int			connect_timeout;	/* milliseconds */
+	int			request_timeout;	/* milliseconds, connecting included */
+	int			max_connections;
+	const char *const *headers; /* "Name: value" lines of every request */
+	int			nheaders;
+} HttpOptions;
+
+/*
+ * What became of a request.  Whoever sees a status should decide by it: an
+ * error beside it says that the response broke off or was cut off after its
+ * status line.
+ */
+typedef struct HttpResult
+{
+	int			status;			/* 200 or more; 0: no response */
+	const char *error;			/* of the transport; NULL: none */
+	int64		retry_after_ms; /* the Retry-After header; -1: none */
+	const char *body;			/* its first bytes, and a NUL; never NULL */
+	Size		body_len;
+} HttpResult;
+
+/*
+ * Called once for a request that was started and not cancelled, outside
+ * libcurl.  It may throw; the request must then be cancelled.  "result" is
+ * gone when it returns.  It must not call back into this file.
+ */
+typedef void (*HttpDoneCB) (void *arg, int64 id, const HttpResult *result);
+
+extern HttpClient *http_create(void *arg);
+extern void http_configure(HttpClient *client, const HttpOptions *options);
+extern void http_destroy(HttpClient *client);
+
+extern HttpRequest *http_new_request(HttpClient *client, int64 id,
+									 HttpDoneCB done);
+extern MemoryContext http_request_context(HttpRequest *request);
+extern void http_add_header(HttpRequest *request, const char *name,
+							const char *value);
+extern void http_get(HttpRequest *request, const char *url);
+extern void http_post(HttpRequest *request, const char *url,
+					  const char *body, Size len);
+extern void http_cancel(HttpClient *client, int64 id, HttpDoneCB done);
+
+extern int	http_sockets(HttpClient *client, const OutboxSocket **sockets,
+						 long *timeout_ms);
+extern void http_ready(HttpClient *client, const OutboxSocket *ready, int n);
+
+#endif							/* OUTBOX_HTTP_H */

@@ -1,0 +1,38 @@
+/*-------------------------------------------------------------------------
+ *
+ * outbox.c
+ *		Loads the extension: settings, shared memory, hooks, workers.
+ *
+ * The library is meant for shared_preload_libraries.  Loaded later, by the
+ * first call of one of its functions, it only defines the settings: events
+ * are stored then, with a warning, and wait for a relay.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "miscadmin.h"
+
+#include "guc.h"
+#include "launcher.h"
+#include "shmem.h"
+#include "utility.h"
+
+PG_MODULE_MAGIC;
+
+PGDLLEXPORT void _PG_init(void);
+
+void
+_PG_init(void)
+{
+	guc_define();
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+	shmem_init();
+	utility_init();
+
+	/* pg_upgrade wants every database for itself. */
+	if (!IsBinaryUpgrade)
+		launcher_register();
+}

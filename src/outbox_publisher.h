@@ -1,0 +1,203 @@
+/*-------------------------------------------------------------------------
+ *
+ * outbox_publisher.h
+ *		The interface between the relay and a publisher.
+ *
+ * A publisher takes messages to a destination: a sidecar, an HTTP endpoint,
+ * a broker.  It is a const table of callbacks, in this library (dapr, http)
+ * or in a library of its own, which outbox.publisher then names and which
+ * exports _PG_outbox_publisher_module_init().  A publisher knows no SQL, no
+ * retry policy and no order; the relay knows no network protocol.
+ *
+ * The relay is a single-threaded background worker.  It calls a callback,
+ * goes on with other work and waits for the publisher's sockets, so that no
+ * callback may block.  All of them run outside any transaction and may not
+ * touch the database.  Any of them may ereport(ERROR): the relay traps it,
+ * cancels the messages concerned and counts them as OUTBOX_UNAVAILABLE.
+ *
+ * Every string that the relay hands over is UTF-8, has no control characters
+ * (payloads excepted) and ends with a NUL.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_PUBLISHER_H
+#define OUTBOX_PUBLISHER_H
+
+#include "utils/palloc.h"
+
+/* Changes whenever the layout or the meaning of something below does. */
+#define OUTBOX_PUBLISHER_MAGIC 0x4F423031	/* "OB01" */
+
+/* What became of one message. */
+typedef enum OutboxOutcome
+{
+	OUTBOX_DELIVERED,			/* the destination took it */
+	OUTBOX_RETRY,				/* this message failed, a later try may
+								 * succeed */
+	OUTBOX_UNAVAILABLE,			/* the destination failed, whatever the
+								 * message: counted by the circuit breaker,
+								 * and while that is open not as an attempt */
+	OUTBOX_REJECTED				/* this message will never be taken */
+} OutboxOutcome;
+
+/* One entry of a message's metadata. */
+typedef struct OutboxMetadata
+{
+	const char *name;
+	const char *value;
+} OutboxMetadata;
+
+/*
+ * A message to publish.  It belongs to the relay and stays as it is until it
+ * is answered or cancelled; every try of one event has the same contents but
+ * for "attempt".
+ */
+typedef struct OutboxMessage
+{
+	int64		id;				/* names the message in answers */
+	const char *event_id;		/* the event's UUID as text */
+	const char *topic;
+	const char *key;			/* order is kept among equals; or NULL */
+	const char *type;			/* CloudEvents type; never NULL */
+	const char *time;			/* when it was published: RFC 3339, UTC */
+	const char *traceparent;	/* W3C trace context, or NULL */
+	const char *content_type;	/* of the payload; never NULL */
+	bool		is_json;		/* payload is the text of a JSON value */
+	const char *payload;
+	Size		payload_len;
+	const OutboxMetadata *metadata;
+	int			nmetadata;
+	int			attempt;		/* 1 on the first try */
+} OutboxMessage;
+
+/* The answer to one message. */
+typedef struct OutboxAnswer
+{
+	int64		id;				/* the message's */
+	OutboxOutcome outcome;
+	int			status;			/* status code of the protocol; 0: none */
+	int64		retry_after_ms; /* wait that the destination asked for; -1:
+								 * none */
+	const char *error;			/* one line for the operator; NULL if
+								 * delivered */
+} OutboxAnswer;
+
+/*
+ * A socket that the relay shall wait on for the publisher.  The number of a
+ * closed socket may come back at once as another socket's; "generation" then
+ * differs, so that a wait set is up to date if and only if the arrays that it
+ * was made of and that sockets_cb returns are equal byte for byte.
+ */
+typedef struct OutboxSocket
+{
+	pgsocket	fd;
+	uint32		events;			/* WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE */
+	uint32		generation;
+} OutboxSocket;
+
+typedef struct OutboxPublisherState OutboxPublisherState;
+
+/*
+ * What the relay gives a publisher to work with.  The settings are current
+ * whenever check_configured_cb is called, and do not change between its
+ * calls.
+ */
+struct OutboxPublisherState
+{
+	int			sversion;		/* the server's PG_VERSION_NUM */
+	MemoryContext context;		/* lives as long as the publisher is loaded;
+								 * current in every callback */
+	const char *source;			/* CloudEvents source of this database */
+	int			max_in_flight;	/* most messages unanswered at a time */
+	int			connect_timeout;	/* milliseconds */
+	int			request_timeout;	/* milliseconds */
+	void	   *private_data;	/* the publisher's own */
+
+	/* The relay's side of the answers: see the two functions below. */
+	void		(*answer) (OutboxPublisherState *state,
+						   const OutboxAnswer *answer);
+	void		(*probe_answer) (OutboxPublisherState *state, bool ok,
+								 const char *error);
+};
+
+/* Once, after loading.  Allocates private_data. */
+typedef void (*OutboxStartupCB) (OutboxPublisherState *state);
+
+/*
+ * After startup_cb and after every reload of the settings: read them.  False
+ * if nothing can be sent with them; *reason then says why, in one line.
+ * Messages in flight go on with the settings that they started with.
+ */
+typedef bool (*OutboxCheckConfiguredCB) (OutboxPublisherState *state,
+										 const char **reason);
+
+/*
+ * Start to publish "n" messages, no two of them with the same key.  Each is
+ * answered once, by outbox_answer(): at once or from a later callback.
+ */
+typedef void (*OutboxSubmitCB) (OutboxPublisherState *state,
+								const OutboxMessage *const *messages, int n);
+
+/*
+ * What to wait on: returns the number of sockets, which stay the publisher's,
+ * and sets *timeout_ms to the longest wait (-1: no limit of its own).  The
+ * array should not change without need: the relay rebuilds its wait set when
+ * it does.
+ */
+typedef int (*OutboxSocketsCB) (OutboxPublisherState *state,
+								const OutboxSocket **sockets,
+								long *timeout_ms);
+
+/*
+ * These sockets are ready ("n" of them): copies of the array's entries, with
+ * "events" those that happened.  Or, with n = 0, the time is up.
+ */
+typedef void (*OutboxReadyCB) (OutboxPublisherState *state,
+							   const OutboxSocket *ready, int n);
+
+/* Forget this message; no answer is wanted any more. */
+typedef void (*OutboxCancelCB) (OutboxPublisherState *state, int64 id);
+
+/* Start to ask whether the destination is there: outbox_probe_answer(). */
+typedef void (*OutboxProbeCB) (OutboxPublisherState *state);
+
+/* Release everything; nothing is in flight.  Not called when the process ends. */
+typedef void (*OutboxShutdownCB) (OutboxPublisherState *state);
+
+typedef struct OutboxPublisherCallbacks
+{
+	uint32		magic;			/* OUTBOX_PUBLISHER_MAGIC */
+
+	OutboxStartupCB startup_cb; /* optional */
+	OutboxCheckConfiguredCB check_configured_cb;	/* optional */
+	OutboxSubmitCB submit_cb;	/* required */
+	OutboxSocketsCB sockets_cb; /* NULL if submit_cb answers every message */
+	OutboxReadyCB ready_cb;		/* required with sockets_cb */
+	OutboxCancelCB cancel_cb;	/* required with sockets_cb */
+	OutboxProbeCB probe_cb;		/* optional: without it, one message is tried */
+	OutboxShutdownCB shutdown_cb;	/* optional */
+} OutboxPublisherCallbacks;
+
+typedef const OutboxPublisherCallbacks *(*OutboxPublisherModuleInit) (void);
+
+extern PGDLLEXPORT const OutboxPublisherCallbacks *_PG_outbox_publisher_module_init(void);
+
+/*
+ * The publisher's answer to one message.  The relay copies "error" and acts
+ * on the answer after the callback has returned; "answer" itself does not
+ * throw.  A second answer to the same message is ignored.
+ */
+static inline void
+outbox_answer(OutboxPublisherState *state, const OutboxAnswer *answer)
+{
+	state->answer(state, answer);
+}
+
+/* The answer to probe_cb; "error" (one line, copied) is NULL if ok. */
+static inline void
+outbox_probe_answer(OutboxPublisherState *state, bool ok, const char *error)
+{
+	state->probe_answer(state, ok, error);
+}
+
+#endif							/* OUTBOX_PUBLISHER_H */

@@ -1,0 +1,610 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay.c
+ *		One step of the relay: read, submit, settle, checkpoint.
+ *
+ * The relay is a single thread of control that never waits in here: worker.c
+ * waits, on the latch, the publisher's sockets and the time that relay_step()
+ * returns.  A step does what is to be done by now, in this order: answers and
+ * time-outs, the circuit breaker, events that are due again, new events,
+ * submitting, a checkpoint, a batch of a prune.  Steps overlap the requests
+ * in flight; there is no barrier between batches.
+ *
+ * Transactions are the store's and short; none is open while the publisher
+ * works.  Whatever a transaction wrote or read counts only when it has
+ * committed, so that a failed one leaves the relay as it was.
+ *
+ * Before anything is read, what was settled is written: the statements that
+ * read look at the rows of outbox_delivery to keep the order by key.
+ *
+ * Times are milliseconds of a monotonic clock, so that nobody who sets the
+ * clock makes the relay hurry or sleep.  Only what lasts longer than the
+ * process (next_attempt_at) is wall-clock time.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "portability/instr_time.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "guc.h"
+#include "relay.h"
+
+/* How long next_due is believed; rows may be changed behind our back. */
+#define DUE_CHECK_MS	60000
+
+/* A message that is not answered is given up so long after its time. */
+#define ANSWER_GRACE_MS	1000
+
+/* With nothing at all to do, still look after things this often. */
+#define MAX_WAIT_MS		60000
+
+/* Milliseconds of the monotonic clock. */
+int64
+relay_clock(void)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	return (int64) INSTR_TIME_GET_MICROSEC(now) / 1000;
+}
+
+/* "database" is not copied. */
+Relay *
+relay_create(const char *database)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
+												  "outbox relay",
+												  ALLOCSET_DEFAULT_SIZES);
+	Relay	   *relay = MemoryContextAllocZero(context, sizeof(Relay));
+
+	relay->context = context;
+	relay->database = database;
+	relay->now = relay_clock();
+	relay->delivery_context = AllocSetContextCreate(context,
+													"outbox deliveries",
+													ALLOCSET_DEFAULT_SIZES);
+	relay->prune.context = context;
+	queue_init(&relay->queue, AllocSetContextCreate(context, "outbox queue",
+													ALLOCSET_DEFAULT_SIZES));
+	relay->next_due = DT_NOBEGIN;
+	relay->look = true;
+	relay->prune_at = relay->now + guc_cleaning_expire_interval;
+	relay->sweep_at = relay->now + guc_cleaning_local_queue_expire_interval;
+	relay->report.started_at = GetCurrentTimestamp();
+	relay_set_status(relay, RELAY_STARTING);
+	relay_send_report(relay);
+	return relay;
+}
+
+/*
+ * Begin where the last relay of this database stopped.  If it did not stop in
+ * order, one of the events that it was about to try may be the reason: the
+ * first tries of this one, and the rows it left, are watched.  False if the
+ * store failed; call it again later.
+ */
+bool
+relay_start(Relay *relay)
+{
+	StorePosition position;
+	RelayWindow *window;
+	MemoryContext old;
+	StoreResult result;
+
+	relay->now = relay_clock();
+	if (!relay_store_ok(relay, store_load_position(&position)) ||
+		!relay_store_ok(relay, store_take_over(!position.clean,
+											   guc_minimum_retry_interval)))
+		return false;
+
+	window = queue_add_window(&relay->queue, position.lo, position.hi);
+	window->store.cursor = position.last_id;
+	old = MemoryContextSwitchTo(window->context);
+	result = store_open_window(&window->store);
+	MemoryContextSwitchTo(old);
+	if (!position.clean)
+		relay->careful = guc_batch_size + guc_max_in_flight;
+	if (!relay_store_ok(relay, result) ||
+		!relay_checkpoint(relay, true, false))
+	{
+		queue_drop_window(&relay->queue, window);
+		return false;
+	}
+	relay_configure(relay);
+	return true;
+}
+
+/* The tries in flight come to nothing: as if the destination were down. */
+static void
+fail_in_flight(Relay *relay, const char *reason)
+{
+	OutboxAnswer answer;
+
+	memset(&answer, 0, sizeof(answer));
+	answer.outcome = OUTBOX_UNAVAILABLE;
+	answer.retry_after_ms = -1;
+	answer.error = reason;
+	while (!dlist_is_empty(&relay->queue.in_flight))
+	{
+		answer.id = dlist_head_element(RelayEntry, in_list,
+									   &relay->queue.in_flight)->event->msg.id;
+		publisher_cancel(answer.id);
+		relay_settle(relay, &answer);
+	}
+}
+
+/* The publisher threw from where it can't be said which message it was. */
+void
+relay_publisher_failed(Relay *relay)
+{
+	char		reason[OUTBOX_ERROR_SIZE];
+
+	strlcpy(reason, publisher_last_error(), sizeof(reason));
+	fail_in_flight(relay, reason);
+}
+
+/* Read the settings: at the start and after every reload. */
+void
+relay_configure(Relay *relay)
+{
+	relay->now = relay_clock();
+	if (!publisher_is_current())
+		fail_in_flight(relay, "outbox.publisher was changed");
+	relay->configured = publisher_configure(relay->database);
+	relay_set_finding(relay, &relay->report.configured,
+					  relay->configured ? NULL : publisher_last_error());
+	if (!relay->configured)
+	{
+		relay_note_error(relay, publisher_last_error());
+		ereport(LOG,
+				(errcode(ERRCODE_CONFIG_FILE_ERROR),
+				 errmsg("outbox: publisher \"%s\" is not configured",
+						guc_publisher),
+				 errdetail("%s", publisher_last_error())));
+	}
+	else if (publisher_can_probe() && relay->breaker.state == BREAKER_CLOSED &&
+			 !relay->report.endpoint.known)
+		publisher_probe();
+
+	/* what was open on account of the old settings may be well now */
+	relay->breaker.probe_at = Min(relay->breaker.probe_at, relay->now);
+	relay->look = true;
+	relay->recheck = true;
+}
+
+/* Give up what was not answered in time. */
+static void
+expire_in_flight(Relay *relay)
+{
+	OutboxAnswer answer;
+
+	memset(&answer, 0, sizeof(answer));
+	answer.outcome = OUTBOX_UNAVAILABLE;
+	answer.retry_after_ms = -1;
+	answer.error = "the publisher did not answer in time";
+	while (!dlist_is_empty(&relay->queue.in_flight))
+	{
+		RelayEntry *entry = dlist_head_element(RelayEntry, in_list,
+											   &relay->queue.in_flight);
+
+		if (entry->due_at > relay->now)
+			break;
+		answer.id = entry->event->msg.id;
+		publisher_cancel(answer.id);
+		relay_settle(relay, &answer);
+	}
+}
+
+static void
+take_answers(Relay *relay)
+{
+	PublisherAnswer answer;
+
+	while (publisher_next_answer(&answer))
+		relay_settle(relay, &answer.answer);
+	expire_in_flight(relay);
+}
+
+/* The answer to a probe also tells how the endpoint is when nothing is sent. */
+static void
+run_breaker(Relay *relay)
+{
+	Breaker    *breaker = &relay->breaker;
+	ProbeResult result = publisher_probe_result();
+
+	if (result != PROBE_NONE)
+	{
+		relay_set_finding(relay, &relay->report.endpoint,
+						  result == PROBE_OK ? NULL : publisher_last_error());
+		if (result == PROBE_FAILED)
+			relay_note_error(relay, publisher_last_error());
+		breaker_probe_answered(breaker, result == PROBE_OK, relay->now);
+	}
+	else if (breaker->state == BREAKER_PROBING &&
+			 relay->now >= breaker->probe_at)
+		breaker_probe_answered(breaker, false, relay->now);
+
+	if (relay->configured && breaker_wants_probe(breaker, relay->now))
+	{
+		breaker_probe_started(breaker, relay->now);
+		if (publisher_can_probe())
+			publisher_probe();
+		else
+			breaker_probe_answered(breaker, true, relay->now);
+	}
+}
+
+/*
+ * Entries whose wait is over; and if the destination may be back, and nothing
+ * else could tell, the first of them even before that.
+ */
+static void
+wake_backoff(Relay *relay)
+{
+	RelayEntry *entry;
+
+	while ((entry = queue_next_backoff(&relay->queue)) != NULL)
+	{
+		bool		trial = relay->breaker.state == BREAKER_HALF_OPEN &&
+			relay->queue.nready == 0 && relay->queue.nin_flight == 0;
+
+		if (entry->due_at > relay->now && !trial)
+			break;
+		queue_make_ready(&relay->queue, entry);
+	}
+}
+
+/* Forget the entries that were discarded, or deleted from the table. */
+static void
+sweep(Relay *relay)
+{
+	int64	   *ids = palloc(sizeof(int64) * Max(relay->queue.nentries, 1));
+	int			n = 0;
+	List	   *gone;
+	ListCell   *lc;
+
+	relay->sweep_at = relay->now + guc_cleaning_local_queue_expire_interval;
+	foreach(lc, queue_entries(&relay->queue))
+	{
+		RelayEntry *entry = lfirst(lc);
+
+		if (entry->state != ENTRY_IN_FLIGHT)
+			ids[n++] = entry->event->msg.id;
+	}
+	if (n == 0 || !relay_store_ok(relay, store_find_given_up(ids, n, &gone)))
+		return;
+	foreach(lc, gone)
+		queue_remove(&relay->queue,
+					 queue_find(&relay->queue, *(int64 *) lfirst(lc)));
+	if (gone != NIL && relay->dirty_since == 0)
+		relay->dirty_since = relay->now;
+}
+
+/* Somebody changed exceptions by hand, or the settings that rule them. */
+static void
+recheck(Relay *relay)
+{
+	int			nunblocked;
+
+	if (!relay_store_ok(relay, store_unblock_all(&nunblocked)))
+		return;
+	relay->recheck = false;
+	relay->next_due = DT_NOBEGIN;
+	sweep(relay);
+}
+
+static bool
+has_room(Relay *relay)
+{
+	return relay->queue.nentries < 4 * guc_batch_size &&
+		relay->queue.bytes < (Size) guc_relay_memory * 1024;
+}
+
+/* Can anything be sent at all? */
+static bool
+can_send(Relay *relay)
+{
+	return guc_enabled && relay->configured &&
+		relay->breaker.state != BREAKER_OPEN &&
+		relay->breaker.state != BREAKER_PROBING;
+}
+
+/* Are there too few events ready, and is there room for more? */
+static bool
+wants_events(Relay *relay)
+{
+	return can_send(relay) && has_room(relay) &&
+		relay->queue.nready < guc_max_in_flight;
+}
+
+/* How many events of the largest size there is memory for; at least one. */
+static int
+claim_limit(Relay *relay)
+{
+	Size		room = (Size) guc_relay_memory * 1024 - relay->queue.bytes;
+
+	return Max(1, Min(guc_retry_batch_size, room / guc_max_payload_size));
+}
+
+/* The persistent tier: take what is due. */
+static void
+claim_due(Relay *relay)
+{
+	List	   *events = NIL;
+	ListCell   *lc;
+	int			limit = claim_limit(relay);
+
+	if (relay->now >= relay->due_check_at)
+		relay->next_due = DT_NOBEGIN;
+	if (relay->next_due > GetCurrentTimestamp() || !wants_events(relay))
+		return;
+	MemoryContextSwitchTo(relay->queue.context);
+	if (!relay_store_ok(relay, store_claim_due(limit, &events)))
+		return;
+	foreach(lc, events)
+		relay_admit(relay, lfirst(lc), NULL);
+	if (list_length(events) < limit &&
+		relay_store_ok(relay, store_next_due(&relay->next_due)))
+		relay->due_check_at = relay->now + DUE_CHECK_MS;
+	list_free(events);
+}
+
+/* Go on to the next window, if there may be something in it. */
+static bool
+open_next_window(Relay *relay)
+{
+	RelayWindow *last = queue_last_window(&relay->queue);
+	RelayWindow *next;
+	MemoryContext old;
+	StoreResult result;
+
+	if (!relay->look)
+		return false;
+	relay->look = false;
+	relay->poll_at = relay->now + guc_poll_interval;
+	next = queue_add_window(&relay->queue, last->store.hi, NULL);
+	old = MemoryContextSwitchTo(next->context);
+	result = store_open_window(&next->store);
+	MemoryContextSwitchTo(old);
+	if (!relay_store_ok(relay, result))
+	{
+		queue_drop_window(&relay->queue, next);
+		relay->look = true;
+		return false;
+	}
+	if (dlist_is_empty(&last->entries))
+		queue_drop_window(&relay->queue, last);
+	return !next->store.exhausted;
+}
+
+/* New events, while there are few to be sent and there is room for more. */
+static void
+read_new(Relay *relay)
+{
+	RelayWindow *window = queue_last_window(&relay->queue);
+	List	   *events = NIL;
+	ListCell   *lc;
+
+	if (relay->now >= relay->poll_at)
+	{
+		relay->look = true;
+		relay->poll_at = relay->now + guc_poll_interval;
+	}
+	if (!wants_events(relay))
+		return;
+	if (window->store.exhausted)
+	{
+		if (!open_next_window(relay))
+			return;
+		window = queue_last_window(&relay->queue);
+	}
+	MemoryContextSwitchTo(relay->queue.context);
+	if (!relay_store_ok(relay,
+						store_read_window(&window->store, guc_batch_size,
+										  (Size) guc_relay_memory * 1024 - relay->queue.bytes,
+										  &events)))
+		return;
+	foreach(lc, events)
+		relay_admit(relay, lfirst(lc), window);
+	list_free(events);
+}
+
+static void
+read_events(Relay *relay)
+{
+	if ((relay->ndeliveries > 0 || relay->must_checkpoint) &&
+		!relay_checkpoint(relay, false, false))
+		return;
+	if (relay->recheck)
+		recheck(relay);
+	else if (relay->now >= relay->sweep_at)
+		sweep(relay);
+	claim_due(relay);
+	read_new(relay);
+}
+
+/*
+ * Take from the entries that are ready as many as may be sent now.  One that
+ * is suspected of having crashed the relay goes alone.
+ */
+static int
+choose_ready(Relay *relay, RelayEntry **chosen)
+{
+	int			room = Min(guc_max_in_flight - relay->queue.nin_flight,
+						   breaker_allowance(&relay->breaker,
+											 relay->queue.nin_flight));
+	int			n = 0;
+	dlist_iter	iter;
+
+	if (relay->exclusive)
+		return 0;
+	dlist_foreach(iter, &relay->queue.ready)
+	{
+		RelayEntry *entry = dlist_container(RelayEntry, in_list, iter.cur);
+
+		if (n >= room)
+			break;
+		if (entry->event->crashes >= 2)
+		{
+			if (n > 0 || relay->queue.nin_flight > 0)
+				break;
+			chosen[n++] = entry;
+			break;
+		}
+		chosen[n++] = entry;
+	}
+	return n;
+}
+
+/* Write down the tries that are about to be made.  False if that failed. */
+static bool
+record_tries(Relay *relay, RelayEntry **chosen, int n)
+{
+	bool		any = false;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (relay->careful <= 0 && chosen[i]->event->crashes == 0)
+			continue;
+		relay->careful--;
+		if (!chosen[i]->recorded)
+			relay_record_try(relay, chosen[i]);
+		any = true;
+	}
+	return !any || relay_checkpoint(relay, true, false);
+}
+
+static void
+submit_ready(Relay *relay)
+{
+	const OutboxMessage **messages;
+	RelayEntry **chosen;
+	int64		deadline = relay->now + guc_request_timeout + ANSWER_GRACE_MS;
+	int			n;
+
+	if (!can_send(relay) || relay->must_checkpoint ||
+		relay->queue.nready == 0 ||
+		relay->queue.nin_flight >= guc_max_in_flight)
+		return;
+	chosen = palloc(sizeof(RelayEntry *) * guc_max_in_flight);
+	n = choose_ready(relay, chosen);
+	if (n == 0 || !record_tries(relay, chosen, n))
+		return;
+	relay->exclusive = chosen[0]->event->crashes >= 2;
+	messages = palloc(sizeof(OutboxMessage *) * n);
+	for (int i = 0; i < n; i++)
+	{
+		chosen[i]->event->msg.attempt = chosen[i]->attempts + 1;
+		messages[i] = &chosen[i]->event->msg;
+		queue_submitted(&relay->queue, chosen[i], deadline);
+	}
+	publisher_submit(messages, n);
+	take_answers(relay);
+}
+
+static void
+prune(Relay *relay)
+{
+	int64		npruned;
+	bool		more;
+
+	if (relay->now < relay->prune_at)
+		return;
+	if (!relay_store_ok(relay, store_prune_step(&relay->prune,
+												guc_delete_batch_count,
+												&npruned, &more)) || !more)
+		relay->prune_at = relay->now + guc_cleaning_expire_interval;
+	if (npruned > 0)
+	{
+		relay->report.counters.pruned += npruned;
+		relay->report_changed = true;
+	}
+}
+
+static void
+update_status(Relay *relay)
+{
+	if (!guc_enabled)
+		relay_set_status(relay, RELAY_DISABLED);
+	else if (breaker_is_down(&relay->breaker))
+		relay_set_status(relay, RELAY_ENDPOINT_DOWN);
+	else if (relay->queue.nready > 0 || relay->queue.nin_flight > 0)
+		relay_set_status(relay, RELAY_RELAYING);
+	else
+		relay_set_status(relay, RELAY_IDLE);
+	relay_send_report(relay);
+}
+
+/* Milliseconds until a time of the wall clock. */
+static int64
+wall_clock_wait(TimestampTz when)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	return when <= now ? 0 : Min((when - now) / 1000 + 1, MAX_WAIT_MS);
+}
+
+/* How long there is nothing to do, unless something happens. */
+static long
+time_to_wait(Relay *relay)
+{
+	int64		until = Min(relay->poll_at, relay_checkpoint_time(relay));
+	RelayEntry *entry = queue_next_backoff(&relay->queue);
+
+	until = Min(until, relay->prune_at);
+	if (entry)
+		until = Min(until, entry->due_at);
+	if (!dlist_is_empty(&relay->queue.in_flight))
+		until = Min(until, dlist_head_element(RelayEntry, in_list,
+											  &relay->queue.in_flight)->due_at);
+	if (relay->breaker.state == BREAKER_OPEN ||
+		relay->breaker.state == BREAKER_PROBING)
+		until = Min(until, relay->breaker.probe_at);
+	if (!TIMESTAMP_IS_NOEND(relay->next_due) && wants_events(relay))
+		until = Min(until, relay->now + wall_clock_wait(relay->next_due));
+	if (wants_events(relay) &&
+		(relay->look || !queue_last_window(&relay->queue)->store.exhausted))
+		until = relay->now;
+	until = Max(until, relay->store_retry_at);
+	return (long) Min(Max(until - relay_clock(), 0), MAX_WAIT_MS);
+}
+
+/*
+ * Do all that is to be done by now.  Returns how many milliseconds to wait
+ * at most before the next step; relay->look is to be set when the latch was.
+ * Works in the current memory context, which the caller resets.
+ */
+long
+relay_step(Relay *relay)
+{
+	MemoryContext step_context = CurrentMemoryContext;
+
+	relay->now = relay_clock();
+	take_answers(relay);
+	run_breaker(relay);
+	wake_backoff(relay);
+	relay_spill(relay);
+	if (relay->now >= relay->store_retry_at)
+		read_events(relay);
+	MemoryContextSwitchTo(step_context);
+	submit_ready(relay);
+	if (relay_checkpoint_is_due(relay))
+		(void) relay_checkpoint(relay, false, false);
+	if (relay->now >= relay->store_retry_at)
+		prune(relay);
+	update_status(relay);
+	return time_to_wait(relay);
+}
+
+/* Stop in order: the next relay goes on exactly here. */
+void
+relay_stop(Relay *relay)
+{
+	relay->now = relay_clock();
+	take_answers(relay);
+	relay_release(relay);
+	(void) relay_checkpoint(relay, true, true);
+}

@@ -1,0 +1,276 @@
+/*-------------------------------------------------------------------------
+ *
+ * store_window.c
+ *		Reading new events: nothing is skipped, nothing is read twice.
+ *
+ * Transactions commit in another order than they take their ids, so that no
+ * id says "everything before is known".  Two snapshots do: a window is the
+ * set of events whose transaction is visible in "hi" and not in "lo".  One
+ * window's hi is the next one's lo.
+ *
+ * Only the snapshots decide what is in a window; ids only give the order
+ * inside it.  They are used to find its rows quickly:
+ *
+ * - Transactions from xmax(lo) on are a range of the index on (xid, id).  The
+ *   smallest and the largest id in that range bound a walk along the primary
+ *   key.  (Never a sequence value, nor an id seen elsewhere: a transaction
+ *   may have taken its ids long before it commits.)
+ * - Transactions that lo saw running, and that hi sees committed, are "late".
+ *   Each is one probe of the same index, merged in by id: an old transaction
+ *   that commits costs a probe, not a walk over all that came since.
+ *
+ * The visibility tests in the walk are functions on purpose, never operators
+ * that an index could serve: the walk has to be along the primary key, in the
+ * order of ids, however little the planner thinks of it.
+ *
+ * An event that has a row in outbox_delivery is not a new one.
+ *
+ * Before a window is used, WAL is flushed past the commits in it: with
+ * synchronous_commit = off they are visible before they are durable, and an
+ * event must not be sent that a crash could undo.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "access/xlog_internal.h"
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "store_internal.h"
+
+/* $1 lo, $2 hi */
+static Statement open_window = {
+	"SELECT r.min_id, r.max_id,"
+	" (SELECT array_agg(x.xid)"
+	"  FROM pg_snapshot_xip($1) x(xid)"
+	"  WHERE pg_visible_in_snapshot(x.xid, $2)"
+	"  AND EXISTS (SELECT 1 FROM @s@.outbox_event l WHERE l.xid = x.xid))"
+	" FROM (SELECT min(w.id), max(w.id)"
+	"  FROM (SELECT e.id FROM @s@.outbox_event e"
+	"   WHERE e.xid >= pg_snapshot_xmax($1)"
+	"   AND e.xid < pg_snapshot_xmax($2)"
+	"   AND pg_visible_in_snapshot(e.xid, $2)"
+	"   OFFSET 0) w) r(min_id, max_id)",
+	2, {PG_SNAPSHOTOID, PG_SNAPSHOTOID}
+};
+
+#define NEW_EVENT \
+	" NOT EXISTS (SELECT 1 FROM @s@.outbox_delivery d WHERE d.id = e.id)"
+
+#define IN_WALK \
+	" e.id > $1 AND e.id <= $2" \
+	" AND pg_visible_in_snapshot(e.xid, $4)" \
+	" AND NOT pg_visible_in_snapshot(e.xid, $3) AND" NEW_EVENT
+
+#define KEY_BLOCKED(skip_dead) \
+	", e.key IS NOT NULL AND EXISTS (SELECT 1 FROM @s@.outbox_delivery b" \
+	" WHERE b.key = e.key AND b.id < e.id AND " STORE_BLOCKS(skip_dead) ")" \
+	", NULL::int4, NULL::int4"
+
+/* $1 after, $2 last, $3 lo, $4 hi, $5 limit, $6 dead ones are skipped */
+static Statement read_walk = {
+	"SELECT " STORE_EVENT_COLUMNS KEY_BLOCKED("$6")
+	" FROM @s@.outbox_event e"
+	" WHERE" IN_WALK
+	" ORDER BY e.id LIMIT $5",
+	6, {INT8OID, INT8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, BOOLOID}
+};
+
+/* The same with $7 late transactions, $8 their events are read up to here */
+static Statement read_merged = {
+	"SELECT " STORE_EVENT_COLUMNS KEY_BLOCKED("$6")
+	" FROM (SELECT u.id FROM ("
+	"   (SELECT e.id FROM @s@.outbox_event e"
+	"    WHERE" IN_WALK " AND e.xid <> ALL ($7)"
+	"    ORDER BY e.id LIMIT $5)"
+	"   UNION ALL"
+	"   SELECT l.id FROM unnest($7) t(xid),"
+	"    LATERAL (SELECT e.id FROM @s@.outbox_event e"
+	"     WHERE e.xid = t.xid AND e.id > $8 AND" NEW_EVENT
+	"     ORDER BY e.id LIMIT $5) l) u"
+	"  ORDER BY u.id LIMIT $5) w"
+	" JOIN @s@.outbox_event e ON e.id = w.id"
+	" ORDER BY e.id",
+	8, {INT8OID, INT8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, BOOLOID,
+	XID8ARRAYOID, INT8OID}
+};
+
+static Statement load_position = {
+	"SELECT p.lo, p.hi, p.last_id, p.clean FROM @s@.outbox_progress p"
+	" ORDER BY p.id DESC LIMIT 1",
+	0
+};
+
+typedef struct LoadArgs
+{
+	MemoryContext context;
+	StorePosition *position;
+} LoadArgs;
+
+static struct varlena *
+copy_varlena(Datum value)
+{
+	return (struct varlena *) DatumGetPointer(datumCopy(value, false, -1));
+}
+
+static void
+load_position_body(void *arg)
+{
+	LoadArgs   *args = arg;
+	StorePosition *position = args->position;
+	bool		isnull;
+
+	if (store_execute(&load_position, NULL, NULL) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("table \"outbox_progress\" is empty"),
+				 errhint("Somebody deleted its rows; INSERT one with lo and hi '1:1:', last_id 0, and every event kept is published again.")));
+	MemoryContextSwitchTo(args->context);
+	position->lo = copy_varlena(store_result(0, 1, &isnull));
+	position->hi = copy_varlena(store_result(0, 2, &isnull));
+	position->last_id = DatumGetInt64(store_result(0, 3, &isnull));
+	position->clean = DatumGetBool(store_result(0, 4, &isnull));
+}
+
+/* Where the last relay stopped; snapshots in the current memory context. */
+StoreResult
+store_load_position(StorePosition *position)
+{
+	LoadArgs	args = {CurrentMemoryContext, position};
+
+	return store_transaction(load_position_body, &args);
+}
+
+/*
+ * Flush WAL up to "lsn", an insert position.  Where the last record ended
+ * exactly with its page, the insert position is already behind the header of
+ * the next page, which is not written yet: XLogFlush() would throw.
+ */
+static void
+flush_inserted(XLogRecPtr lsn)
+{
+	int			header = XLogSegmentOffset(lsn, wal_segment_size) < XLOG_BLCKSZ ?
+		SizeOfXLogLongPHD : SizeOfXLogShortPHD;
+
+	if (lsn % XLOG_BLCKSZ == header)
+		lsn -= header;
+	XLogFlush(lsn);
+}
+
+typedef struct OpenArgs
+{
+	MemoryContext context;
+	StoreWindow *window;
+} OpenArgs;
+
+static void
+open_window_body(void *arg)
+{
+	OpenArgs   *args = arg;
+	StoreWindow *window = args->window;
+	Datum		values[2];
+	Datum		late;
+	bool		no_range,
+				no_late,
+				isnull;
+
+	if (!window->hi)
+	{
+		Datum		hi = DirectFunctionCall1(pg_current_snapshot, (Datum) 0);
+
+		flush_inserted(GetXLogInsertRecPtr());
+		MemoryContextSwitchTo(args->context);
+		window->hi = copy_varlena(hi);
+	}
+	values[0] = PointerGetDatum(window->lo);
+	values[1] = PointerGetDatum(window->hi);
+	store_execute(&open_window, values, NULL);
+
+	window->min_id = DatumGetInt64(store_result(0, 1, &no_range));
+	window->max_id = DatumGetInt64(store_result(0, 2, &isnull));
+	if (no_range)
+	{
+		window->min_id = 1;
+		window->max_id = 0;
+	}
+	late = store_result(0, 3, &no_late);
+	MemoryContextSwitchTo(args->context);
+	window->late = no_late ? NULL : copy_varlena(late);
+	window->exhausted = no_range && no_late;
+}
+
+/*
+ * Open the window from window->lo to a snapshot taken now, or, if window->hi
+ * is set (a position from the table), up to that.  window->cursor is the
+ * caller's; the rest is set here, in the current memory context.
+ */
+StoreResult
+store_open_window(StoreWindow *window)
+{
+	OpenArgs	args = {CurrentMemoryContext, window};
+
+	return store_transaction(open_window_body, &args);
+}
+
+typedef struct ReadArgs
+{
+	MemoryContext context;
+	StoreWindow *window;
+	int			limit;
+	Size		max_bytes;
+	List	   *events;
+	bool		stopped;
+} ReadArgs;
+
+static void
+read_window_body(void *arg)
+{
+	ReadArgs   *args = arg;
+	StoreWindow *window = args->window;
+	MemoryContext old = MemoryContextSwitchTo(args->context);
+	DestReceiver *dest = store_event_receiver(&args->events, args->max_bytes);
+	Datum		values[8];
+
+	MemoryContextSwitchTo(old);
+	values[0] = Int64GetDatum(Max(window->cursor, window->min_id - 1));
+	values[1] = Int64GetDatum(window->max_id);
+	values[2] = PointerGetDatum(window->lo);
+	values[3] = PointerGetDatum(window->hi);
+	values[4] = Int64GetDatum(args->limit);
+	values[5] = BoolGetDatum(store_skips_dead());
+	values[6] = PointerGetDatum(window->late);
+	values[7] = Int64GetDatum(window->cursor);
+	store_execute_into(window->late ? &read_merged : &read_walk, values, dest);
+	args->stopped = store_event_receiver_stopped(dest);
+}
+
+/*
+ * The next events of the window, at most "limit" and not many more than
+ * "max_bytes", in the order of their ids, appended to *events in the current
+ * memory context.
+ */
+StoreResult
+store_read_window(StoreWindow *window, int limit, Size max_bytes,
+				  List **events)
+{
+	ReadArgs	args = {CurrentMemoryContext, window, limit, max_bytes, NIL};
+	StoreResult result = store_transaction(read_window_body, &args);
+
+	if (result != STORE_OK)
+	{
+		list_free_deep(args.events);
+		return result;
+	}
+	if (list_length(args.events) < limit && !args.stopped)
+		window->exhausted = true;
+	if (args.events != NIL)
+		window->cursor = ((OutboxEvent *) llast(args.events))->msg.id;
+	*events = list_concat(*events, args.events);
+	return STORE_OK;
+}
