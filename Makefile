@@ -1,5 +1,5 @@
-# outbox: build, install, test.  `make demo` and `make check` are for a fresh
-# machine and do all the set-up themselves; the rest is PGXS as usual.
+# How to build, install and test with PGXS.  GNUmakefile, which make reads
+# first, adds what has to work before PostgreSQL is there.
 
 MODULE_big = outbox
 SRCS = $(wildcard src/*.c)
@@ -14,12 +14,17 @@ PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter \
 	-Wno-sign-compare -Wno-missing-field-initializers
 SHLIB_LINK = -lcurl
 
+# TEMP_CONFIG, which PostgreSQL::Test::Cluster reads as well, is the
+# configuration of the test servers; tools/run-tests makes one.
+TEMP_CONFIG ?= $(CURDIR)/test/outbox.conf
+export TEMP_CONFIG
+
 REGRESS = $(sort $(patsubst test/sql/%.sql,%,$(wildcard test/sql/*.sql)))
 REGRESS_OPTS = --inputdir=test --temp-instance=tmp_regress \
-	--temp-config=test/outbox.conf --no-locale --encoding=UTF8
+	--temp-config=$(TEMP_CONFIG) --no-locale --encoding=UTF8
 ISOLATION = $(sort $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec)))
 ISOLATION_OPTS = --inputdir=test --temp-instance=tmp_isolation \
-	--temp-config=test/outbox.conf --no-locale --encoding=UTF8
+	--temp-config=$(TEMP_CONFIG) --no-locale --encoding=UTF8
 TAP_TESTS = 1
 PROVE_TESTS ?= test/t/*.pl
 EXTRA_CLEAN = tmp_regress tmp_isolation tmp_check log results output_iso

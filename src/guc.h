@@ -12,7 +12,7 @@ typedef enum DeadKeyPolicy
 {
 	DEAD_KEY_BLOCK,
 	DEAD_KEY_SKIP
-} DeadKeyPolicy;
+}			DeadKeyPolicy;
 
 typedef enum HttpContentMode
 {

@@ -171,6 +171,7 @@ error_line(CommonState *common, const HttpResult *result,
 
 	if (text[0] == '\0' && result->error != NULL)
 		text = result->error;
+
 	else if (text[0] == '\0' && result->status >= 300 && result->status < 400)
 		text = "redirects are not followed";
 
@@ -359,11 +360,11 @@ common_read_file(const char *path, char **text, const char **reason)
 void
 common_append_line(StringInfo buf, const char *text, Size max)
 {
-	const char *end = text + strlen(text);
+	const char *end = text +strlen(text);
 	int			limit = buf->len + max;
 	bool		space = false;
 
-	while (text < end)
+	while (text <end)
 	{
 		unsigned char c = (unsigned char) *text;
 		int			len = 1;
@@ -371,7 +372,8 @@ common_append_line(StringInfo buf, const char *text, Size max)
 		if (c <= ' ' || c == 0x7F)
 		{
 			space = buf->len > 0 && buf->data[buf->len - 1] != ' ';
-			text++;
+			text	  ++;
+
 			continue;
 		}
 		if (c == 0xC2 && (unsigned char) text[1] < 0xA0)
@@ -387,6 +389,6 @@ common_append_line(StringInfo buf, const char *text, Size max)
 			appendBinaryStringInfo(buf, text, len);
 		else
 			appendStringInfoChar(buf, '?');
-		text += Max(len, 1);
+		text	  +=Max(len, 1);
 	}
 }

@@ -254,7 +254,7 @@ ends_with(const char *text, const char *end)
 	Size		len = strlen(text);
 	Size		endlen = strlen(end);
 
-	return len >= endlen && strcmp(text + len - endlen, end) == 0;
+	return len >= endlen && strcmp(text +len - endlen, end) == 0;
 }
 
 /*

@@ -57,15 +57,16 @@ static bool
 add_headers(CommonState *common, char *text, const char *origin, bool secret,
 			List **headers, const char **reason)
 {
-	for (int number = 1; *text != '\0'; number++)
+	for (int number = 1; *text !='\0'; number++)
 	{
 		char	   *line = text;
 		Size		len = strcspn(line, "\n");
 		const char *problem;
 
-		text += len;
+		text	  +=len;
+
 		if (*text == '\n')
-			*text++ = '\0';
+			*text ++= '\0';
 		if (len > 0 && line[len - 1] == '\r')
 			line[--len] = '\0';
 		if (len == 0)

@@ -249,7 +249,7 @@ wake_backoff(Relay *relay)
 	while ((entry = queue_next_backoff(&relay->queue)) != NULL)
 	{
 		bool		trial = relay->breaker.state == BREAKER_HALF_OPEN &&
-			relay->queue.nready == 0 && relay->queue.nin_flight == 0;
+		relay->queue.nready == 0 && relay->queue.nin_flight == 0;
 
 		if (entry->due_at > relay->now && !trial)
 			break;

@@ -79,7 +79,7 @@ persistent_wait(int attempts)
 {
 	int			step = Max(attempts - guc_local_retry_times - 1, 0);
 	double		wait = guc_failed_retry_interval *
-		pow(guc_retry_backoff, Min(step, 1000));
+	pow(guc_retry_backoff, Min(step, 1000));
 
 	wait = Min(wait, (double) guc_max_retry_interval);
 	return (int64) (wait * (1.0 + JITTER * random_fraction_compat()));

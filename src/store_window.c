@@ -156,7 +156,7 @@ static void
 flush_inserted(XLogRecPtr lsn)
 {
 	int			header = XLogSegmentOffset(lsn, wal_segment_size) < XLOG_BLCKSZ ?
-		SizeOfXLogLongPHD : SizeOfXLogShortPHD;
+	SizeOfXLogLongPHD : SizeOfXLogShortPHD;
 
 	if (lsn % XLOG_BLCKSZ == header)
 		lsn -= header;

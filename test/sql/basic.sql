@@ -1,0 +1,2 @@
+-- The way in: what outbox_publish() takes, refuses and stores.
+CREATE EXTENSION outbox;
