@@ -378,6 +378,13 @@ publisher_configure(const char *database)
 	return args.ok;
 }
 
+static void
+cancel_body(void *arg)
+{
+	if (callbacks->cancel_cb)
+		callbacks->cancel_cb(&state, *(int64 *) arg);
+}
+
 typedef struct SubmitArgs
 {
 	const OutboxMessage *const *messages;
@@ -396,32 +403,29 @@ submit_body(void *arg)
  * Start to publish messages.  If this throws, the ones that were not answered
  * are cancelled and answered as unavailable.
  */
-bool
+void
 publisher_submit(const OutboxMessage *const *messages, int n)
 {
 	SubmitArgs	args = {messages, n};
 	OutboxAnswer answer;
+	char		reason[OUTBOX_ERROR_SIZE];
 
 	expect_answers(messages, n);
 	if (call(submit_body, &args))
-		return true;
+		return;
+	strlcpy(reason, last_error, sizeof(reason));
+	memset(&answer, 0, sizeof(answer));
+	answer.outcome = OUTBOX_UNAVAILABLE;
+	answer.retry_after_ms = -1;
+	answer.error = reason;
 	for (int i = 0; i < n; i++)
 	{
-		bool		found;
-
-		hash_search(in_flight, &messages[i]->id, HASH_FIND, &found);
-		if (!found)
-			continue;
-		publisher_cancel(messages[i]->id);
-		hash_search(in_flight, &messages[i]->id, HASH_ENTER, NULL);
-		memset(&answer, 0, sizeof(answer));
 		answer.id = messages[i]->id;
-		answer.outcome = OUTBOX_UNAVAILABLE;
-		answer.retry_after_ms = -1;
-		answer.error = last_error;
+		if (!hash_search(in_flight, &answer.id, HASH_FIND, NULL))
+			continue;
+		call(cancel_body, &answer.id);
 		take_answer(&state, &answer);
 	}
-	return false;
 }
 
 typedef struct SocketsArgs
@@ -480,13 +484,6 @@ publisher_ready(const OutboxSocket *ready, int n)
 	if (!callbacks || !callbacks->ready_cb)
 		return true;
 	return call(ready_body, &args);
-}
-
-static void
-cancel_body(void *arg)
-{
-	if (callbacks->cancel_cb)
-		callbacks->cancel_cb(&state, *(int64 *) arg);
 }
 
 /* Give up waiting for this message's answer. */

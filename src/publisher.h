@@ -27,7 +27,7 @@ typedef enum ProbeResult
 
 extern bool publisher_configure(const char *database);
 extern bool publisher_is_current(void);
-extern bool publisher_submit(const OutboxMessage *const *messages, int n);
+extern void publisher_submit(const OutboxMessage *const *messages, int n);
 extern int	publisher_sockets(const OutboxSocket **sockets, long *timeout_ms);
 extern bool publisher_ready(const OutboxSocket *ready, int n);
 extern void publisher_cancel(int64 id);

@@ -117,64 +117,6 @@ relay_start(Relay *relay)
 	return true;
 }
 
-/* The tries in flight come to nothing: as if the destination were down. */
-static void
-fail_in_flight(Relay *relay, const char *reason)
-{
-	OutboxAnswer answer;
-
-	memset(&answer, 0, sizeof(answer));
-	answer.outcome = OUTBOX_UNAVAILABLE;
-	answer.retry_after_ms = -1;
-	answer.error = reason;
-	while (!dlist_is_empty(&relay->queue.in_flight))
-	{
-		answer.id = dlist_head_element(RelayEntry, in_list,
-									   &relay->queue.in_flight)->event->msg.id;
-		publisher_cancel(answer.id);
-		relay_settle(relay, &answer);
-	}
-}
-
-/* The publisher threw from where it can't be said which message it was. */
-void
-relay_publisher_failed(Relay *relay)
-{
-	char		reason[OUTBOX_ERROR_SIZE];
-
-	strlcpy(reason, publisher_last_error(), sizeof(reason));
-	fail_in_flight(relay, reason);
-}
-
-/* Read the settings: at the start and after every reload. */
-void
-relay_configure(Relay *relay)
-{
-	relay->now = relay_clock();
-	if (!publisher_is_current())
-		fail_in_flight(relay, "outbox.publisher was changed");
-	relay->configured = publisher_configure(relay->database);
-	relay_set_finding(relay, &relay->report.configured,
-					  relay->configured ? NULL : publisher_last_error());
-	if (!relay->configured)
-	{
-		relay_note_error(relay, publisher_last_error());
-		ereport(LOG,
-				(errcode(ERRCODE_CONFIG_FILE_ERROR),
-				 errmsg("outbox: publisher \"%s\" is not configured",
-						guc_publisher),
-				 errdetail("%s", publisher_last_error())));
-	}
-	else if (publisher_can_probe() && relay->breaker.state == BREAKER_CLOSED &&
-			 !relay->report.endpoint.known)
-		publisher_probe();
-
-	/* what was open on account of the old settings may be well now */
-	relay->breaker.probe_at = Min(relay->breaker.probe_at, relay->now);
-	relay->look = true;
-	relay->recheck = true;
-}
-
 /* Give up what was not answered in time. */
 static void
 expire_in_flight(Relay *relay)
@@ -206,6 +148,73 @@ take_answers(Relay *relay)
 	while (publisher_next_answer(&answer))
 		relay_settle(relay, &answer.answer);
 	expire_in_flight(relay);
+}
+
+/* The publisher threw from where it can't be said which message it was. */
+void
+relay_publisher_failed(Relay *relay)
+{
+	OutboxAnswer answer;
+	char		reason[OUTBOX_ERROR_SIZE];
+
+	strlcpy(reason, publisher_last_error(), sizeof(reason));
+	take_answers(relay);
+	memset(&answer, 0, sizeof(answer));
+	answer.outcome = OUTBOX_UNAVAILABLE;
+	answer.retry_after_ms = -1;
+	answer.error = reason;
+	while (!dlist_is_empty(&relay->queue.in_flight))
+	{
+		answer.id = dlist_head_element(RelayEntry, in_list,
+									   &relay->queue.in_flight)->event->msg.id;
+		publisher_cancel(answer.id);
+		relay_settle(relay, &answer);
+	}
+}
+
+/* Another publisher shall take what this one has in flight. */
+static void
+recall_in_flight(Relay *relay)
+{
+	take_answers(relay);
+	while (!dlist_is_empty(&relay->queue.in_flight))
+	{
+		RelayEntry *entry = dlist_head_element(RelayEntry, in_list,
+											   &relay->queue.in_flight);
+
+		publisher_cancel(entry->event->msg.id);
+		queue_make_ready(&relay->queue, entry);
+	}
+	relay->exclusive = false;
+}
+
+/* Read the settings: at the start and after every reload. */
+void
+relay_configure(Relay *relay)
+{
+	relay->now = relay_clock();
+	if (!publisher_is_current())
+		recall_in_flight(relay);
+	relay->configured = publisher_configure(relay->database);
+	relay_set_finding(relay, &relay->report.configured,
+					  relay->configured ? NULL : publisher_last_error());
+	if (!relay->configured)
+	{
+		relay_note_error(relay, publisher_last_error());
+		ereport(LOG,
+				(errcode(ERRCODE_CONFIG_FILE_ERROR),
+				 errmsg("outbox: publisher \"%s\" is not configured",
+						guc_publisher),
+				 errdetail("%s", publisher_last_error())));
+	}
+	else if (publisher_can_probe() && relay->breaker.state == BREAKER_CLOSED &&
+			 !relay->report.endpoint.known)
+		publisher_probe();
+
+	/* what was open on account of the old settings may be well now */
+	relay->breaker.probe_at = Min(relay->breaker.probe_at, relay->now);
+	relay->look = true;
+	relay->recheck = true;
 }
 
 /* The answer to a probe also tells how the endpoint is when nothing is sent. */
@@ -271,14 +280,21 @@ sweep(Relay *relay)
 	{
 		RelayEntry *entry = lfirst(lc);
 
-		if (entry->state != ENTRY_IN_FLIGHT)
-			ids[n++] = entry->event->msg.id;
+		ids[n++] = entry->event->msg.id;
 	}
 	if (n == 0 || !relay_store_ok(relay, store_find_given_up(ids, n, &gone)))
 		return;
 	foreach(lc, gone)
-		queue_remove(&relay->queue,
-					 queue_find(&relay->queue, *(int64 *) lfirst(lc)));
+	{
+		RelayEntry *entry = queue_find(&relay->queue, *(int64 *) lfirst(lc));
+
+		if (entry->state == ENTRY_IN_FLIGHT)
+		{
+			publisher_cancel(entry->event->msg.id);
+			relay->exclusive = false;
+		}
+		queue_remove(&relay->queue, entry);
+	}
 	if (gone != NIL && relay->dirty_since == 0)
 		relay->dirty_since = relay->now;
 }

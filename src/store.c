@@ -40,6 +40,7 @@
 #include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -48,8 +49,12 @@
 #include "shmem.h"
 #include "store_internal.h"
 
-/* Classifies our advisory lock: one relay a database. */
-#define RELAY_LOCK_KEY	UINT64CONST(0x6f7574626f780001)
+/*
+ * Our advisory lock: one relay a database.  The SQL functions for advisory
+ * locks have the classes 1 and 2, so that no user can take this one.
+ */
+#define RELAY_LOCK_KEY		0x6f757462	/* "outb" */
+#define RELAY_LOCK_CLASS	3
 
 /* The extension that this process works for. */
 typedef struct Extension
@@ -223,15 +228,26 @@ read_extension(Extension *ext)
 
 /*
  * Is the extension still the one that we were attached to?  Keeps it from
- * being dropped until the end of the transaction.
+ * being dropped until the end of the transaction.  While somebody else is
+ * dropping or updating it, that is no error, and nothing to wait for.
  */
-static bool
+static StoreResult
 lock_extension(void)
 {
+	LOCKTAG		tag;
 	Extension	now;
 
-	LockDatabaseObject(ExtensionRelationId, attached.oid, 0, AccessShareLock);
-	return read_extension(&now) && memcmp(&now, &attached, sizeof(now)) == 0;
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ExtensionRelationId, attached.oid, 0);
+	if (LockAcquire(&tag, AccessShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+	{
+		strlcpy(last_error, "the extension is being changed by another session",
+				OUTBOX_ERROR_SIZE);
+		return STORE_FAILED;
+	}
+	AcceptInvalidationMessages();
+	if (!read_extension(&now) || memcmp(&now, &attached, sizeof(now)) != 0)
+		return STORE_NO_EXTENSION;
+	return STORE_OK;
 }
 
 static void
@@ -264,7 +280,8 @@ store_transaction(void (*body) (void *arg), void *arg)
 					(errcode(ERRCODE_INTERNAL_ERROR),
 					 errmsg("could not connect to SPI")));
 		PushActiveSnapshot(GetTransactionSnapshot());
-		if (lock_extension())
+		result = lock_extension();
+		if (result == STORE_OK)
 		{
 			store_use_schema(attached.nspoid);
 			GetUserIdAndSecContext(&userid, &sec_context);
@@ -273,8 +290,6 @@ store_transaction(void (*body) (void *arg), void *arg)
 			body(arg);
 			SetUserIdAndSecContext(userid, sec_context);
 		}
-		else
-			result = STORE_NO_EXTENSION;
 		PopActiveSnapshot();
 		SPI_finish();
 		CommitTransactionCommand();
@@ -339,9 +354,8 @@ store_lock_database(void)
 	LOCKTAG		tag;
 	bool		taken;
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId,
-						 (uint32) (RELAY_LOCK_KEY >> 32),
-						 (uint32) RELAY_LOCK_KEY, 1);
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, RELAY_LOCK_KEY, 0,
+						 RELAY_LOCK_CLASS);
 	StartTransactionCommand();
 	taken = LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
 	CommitTransactionCommand();

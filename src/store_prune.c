@@ -14,7 +14,8 @@
  * or discarded go, with that row, by its own age; dead ones stay.
  *
  * Of the checkpoints, the ones before the snapshot in use go as well, and of
- * the others those that were followed by another one within the same second.
+ * those since the last prunes the ones that were followed by another within
+ * the same second.
  *
  *-------------------------------------------------------------------------
  */
@@ -85,11 +86,21 @@ static Statement delete_exceptions = {
 /* $1 seconds, $2 limit */
 static Statement delete_progress = {
 	"DELETE FROM @s@.outbox_progress WHERE id IN ("
+	" SELECT p.id FROM @s@.outbox_progress p"
+	" WHERE p.at < (SELECT max(t.at) FROM @s@.outbox_progress t"
+	"  WHERE t.at <= clock_timestamp() - $1 * interval '1 second')"
+	" LIMIT $2)",
+	2, {FLOAT8OID, INT8OID}
+};
+
+/* $1 seconds, $2 limit */
+static Statement thin_progress = {
+	"DELETE FROM @s@.outbox_progress WHERE id IN ("
 	" SELECT w.id FROM (SELECT p.id, p.at,"
 	"   lead(p.at) OVER (ORDER BY p.at, p.id) AS next_at"
-	"  FROM @s@.outbox_progress p) w"
-	" WHERE w.next_at <= clock_timestamp() - $1 * interval '1 second'"
-	" OR date_trunc('second', w.at) = date_trunc('second', w.next_at)"
+	"  FROM @s@.outbox_progress p"
+	"  WHERE p.at >= clock_timestamp() - $1 * interval '1 second') w"
+	" WHERE date_trunc('second', w.at) = date_trunc('second', w.next_at)"
 	" LIMIT $2)",
 	2, {FLOAT8OID, INT8OID}
 };
@@ -205,8 +216,12 @@ prune_body(void *arg)
 	*args->npruned += n;
 	if (n > 0)
 		return;
-	*args->more = prune_others(&delete_progress, guc_published_expire_time,
-							   args->limit) == args->limit;
+	n = prune_others(&delete_progress, guc_published_expire_time, args->limit);
+	if (n == 0)
+		n = prune_others(&thin_progress,
+						 2 * guc_cleaning_expire_interval / 1000 + 60,
+						 args->limit);
+	*args->more = n == args->limit;
 }
 
 /*

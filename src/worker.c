@@ -35,7 +35,6 @@
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
-#include "utils/ps_status.h"
 
 #include "compat.h"
 #include "relay.h"
@@ -307,7 +306,7 @@ relay_loop(Relay *relay)
 		timeout_ms = relay_step(relay);
 		MemoryContextSwitchTo(step_context);
 		if (relay->extension_gone)
-			end_process(1);
+			end_process(0);
 		if (wait_for_work(relay, timeout_ms))
 			relay->look = true;
 		MemoryContextReset(step_context);
@@ -331,7 +330,6 @@ outbox_relay_main(Datum arg)
 	find_extension();
 
 	database = read_database_name();
-	init_ps_display(psprintf("outbox relay for %s", database));
 	relay = relay_create(database);
 	await_version(relay);
 	start_relay(relay);
