@@ -192,19 +192,22 @@ COMMENT ON FUNCTION @extschema@.outbox_publish_bytes(pg_catalog.text, pg_catalog
 
 CREATE FUNCTION @extschema@.outbox_retry(event_id pg_catalog.uuid)
 RETURNS pg_catalog.void
-AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE SECURITY DEFINER;
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION @extschema@.outbox_retry(pg_catalog.uuid) IS
 'Sends a failed, dead, discarded or scheduled event again, now, with fresh attempts. Errors: 02000 no such event, 55000 an event in another state.';
 
 CREATE FUNCTION @extschema@.outbox_retry_dead(topic pg_catalog.text DEFAULT NULL)
 RETURNS pg_catalog.int8
-AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE SECURITY DEFINER;
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION @extschema@.outbox_retry_dead(pg_catalog.text) IS
 'Sends every dead event of a topic (NULL: of all topics) again, now, with fresh attempts; returns how many.';
 
 CREATE FUNCTION @extschema@.outbox_discard(event_id pg_catalog.uuid)
 RETURNS pg_catalog.void
-AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE SECURITY DEFINER;
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION @extschema@.outbox_discard(pg_catalog.uuid) IS
 'Gives up an event that is not yet published: state discarded; the events of its key behind it go on. A request that is under way may still arrive. Errors: 02000 no such event, 55000 already published or discarded.';
 
