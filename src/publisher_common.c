@@ -91,9 +91,9 @@ common_check_configured(OutboxPublisherState *state, const char **reason)
 
 /* Has the text a byte that must not go into a header or a URL? */
 static bool
-has_control_char(const char *text)
+has_control_char(const char *str)
 {
-	for (const char *p = text; *p != '\0'; p++)
+	for (const char *p = str; *p != '\0'; p++)
 	{
 		if ((unsigned char) *p < ' ' || *p == 0x7F)
 			return true;
@@ -138,11 +138,11 @@ message_problem(const OutboxMessage *message)
 }
 
 /*
- * Overwrite what must not be shown with stars.  "text" is the server's, and
+ * Overwrite what must not be shown with stars.  "str" is the server's, and
  * may hold a secret as often as it likes.
  */
 static void
-mask_secrets(CommonState *common, char *text)
+mask_secrets(CommonState *common, char *str)
 {
 	ListCell   *lc;
 
@@ -151,7 +151,7 @@ mask_secrets(CommonState *common, char *text)
 		const char *secret = lfirst(lc);
 		Size		len = strlen(secret);
 
-		for (char *p = strstr(text, secret); p; p = strstr(p + len, secret))
+		for (char *p = strstr(str, secret); p; p = strstr(p + len, secret))
 			memset(p, '*', len);
 	}
 }
@@ -165,21 +165,21 @@ static const char *
 error_line(CommonState *common, const HttpResult *result,
 		   const Verdict *verdict)
 {
-	const char *text = verdict->message ? verdict->message : result->body;
+	const char *str = verdict->message ? verdict->message : result->body;
 	StringInfoData foreign;
 	StringInfoData line;
 
-	if (text[0] == '\0' && result->error != NULL)
-		text = result->error;
+	if (str[0] == '\0' && result->error != NULL)
+		str = result->error;
 
-	else if (text[0] == '\0' && result->status >= 300 && result->status < 400)
-		text = "redirects are not followed";
+	else if (str[0] == '\0' && result->status >= 300 && result->status < 400)
+		str = "redirects are not followed";
 
 	initStringInfo(&foreign);
 	if (verdict->code != NULL)
 		appendStringInfo(&foreign, " %s", verdict->code);
-	if (text[0] != '\0')
-		appendStringInfo(&foreign, result->status != 0 ? ": %s" : "%s", text);
+	if (str[0] != '\0')
+		appendStringInfo(&foreign, result->status != 0 ? ": %s" : "%s", str);
 	mask_secrets(common, foreign.data);
 
 	initStringInfo(&line);
@@ -317,12 +317,12 @@ common_hide(CommonState *common, char *secret)
 }
 
 /*
- * Read a small regular file: *text is its contents, and a NUL.  False and a
+ * Read a small regular file: *str is its contents, and a NUL.  False and a
  * reason, which shows nothing of the contents, if that is not possible or
  * there is a NUL inside.
  */
 bool
-common_read_file(const char *path, char **text, const char **reason)
+common_read_file(const char *path, char **str, const char **reason)
 {
 	/* O_NONBLOCK: a pipe must not make us wait for somebody to write to it */
 	int			fd = OpenTransientFile(path, O_RDONLY | O_NONBLOCK);
@@ -335,16 +335,16 @@ common_read_file(const char *path, char **text, const char **reason)
 		*reason = psprintf("could not open file \"%s\": %m", path);
 		return false;
 	}
-	*text = palloc0(FILE_MAX + 1);
+	*str = palloc0(FILE_MAX + 1);
 	if (fstat(fd, &st) < 0)
 		*reason = psprintf("could not stat file \"%s\": %m", path);
 	else if (!S_ISREG(st.st_mode))
 		*reason = psprintf("\"%s\" is not a regular file", path);
 	else if (st.st_size > FILE_MAX)
 		*reason = psprintf("file \"%s\" is too large", path);
-	else if ((len = read(fd, *text, FILE_MAX)) < 0)
+	else if ((len = read(fd, *str, FILE_MAX)) < 0)
 		*reason = psprintf("could not read file \"%s\": %m", path);
-	else if (strlen(*text) != len)
+	else if (strlen(*str) != len)
 		*reason = psprintf("file \"%s\" contains a NUL character", path);
 	else
 		ok = true;
@@ -358,37 +358,37 @@ common_read_file(const char *path, char **text, const char **reason)
  * question marks.
  */
 void
-common_append_line(StringInfo buf, const char *text, Size max)
+common_append_line(StringInfo buf, const char *str, Size max)
 {
-	const char *end = text +strlen(text);
+	const char *end = str + strlen(str);
 	int			limit = buf->len + max;
 	bool		space = false;
 
-	while (text <end)
+	while (str < end)
 	{
-		unsigned char c = (unsigned char) *text;
+		unsigned char c = (unsigned char) *str;
 		int			len = 1;
 
 		if (c <= ' ' || c == 0x7F)
 		{
 			space = buf->len > 0 && buf->data[buf->len - 1] != ' ';
-			text	  ++;
+			str++;
 
 			continue;
 		}
-		if (c == 0xC2 && (unsigned char) text[1] < 0xA0)
+		if (c == 0xC2 && (unsigned char) str[1] < 0xA0)
 			len = -1;			/* a C1 control character */
 		else if (IS_HIGHBIT_SET(c))
-			len = pg_encoding_verifymbchar(PG_UTF8, text, end - text);
+			len = pg_encoding_verifymbchar(PG_UTF8, str, end - str);
 		if (buf->len + space + Max(len, 1) > limit)
 			break;
 		if (space)
 			appendStringInfoChar(buf, ' ');
 		space = false;
 		if (len > 0)
-			appendBinaryStringInfo(buf, text, len);
+			appendBinaryStringInfo(buf, str, len);
 		else
 			appendStringInfoChar(buf, '?');
-		text	  +=Max(len, 1);
+		str += Max(len, 1);
 	}
 }

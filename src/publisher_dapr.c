@@ -44,7 +44,7 @@ static const struct DaprOutcome
 	const char *code;
 	OutboxOutcome outcome;
 }			dapr_outcomes[] = {
-	{400, NULL, OUTBOX_REJECTED},
+	{400, NULL, OUTBOX_RETRY},
 	{400, "ERR_PUBSUB_EVENTS_SER", OUTBOX_REJECTED},
 	{400, "ERR_PUBSUB_REQUEST_METADATA", OUTBOX_REJECTED},
 	{403, "ERR_PUBSUB_FORBIDDEN", OUTBOX_RETRY},
@@ -249,19 +249,19 @@ read_error(const HttpResult *result, Verdict *verdict)
 }
 
 static bool
-ends_with(const char *text, const char *end)
+ends_with(const char *str, const char *end)
 {
-	Size		len = strlen(text);
+	Size		len = strlen(str);
 	Size		endlen = strlen(end);
 
-	return len >= endlen && strcmp(text +len - endlen, end) == 0;
+	return len >= endlen && strcmp(str + len - endlen, end) == 0;
 }
 
 /*
  * PublisherKind.judge.  The one message that is looked at is that of a body
- * above daprd's limit, which has the errorCode of a failure at the broker.  A
- * response that broke off may have lost its errorCode, and rejects nothing by
- * not having one.
+ * above daprd's limit, which has the errorCode of a failure at the broker, or
+ * none up to version 1.14.  A response that broke off may have lost its
+ * errorCode, and means nothing by not having one.
  */
 static void
 dapr_judge(const HttpResult *result, Verdict *verdict)
@@ -282,9 +282,9 @@ dapr_judge(const HttpResult *result, Verdict *verdict)
 			 strcmp(code, verdict->code) == 0))
 			verdict->outcome = dapr_outcomes[i].outcome;
 	}
-	if (verdict->outcome == OUTBOX_RETRY && result->status == 500 &&
-		verdict->message != NULL &&
-		ends_with(verdict->message, ": stream too large"))
+	if (verdict->outcome == OUTBOX_RETRY &&
+		ends_with(verdict->message ? verdict->message : result->body,
+				  ": stream too large"))
 		verdict->outcome = OUTBOX_REJECTED;
 }
 

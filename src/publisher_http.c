@@ -49,24 +49,24 @@ hide_value(CommonState *common, char *header)
 }
 
 /*
- * Append the lines of "text", which is changed, to a list of headers.  Empty
+ * Append the lines of "str", which is changed, to a list of headers.  Empty
  * lines are skipped.  False and a reason, which shows the number of a bad line
  * and "origin" but nothing of the text, if one of them is not a header.
  */
 static bool
-add_headers(CommonState *common, char *text, const char *origin, bool secret,
+add_headers(CommonState *common, char *str, const char *origin, bool secret,
 			List **headers, const char **reason)
 {
-	for (int number = 1; *text !='\0'; number++)
+	for (int number = 1; *str != '\0'; number++)
 	{
-		char	   *line = text;
+		char	   *line = str;
 		Size		len = strcspn(line, "\n");
 		const char *problem;
 
-		text	  +=len;
+		str += len;
 
-		if (*text == '\n')
-			*text ++= '\0';
+		if (*str == '\n')
+			*str++ = '\0';
 		if (len > 0 && line[len - 1] == '\r')
 			line[--len] = '\0';
 		if (len == 0)
@@ -106,10 +106,10 @@ endpoint_configure(CommonState *common, HttpOptions *options,
 		return false;
 	if (guc_http_headers_file[0] != '\0')
 	{
-		char	   *text;
+		char	   *str;
 
-		if (!common_read_file(guc_http_headers_file, &text, reason) ||
-			!add_headers(common, text,
+		if (!common_read_file(guc_http_headers_file, &str, reason) ||
+			!add_headers(common, str,
 						 psprintf("file \"%s\"", guc_http_headers_file),
 						 true, &headers, reason))
 			return false;
