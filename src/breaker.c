@@ -101,8 +101,9 @@ breaker_allowance(const Breaker *breaker, int in_flight)
 	}
 }
 
+/* Is nothing to be sent at all? */
 bool
 breaker_is_down(const Breaker *breaker)
 {
-	return breaker->state != BREAKER_CLOSED;
+	return breaker->state == BREAKER_OPEN || breaker->state == BREAKER_PROBING;
 }

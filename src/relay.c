@@ -117,22 +117,22 @@ relay_start(Relay *relay)
 	return true;
 }
 
-/* Give up what was not answered in time. */
+/* Nobody waits any longer for answers that were due until then. */
 static void
-expire_in_flight(Relay *relay)
+give_up_in_flight(Relay *relay, int64 due_until, const char *reason)
 {
 	OutboxAnswer answer;
 
 	memset(&answer, 0, sizeof(answer));
 	answer.outcome = OUTBOX_UNAVAILABLE;
 	answer.retry_after_ms = -1;
-	answer.error = "the publisher did not answer in time";
+	answer.error = reason;
 	while (!dlist_is_empty(&relay->queue.in_flight))
 	{
 		RelayEntry *entry = dlist_head_element(RelayEntry, in_list,
 											   &relay->queue.in_flight);
 
-		if (entry->due_at > relay->now)
+		if (entry->due_at > due_until)
 			break;
 		answer.id = entry->event->msg.id;
 		publisher_cancel(answer.id);
@@ -147,29 +147,19 @@ take_answers(Relay *relay)
 
 	while (publisher_next_answer(&answer))
 		relay_settle(relay, &answer.answer);
-	expire_in_flight(relay);
+	give_up_in_flight(relay, relay->now,
+					  "the publisher did not answer in time");
 }
 
 /* The publisher threw from where it can't be said which message it was. */
 void
 relay_publisher_failed(Relay *relay)
 {
-	OutboxAnswer answer;
 	char		reason[OUTBOX_ERROR_SIZE];
 
 	strlcpy(reason, publisher_last_error(), sizeof(reason));
 	take_answers(relay);
-	memset(&answer, 0, sizeof(answer));
-	answer.outcome = OUTBOX_UNAVAILABLE;
-	answer.retry_after_ms = -1;
-	answer.error = reason;
-	while (!dlist_is_empty(&relay->queue.in_flight))
-	{
-		answer.id = dlist_head_element(RelayEntry, in_list,
-									   &relay->queue.in_flight)->event->msg.id;
-		publisher_cancel(answer.id);
-		relay_settle(relay, &answer);
-	}
+	give_up_in_flight(relay, PG_INT64_MAX, reason);
 }
 
 /* Another publisher shall take what this one has in flight. */
@@ -324,8 +314,7 @@ static bool
 can_send(Relay *relay)
 {
 	return guc_enabled && relay->configured &&
-		relay->breaker.state != BREAKER_OPEN &&
-		relay->breaker.state != BREAKER_PROBING;
+		!breaker_is_down(&relay->breaker);
 }
 
 /* Are there too few events ready, and is there room for more? */
@@ -576,8 +565,7 @@ time_to_wait(Relay *relay)
 	if (!dlist_is_empty(&relay->queue.in_flight))
 		until = Min(until, dlist_head_element(RelayEntry, in_list,
 											  &relay->queue.in_flight)->due_at);
-	if (relay->breaker.state == BREAKER_OPEN ||
-		relay->breaker.state == BREAKER_PROBING)
+	if (breaker_is_down(&relay->breaker))
 		until = Min(until, relay->breaker.probe_at);
 	if (!TIMESTAMP_IS_NOEND(relay->next_due) && wants_events(relay))
 		until = Min(until, relay->now + wall_clock_wait(relay->next_due));
