@@ -124,9 +124,10 @@ COMMENT ON COLUMN @extschema@.outbox_progress.last_id IS 'events of the window u
 COMMENT ON COLUMN @extschema@.outbox_progress.clean IS 'written when the relay stopped in order, with nothing in flight that is not noted';
 COMMENT ON COLUMN @extschema@.outbox_progress.at IS 'when';
 
--- There is always a newest row; at first nothing is settled.
-INSERT INTO @extschema@.outbox_progress (lo, hi, last_id, clean)
-VALUES ('1:1:', '1:1:', 0, true);
+-- There is always a newest row; at first nothing is settled.  The sequence is
+-- left alone: with wal_level = minimal, a crash would undo its first values.
+INSERT INTO @extschema@.outbox_progress (id, lo, hi, last_id, clean)
+VALUES (0, '1:1:', '1:1:', 0, true);
 
 -- A dump carries what is not delivered, dead events included.
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.outbox_event', $$

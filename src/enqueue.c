@@ -202,7 +202,9 @@ check_content_type(Datum value, bool isnull)
 {
 	const char *s;
 	size_t		type,
-				subtype;
+				subtype,
+				end;
+	bool		ok;
 
 	if (isnull)
 		return;
@@ -210,20 +212,19 @@ check_content_type(Datum value, bool isnull)
 	s = TextDatumGetCString(value);
 	type = strcspn(s, "/; \",");
 	subtype = s[type] == '/' ? strcspn(s + type + 1, "/; \",") : 0;
-	if (type == 0 || subtype == 0 || !strchr("; ", s[type + 1 + subtype]))
+	end = type + 1 + subtype;
+	ok = type > 0 && subtype > 0;
+	if (ok)
+		end += strspn(s + end, " ");
+	ok = ok && (s[end] == ';' || s[end] == '\0');
+	for (const char *p = s; *p && ok; p++)
+		ok = !IS_HIGHBIT_SET(*p);
+	if (!ok)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("content_type of an event is not a media type"),
 				 errdetail("It is \"%s\".", s),
-				 errhint("A media type has the form type/subtype, application/xml for instance.")));
-	for (; *s; s++)
-	{
-		if (IS_HIGHBIT_SET(*s))
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("content_type of an event is not a media type"),
-					 errdetail("It has characters that are not ASCII.")));
-	}
+				 errhint("A media type has the form type/subtype, application/xml for instance, in ASCII.")));
 }
 
 /* W3C trace context: 00-<32 hex digits>-<16>-<2>, in lower case. */
@@ -244,6 +245,7 @@ check_traceparent(const char *s, int len)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("traceparent of an event is not a W3C trace context"),
+				 errdetail("It is \"%.*s\".", Min(len, 64), s),
 				 errhint("It has the form 00-<trace id>-<parent id>-<flags>, in hexadecimal digits of lower case.")));
 }
 
@@ -276,17 +278,18 @@ check_metadata(Datum value, bool isnull)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("metadata of an event must be a flat object of strings"),
+					 errdetail("It has a value that is not a string."),
 					 errhint("For instance {\"tenant\": \"a\"}.")));
 		if (token == WJB_KEY)
 		{
-			check_text("metadata", v.val.string.val, v.val.string.len,
-					   MAX_NAME_BYTES);
+			check_text("a name in metadata", v.val.string.val,
+					   v.val.string.len, MAX_NAME_BYTES);
 			is_traceparent = v.val.string.len == 11 &&
 				memcmp(v.val.string.val, "traceparent", 11) == 0;
 		}
 		else if (token == WJB_VALUE && v.val.string.len > 0)
-			check_text("metadata", v.val.string.val, v.val.string.len,
-					   MAX_METADATA_BYTES);
+			check_text("a value in metadata", v.val.string.val,
+					   v.val.string.len, MAX_METADATA_BYTES);
 		if (token == WJB_VALUE && is_traceparent)
 			traceparent = cstring_to_text_with_len(v.val.string.val,
 												   v.val.string.len);
@@ -324,7 +327,20 @@ check_time(const char *what, Datum value, bool isnull)
 	if (!isnull && TIMESTAMP_NOT_FINITE(DatumGetTimestampTz(value)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s of an event must be finite", what)));
+				 errmsg("%s of an event must be finite", what),
+				 errhint("Give a time, or leave it out.")));
+}
+
+/* 0 is where the relay's position begins. */
+static void
+check_id(Datum value)
+{
+	if (DatumGetInt64(value) <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("id of an event must be positive"),
+				 errdetail("It is %lld.", (long long) DatumGetInt64(value)),
+				 errhint("Leave it out: it is made here.")));
 }
 
 static void
@@ -333,7 +349,9 @@ check_event(Datum *values, bool *nulls)
 	if (nulls[COL_TOPIC])
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("topic of an event must not be null")));
+				 errmsg("topic of an event must not be null"),
+				 errhint("Give the topic to publish to.")));
+	check_id(values[COL_ID]);
 	check_text_datum("topic", values[COL_TOPIC], false);
 	check_text_datum("key", values[COL_KEY], nulls[COL_KEY]);
 	check_text_datum("type", values[COL_TYPE], nulls[COL_TYPE]);
@@ -417,6 +435,12 @@ publish(FunctionCallInfo fcinfo, StorePublish *event, int n,
 	pg_uuid_t  *made;
 
 	PreventCommandIfReadOnly(function);
+	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot publish events while session_replication_role is \"replica\""),
+				 errdetail("Rows that replication applies are delivered where they come from."),
+				 errhint("Publish in session_replication_role \"origin\" or \"local\".")));
 	event->key = optional_arg(fcinfo, n);
 	event->type = optional_arg(fcinfo, n + 1);
 	event->event_id = optional_arg(fcinfo, n + 2);

@@ -96,8 +96,7 @@ relay_start(Relay *relay)
 
 	relay->now = relay_clock();
 	if (!relay_store_ok(relay, store_load_position(&position)) ||
-		!relay_store_ok(relay, store_take_over(!position.clean,
-											   guc_minimum_retry_interval)))
+		!relay_store_ok(relay, store_take_over(guc_minimum_retry_interval)))
 		return false;
 
 	window = queue_add_window(&relay->queue, position.lo, position.hi);

@@ -73,6 +73,17 @@ evict_followers(Relay *relay, RelayEntry *entry)
 	}
 }
 
+/* Give the entry a row, so that it does not hold the position. */
+static void
+spill(Relay *relay, RelayEntry *entry)
+{
+	relay_add_delivery(relay, entry->event, DELIVERY_IN_PROGRESS,
+					   entry->attempts, entry->event->crashes, 0,
+					   entry->last_status, entry->last_error);
+	entry->stored = true;
+	queue_leave_window(entry);
+}
+
 /* The wait before try number attempts + 1, in the persistent tier. */
 static int64
 persistent_wait(int attempts)
@@ -146,6 +157,9 @@ settle_failed(Relay *relay, RelayEntry *entry, bool counted, int64 asked)
 		asked <= guc_minimum_retry_interval)
 	{
 		wait = Max(guc_local_failed_retry_interval, asked);
+		if (entry->recorded)
+			spill(relay, entry);	/* this try crashed nothing */
+		entry->recorded = false;
 		queue_back_off(&relay->queue, entry, relay->now + wait);
 		return;
 	}
@@ -174,7 +188,6 @@ relay_settle(Relay *relay, const OutboxAnswer *answer)
 	if (!entry || entry->state != ENTRY_IN_FLIGHT)
 		return;
 	relay->exclusive = false;
-	entry->recorded = false;
 	entry->event->crashes = 0;
 	entry->last_status = answer->status;
 	if (answer->outcome != OUTBOX_DELIVERED)
@@ -202,17 +215,6 @@ relay_settle(Relay *relay, const OutboxAnswer *answer)
 		settle_dead(relay, entry);
 	else
 		settle_failed(relay, entry, counted, answer->retry_after_ms);
-}
-
-/* Give the entry a row, so that it does not hold the position. */
-static void
-spill(Relay *relay, RelayEntry *entry)
-{
-	relay_add_delivery(relay, entry->event, DELIVERY_IN_PROGRESS,
-					   entry->attempts, entry->event->crashes, 0,
-					   entry->last_status, entry->last_error);
-	entry->stored = true;
-	queue_leave_window(entry);
 }
 
 /*
@@ -278,14 +280,14 @@ relay_spill(Relay *relay)
 
 /*
  * Write down that this entry is about to be tried, since a try of late has
- * crashed the relay.  One that comes without a row may have been in flight at
- * that crash.
+ * crashed the relay: the crash is counted ahead, and taken back by the answer.
+ * An entry that is recorded for the first time may have been in flight at that
+ * earlier crash as well.
  */
 void
 relay_record_try(Relay *relay, RelayEntry *entry)
 {
-	if (!entry->stored)
-		entry->event->crashes = 1;
+	entry->event->crashes = Max(entry->event->crashes, 1) + 1;
 	spill(relay, entry);
 	entry->recorded = true;
 }

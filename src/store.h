@@ -77,7 +77,7 @@ extern StoreResult store_read_window(StoreWindow *window, int limit,
 									 Size max_bytes, List **events);
 
 /* store_delivery.c: exceptions and checkpoints */
-extern StoreResult store_take_over(bool crashed, int minimum_interval_ms);
+extern StoreResult store_take_over(int minimum_interval_ms);
 extern StoreResult store_claim_due(int limit, List **events);
 extern StoreResult store_next_due(TimestampTz *due);
 extern StoreResult store_checkpoint(StoreCheckpoint *checkpoint);

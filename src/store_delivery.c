@@ -41,19 +41,19 @@ static const char *const state_names[] = {
 	[DELIVERY_DEAD] = "dead"
 };
 
-/* $1 1 after a crash, $2 milliseconds */
+/* $1 milliseconds */
 static Statement take_over = {
-	"UPDATE @s@.outbox_delivery d SET crashes = d.crashes + $1,"
-	" state = CASE WHEN d.crashes + $1 >= " MAX_CRASHES
+	"UPDATE @s@.outbox_delivery d SET"
+	" state = CASE WHEN d.crashes >= " MAX_CRASHES
 	"  THEN 'dead' ELSE 'failed' END,"
-	" last_error = CASE WHEN d.crashes + $1 >= " MAX_CRASHES
-	"  THEN 'the relay crashed ' || (d.crashes + $1)"
+	" last_error = CASE WHEN d.crashes >= " MAX_CRASHES
+	"  THEN 'the relay crashed ' || d.crashes"
 	"   || ' times with this event in flight'"
 	"  ELSE d.last_error END,"
-	" next_attempt_at = CASE WHEN d.crashes + $1 < " MAX_CRASHES
-	"  THEN d.updated_at + $2 * interval '1 millisecond' END"
+	" next_attempt_at = CASE WHEN d.crashes < " MAX_CRASHES
+	"  THEN d.updated_at + $1 * interval '1 millisecond' END"
 	" WHERE d.state = 'in_progress'",
-	2, {INT4OID, FLOAT8OID}
+	1, {FLOAT8OID}
 };
 
 /*
@@ -169,20 +169,12 @@ static Statement find_given_up = {
 	1, {INT8ARRAYOID}
 };
 
-typedef struct TakeOverArgs
-{
-	bool		crashed;
-	int			minimum_interval_ms;
-} TakeOverArgs;
-
 static void
 take_over_body(void *arg)
 {
-	TakeOverArgs *args = arg;
-	Datum		values[2];
+	Datum		values[1];
 
-	values[0] = Int32GetDatum(args->crashed ? 1 : 0);
-	values[1] = Float8GetDatum(args->minimum_interval_ms);
+	values[0] = Float8GetDatum(*(int *) arg);
 	store_execute(&take_over, values, NULL);
 	values[0] = BoolGetDatum(store_skips_dead());
 	store_execute(&unblock_all, values, NULL);
@@ -190,15 +182,13 @@ take_over_body(void *arg)
 
 /*
  * Take over the rows that an earlier relay left in progress: they are due
- * when they have not changed for minimum_interval_ms.  If it crashed, each of
- * them may have been the cause.
+ * when they have not changed for minimum_interval_ms.  One whose tries have
+ * crashed too many relays (they are counted before they are made) is dead.
  */
 StoreResult
-store_take_over(bool crashed, int minimum_interval_ms)
+store_take_over(int minimum_interval_ms)
 {
-	TakeOverArgs args = {crashed, minimum_interval_ms};
-
-	return store_transaction(take_over_body, &args);
+	return store_transaction(take_over_body, &minimum_interval_ms);
 }
 
 typedef struct ClaimArgs
