@@ -430,6 +430,13 @@ read_events(Relay *relay)
 	read_new(relay);
 }
 
+/* Was it in flight at two crashes?  A third one shall tell for certain. */
+static bool
+is_suspect(const RelayEntry *entry)
+{
+	return entry->event->crashes >= 2;
+}
+
 /*
  * Take from the entries that are ready as many as may be sent now.  One that
  * is suspected of having crashed the relay goes alone.
@@ -451,7 +458,7 @@ choose_ready(Relay *relay, RelayEntry **chosen)
 
 		if (n >= room)
 			break;
-		if (entry->event->crashes >= 2)
+		if (is_suspect(entry))
 		{
 			if (n > 0 || relay->queue.nin_flight > 0)
 				break;
@@ -488,6 +495,7 @@ submit_ready(Relay *relay)
 	RelayEntry **chosen;
 	int64		deadline = relay->now + guc_request_timeout + ANSWER_GRACE_MS;
 	int			n;
+	bool		alone;
 
 	if (!can_send(relay) || relay->must_checkpoint ||
 		relay->queue.nready == 0 ||
@@ -495,9 +503,10 @@ submit_ready(Relay *relay)
 		return;
 	chosen = palloc(sizeof(RelayEntry *) * guc_max_in_flight);
 	n = choose_ready(relay, chosen);
+	alone = n > 0 && is_suspect(chosen[0]);
 	if (n == 0 || !record_tries(relay, chosen, n))
 		return;
-	relay->exclusive = chosen[0]->event->crashes >= 2;
+	relay->exclusive = alone;
 	messages = palloc(sizeof(OutboxMessage *) * n);
 	for (int i = 0; i < n; i++)
 	{

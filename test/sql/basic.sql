@@ -1,2 +1,0 @@
--- The way in: what outbox_publish() takes, refuses and stores.
-CREATE EXTENSION outbox;
