@@ -44,6 +44,7 @@ CREATE INDEX outbox_event_xid_id_idx ON @extschema@.outbox_event (xid, id);
 
 COMMENT ON TABLE @extschema@.outbox_event IS
 'Every event, written once by the publishing transaction. Private: publish with outbox_publish() or INSERT (topic, payload), read outbox_events.';
+COMMENT ON SEQUENCE @extschema@.outbox_event_id_seq IS 'ids of events; a dump carries it';
 COMMENT ON COLUMN @extschema@.outbox_event.id IS 'order of publishing within a key';
 COMMENT ON COLUMN @extschema@.outbox_event.xid IS 'top-level transaction that published it; stamped by a trigger';
 COMMENT ON COLUMN @extschema@.outbox_event.event_id IS 'the event''s id everywhere outside; made here (UUIDv7) unless given';
@@ -117,6 +118,7 @@ CREATE INDEX outbox_progress_at_idx ON @extschema@.outbox_progress (at);
 
 COMMENT ON TABLE @extschema@.outbox_progress IS
 'How far the relay has come: one row a checkpoint, the newest counts. Settled is every event visible in lo, and every event visible in hi with an id up to last_id. Private.';
+COMMENT ON SEQUENCE @extschema@.outbox_progress_id_seq IS 'order of the checkpoints';
 COMMENT ON COLUMN @extschema@.outbox_progress.id IS 'order of the checkpoints';
 COMMENT ON COLUMN @extschema@.outbox_progress.lo IS 'snapshot in which every visible event is settled';
 COMMENT ON COLUMN @extschema@.outbox_progress.hi IS 'snapshot that bounds the window in work';
@@ -196,7 +198,7 @@ RETURNS pg_catalog.void
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION @extschema@.outbox_retry(pg_catalog.uuid) IS
-'Sends a failed, dead, discarded or scheduled event again, now, with fresh attempts. Errors: 02000 no such event, 55000 an event in another state.';
+'Sends a failed, dead, discarded or scheduled event again, now, with fresh attempts. Errors: P0002 no such event, 55000 an event in another state.';
 
 CREATE FUNCTION @extschema@.outbox_retry_dead(topic pg_catalog.text DEFAULT NULL)
 RETURNS pg_catalog.int8
@@ -210,7 +212,7 @@ RETURNS pg_catalog.void
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION @extschema@.outbox_discard(pg_catalog.uuid) IS
-'Gives up an event that is not yet published: state discarded; the events of its key behind it go on. A request that is under way may still arrive. Errors: 02000 no such event, 55000 already published or discarded.';
+'Gives up an event that is not yet published: state discarded; the events of its key behind it go on. A request that is under way may still arrive. Errors: P0002 no such event, 55000 already published or discarded.';
 
 CREATE FUNCTION @extschema@.outbox_start_relay()
 RETURNS pg_catalog.void

@@ -10,10 +10,10 @@
  * breaker closes, otherwise it opens again.
  *
  * An outage must not use up an event's attempts.  So a failure that is the
- * destination's (OUTBOX_UNAVAILABLE) only counts as an attempt while the
- * breaker stays closed, which is to say while other messages go through; and
- * it opens no later than after outbox.max_retry_times failures, so that not
- * even a lone event dies of an outage.
+ * destination's (OUTBOX_UNAVAILABLE) only counts as an attempt when a message
+ * has gone through since the relay started, and while the breaker stays
+ * closed; and it opens no later than after outbox.max_retry_times failures, so
+ * that not even a lone event dies of an outage.
  *
  * Pure state, no I/O; times are the relay's monotonic milliseconds.
  *
@@ -31,6 +31,7 @@ void
 breaker_succeeded(Breaker *breaker)
 {
 	breaker->state = BREAKER_CLOSED;
+	breaker->proven = true;
 	breaker->failures = 0;
 }
 
@@ -41,14 +42,14 @@ open_breaker(Breaker *breaker, int64 now)
 	breaker->probe_at = now + guc_breaker_probe_interval;
 }
 
-/* A message failed.  Is the breaker open now? */
-bool
+/* A message failed. */
+void
 breaker_failed(Breaker *breaker, int64 now)
 {
 	if (guc_breaker_threshold == 0)
 	{
 		breaker->state = BREAKER_CLOSED;
-		return false;
+		return;
 	}
 	breaker->failures++;
 	if (breaker->state == BREAKER_HALF_OPEN)
@@ -57,7 +58,16 @@ breaker_failed(Breaker *breaker, int64 now)
 			 breaker->failures >= Min(guc_breaker_threshold,
 									  Max(guc_max_retry_times, 1)))
 		open_breaker(breaker, now);
-	return breaker->state != BREAKER_CLOSED;
+}
+
+/*
+ * After a failure of the destination: does it count as the message's attempt?
+ */
+bool
+breaker_counts_attempt(const Breaker *breaker)
+{
+	return guc_breaker_threshold == 0 ||
+		(breaker->proven && breaker->state == BREAKER_CLOSED);
 }
 
 /* Is it time to probe? */

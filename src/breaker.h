@@ -19,12 +19,14 @@ typedef enum BreakerState
 typedef struct Breaker
 {
 	BreakerState state;
+	bool		proven;			/* a message has gone through */
 	int			failures;		/* in a row */
 	int64		probe_at;		/* OPEN: the next probe; PROBING: its limit */
 } Breaker;
 
 extern void breaker_succeeded(Breaker *breaker);
-extern bool breaker_failed(Breaker *breaker, int64 now);
+extern void breaker_failed(Breaker *breaker, int64 now);
+extern bool breaker_counts_attempt(const Breaker *breaker);
 extern void breaker_probe_answered(Breaker *breaker, bool ok, int64 now);
 extern bool breaker_wants_probe(Breaker *breaker, int64 now);
 extern void breaker_probe_started(Breaker *breaker, int64 now);

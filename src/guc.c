@@ -171,10 +171,10 @@ check_no_blanks(const char *value)
 
 /*
  * An http or https URL with a host.  A password in it would be shown by
- * SHOW, so that user information is refused.
+ * SHOW, so that user information is refused; "instead" is where to put it.
  */
 static bool
-check_url(const char *value)
+check_url(const char *value, const char *instead)
 {
 	const char *host;
 	size_t		authority;
@@ -199,7 +199,7 @@ check_url(const char *value)
 	if (memchr(host, '@', authority) != NULL)
 	{
 		GUC_check_errdetail("The URL must not contain a user name or a password.");
-		GUC_check_errhint("Put an Authorization header into the file that outbox.http_headers_file names.");
+		GUC_check_errhint("%s", instead);
 		return false;
 	}
 	return true;
@@ -220,7 +220,8 @@ check_dapr_endpoint(char **newval, void **extra, GucSource source)
 		}
 		return check_no_blanks(value);
 	}
-	if (!check_url(value))
+	if (!check_url(value,
+				   "Put the token into the file that outbox.dapr_api_token_file names."))
 		return false;
 	path = strchr(strstr(value, "://") + 3, '/');
 	if (strpbrk(value, "?#") != NULL || (path && path[1] != '\0'))
@@ -234,7 +235,9 @@ check_dapr_endpoint(char **newval, void **extra, GucSource source)
 static bool
 check_http_url(char **newval, void **extra, GucSource source)
 {
-	return **newval == '\0' || check_url(*newval);
+	return **newval == '\0' ||
+		check_url(*newval,
+				  "Put an Authorization header into the file that outbox.http_headers_file names.");
 }
 
 static bool

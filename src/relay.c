@@ -105,7 +105,10 @@ relay_start(Relay *relay)
 	result = store_open_window(&window->store);
 	MemoryContextSwitchTo(old);
 	if (!position.clean)
+	{
 		relay->careful = guc_batch_size + guc_max_in_flight;
+		relay->careful_max_id = position.max_id;
+	}
 	if (!relay_store_ok(relay, result) ||
 		!relay_checkpoint(relay, true, false))
 	{
@@ -478,7 +481,9 @@ record_tries(Relay *relay, RelayEntry **chosen, int n)
 
 	for (int i = 0; i < n; i++)
 	{
-		if (relay->careful <= 0 && chosen[i]->event->crashes == 0)
+		if (chosen[i]->event->crashes == 0 &&
+			(relay->careful <= 0 ||
+			 chosen[i]->event->msg.id > relay->careful_max_id))
 			continue;
 		relay->careful--;
 		if (!chosen[i]->recorded)
@@ -568,6 +573,7 @@ time_to_wait(Relay *relay)
 	RelayEntry *entry = queue_next_backoff(&relay->queue);
 
 	until = Min(until, relay->prune_at);
+	until = Min(until, relay_spill_time(relay));
 	if (entry)
 		until = Min(until, entry->due_at);
 	if (!dlist_is_empty(&relay->queue.in_flight))

@@ -25,6 +25,7 @@ typedef struct Relay
 	bool		configured;		/* the publisher can send */
 	bool		exclusive;		/* the one in flight is suspected of a crash */
 	int			careful;		/* so many tries are written down beforehand */
+	int64		careful_max_id; /* ... of events up to this one */
 
 	/* What the next checkpoint has to write. */
 	MemoryContext delivery_context; /* of the errors in deliveries */
@@ -71,6 +72,7 @@ extern void relay_send_report(Relay *relay);
 extern void relay_admit(Relay *relay, OutboxEvent *event, RelayWindow *window);
 extern void relay_settle(Relay *relay, const OutboxAnswer *answer);
 extern void relay_spill(Relay *relay);
+extern int64 relay_spill_time(Relay *relay);
 extern void relay_record_try(Relay *relay, RelayEntry *entry);
 extern void relay_release(Relay *relay);
 

@@ -163,8 +163,8 @@ settle_failed(Relay *relay, RelayEntry *entry, bool counted, int64 asked)
 		queue_back_off(&relay->queue, entry, relay->now + wait);
 		return;
 	}
-	wait = Max(persistent_wait(entry->attempts), asked);
-	settle_persistent(relay, entry, wait);
+	wait = Max(persistent_wait(entry->attempts), guc_minimum_retry_interval);
+	settle_persistent(relay, entry, Max(wait, asked));
 }
 
 static void
@@ -201,10 +201,10 @@ relay_settle(Relay *relay, const OutboxAnswer *answer)
 	}
 	else
 	{
-		bool		down = breaker_failed(&relay->breaker, relay->now);
-
+		breaker_failed(&relay->breaker, relay->now);
 		relay_set_finding(relay, &relay->report.endpoint, answer->error);
-		counted = answer->outcome == OUTBOX_RETRY || !down;
+		counted = answer->outcome == OUTBOX_RETRY ||
+			breaker_counts_attempt(&relay->breaker);
 	}
 	if (answer->outcome != OUTBOX_DELIVERED && counted)
 		entry->attempts++;
@@ -261,6 +261,27 @@ spill_window(Relay *relay, RelayWindow *window)
 			spill(relay, entry);
 	}
 	return true;
+}
+
+/* When the entry that holds the position is to be spilled, if ever. */
+int64
+relay_spill_time(Relay *relay)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &relay->queue.windows)
+	{
+		RelayWindow *window = dlist_container(RelayWindow, node, iter.cur);
+		RelayEntry *entry;
+
+		if (dlist_is_empty(&window->entries))
+			continue;
+		entry = dlist_head_element(RelayEntry, in_window, &window->entries);
+		if (entry->state == ENTRY_IN_FLIGHT || entry->state == ENTRY_BACKOFF)
+			return entry->read_at + SPILL_AFTER_MS;
+		break;
+	}
+	return PG_INT64_MAX;
 }
 
 /* Spill what has held the position for too long. */

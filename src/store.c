@@ -27,24 +27,19 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/htup_details.h"
-#include "access/table.h"
 #include "access/xact.h"
-#include "catalog/indexing.h"
 #include "catalog/pg_extension.h"
-#include "commands/extension.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "extension.h"
 #include "guc.h"
 #include "shmem.h"
 #include "store_internal.h"
@@ -56,16 +51,7 @@
 #define RELAY_LOCK_KEY		0x6f757462	/* "outb" */
 #define RELAY_LOCK_CLASS	3
 
-/* The extension that this process works for. */
-typedef struct Extension
-{
-	Oid			oid;
-	Oid			owner;
-	Oid			nspoid;
-	char		version[NAMEDATALEN];
-} Extension;
-
-static Extension attached;
+static ExtensionRow attached;	/* the extension that we work for */
 static char schema_name[NAMEDATALEN];	/* that the plans were made for */
 static Statement *prepared;		/* those with a plan */
 static char last_error[OUTBOX_ERROR_SIZE];
@@ -193,39 +179,6 @@ store_skips_dead(void)
 	return guc_dead_key_policy == DEAD_KEY_SKIP;
 }
 
-/* The catalog row of our extension; false if there is none. */
-static bool
-read_extension(Extension *ext)
-{
-	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	bool		found;
-
-	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber,
-				F_NAMEEQ, CStringGetDatum("outbox"));
-	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, &key);
-	tuple = systable_getnext(scan);
-	found = HeapTupleIsValid(tuple);
-	if (found)
-	{
-		Form_pg_extension form = (Form_pg_extension) GETSTRUCT(tuple);
-		bool		isnull;
-		Datum		version = heap_getattr(tuple, Anum_pg_extension_extversion,
-										   RelationGetDescr(rel), &isnull);
-
-		memset(ext, 0, sizeof(*ext));
-		ext->oid = form->oid;
-		ext->owner = form->extowner;
-		ext->nspoid = form->extnamespace;
-		strlcpy(ext->version, TextDatumGetCString(version), NAMEDATALEN);
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return found;
-}
-
 /*
  * Is the extension still the one that we were attached to?  Keeps it from
  * being dropped until the end of the transaction.  While somebody else is
@@ -235,7 +188,7 @@ static StoreResult
 lock_extension(void)
 {
 	LOCKTAG		tag;
-	Extension	now;
+	ExtensionRow now;
 
 	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ExtensionRelationId, attached.oid, 0);
 	if (LockAcquire(&tag, AccessShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
@@ -245,7 +198,7 @@ lock_extension(void)
 		return STORE_FAILED;
 	}
 	AcceptInvalidationMessages();
-	if (!read_extension(&now) || memcmp(&now, &attached, sizeof(now)) != 0)
+	if (!extension_read(&now) || memcmp(&now, &attached, sizeof(now)) != 0)
 		return STORE_NO_EXTENSION;
 	return STORE_OK;
 }
@@ -330,7 +283,7 @@ store_attach(void)
 
 	StartTransactionCommand();
 	(void) GetTransactionSnapshot();
-	found = read_extension(&attached);
+	found = extension_read(&attached);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(caller);
 	return found ? STORE_OK : STORE_NO_EXTENSION;

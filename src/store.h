@@ -29,6 +29,7 @@ typedef struct StorePosition
 	StoreSnapshot hi;
 	int64		last_id;
 	bool		clean;
+	int64		max_id;			/* of the events that are there now */
 } StorePosition;
 
 /* The events visible in "hi" and not in "lo"; see store_window.c. */

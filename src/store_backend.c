@@ -46,21 +46,25 @@ static Statement find_event = {
 	1, {UUIDOID}
 };
 
-#define RETRY \
-	"UPDATE @s@.outbox_delivery d SET state = 'pending', attempts = 0," \
-	" crashes = 0, next_attempt_at = clock_timestamp()," \
-	" updated_at = clock_timestamp()"
+#define FRESH \
+	" SET state = 'pending', attempts = 0, crashes = 0," \
+	" next_attempt_at = clock_timestamp(), updated_at = clock_timestamp()"
 
-/* $1 id */
+/* $1 id, $2 it is scheduled, and so may have no row yet */
 static Statement retry_one = {
-	RETRY " WHERE d.id = $1"
-	" AND d.state IN ('failed', 'dead', 'discarded', 'scheduled')",
-	1, {INT8OID}
+	"INSERT INTO @s@.outbox_delivery AS d (id, key, state, next_attempt_at)"
+	" SELECT e.id, e.key, 'pending', clock_timestamp()"
+	" FROM @s@.outbox_event e WHERE e.id = $1 AND ($2 OR EXISTS ("
+	"  SELECT 1 FROM @s@.outbox_delivery x WHERE x.id = e.id))"
+	" ON CONFLICT (id) DO UPDATE" FRESH
+	" WHERE d.state IN ('failed', 'dead', 'discarded', 'scheduled')",
+	2, {INT8OID, BOOLOID}
 };
 
 /* $1 topic, $2 every topic */
 static Statement retry_dead = {
-	RETRY " FROM @s@.outbox_event e"
+	"UPDATE @s@.outbox_delivery d" FRESH
+	" FROM @s@.outbox_event e"
 	" WHERE e.id = d.id AND d.state = 'dead' AND (e.topic = $1 OR $2)",
 	2, {TEXTOID, BOOLOID}
 };
@@ -152,11 +156,12 @@ void
 store_retry(Oid function, Datum event_id)
 {
 	char	   *state;
-	Datum		id;
+	Datum		values[2];
 
 	begin(function);
-	id = Int64GetDatum(find(event_id, &state));
-	if (store_execute(&retry_one, &id, NULL) == 0)
+	values[0] = Int64GetDatum(find(event_id, &state));
+	values[1] = BoolGetDatum(strcmp(state, "scheduled") == 0);
+	if (store_execute(&retry_one, values, NULL) == 0)
 		report_wrong_state(event_id, state, "retry",
 						   "Only failed, dead, discarded and scheduled events can be retried.");
 	SPI_finish();

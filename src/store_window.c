@@ -102,7 +102,9 @@ static Statement read_merged = {
 };
 
 static Statement load_position = {
-	"SELECT p.lo, p.hi, p.last_id, p.clean FROM @s@.outbox_progress p"
+	"SELECT p.lo, p.hi, p.last_id, p.clean,"
+	" (SELECT max(e.id) FROM @s@.outbox_event e)"
+	" FROM @s@.outbox_progress p"
 	" ORDER BY p.id DESC LIMIT 1",
 	0
 };
@@ -136,6 +138,9 @@ load_position_body(void *arg)
 	position->hi = copy_varlena(store_result(0, 2, &isnull));
 	position->last_id = DatumGetInt64(store_result(0, 3, &isnull));
 	position->clean = DatumGetBool(store_result(0, 4, &isnull));
+	position->max_id = DatumGetInt64(store_result(0, 5, &isnull));
+	if (isnull)
+		position->max_id = 0;
 }
 
 /* Where the last relay stopped; snapshots in the current memory context. */

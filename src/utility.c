@@ -18,6 +18,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "nodes/parsenodes.h"
@@ -27,6 +28,7 @@
 #include "utils/syscache.h"
 
 #include "compat.h"
+#include "extension.h"
 #include "shmem.h"
 #include "utility.h"
 
@@ -145,6 +147,28 @@ wait_for_leave(Oid dboid)
 	}
 }
 
+/*
+ * A dump finds what it has to carry by conditions in the catalog, which have
+ * the name of our schema in them: renamed, every pg_dump would fail.
+ */
+static void
+refuse_to_rename_our_schema(Node *stmt)
+{
+	RenameStmt *rename = (RenameStmt *) stmt;
+	ExtensionRow extension;
+
+	if (!IsA(stmt, RenameStmt) || rename->renameType != OBJECT_SCHEMA)
+		return;
+	if (extension_read(&extension) &&
+		extension.nspoid == get_namespace_oid(rename->subname, true))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot rename schema \"%s\" because extension \"outbox\" is in it",
+						rename->subname),
+				 errdetail("The extension is not relocatable."),
+				 errhint("Create the extension in a schema of its own.")));
+}
+
 /* Make way for a command on a database, if it is one. */
 static void
 prepare_for(Node *stmt)
@@ -170,6 +194,7 @@ outbox_ProcessUtility(PlannedStmt *pstmt, const char *queryString,
 					  ParamListInfo params, QueryEnvironment *queryEnv,
 					  DestReceiver *dest, QueryCompletion *qc)
 {
+	refuse_to_rename_our_schema(pstmt->utilityStmt);
 	prepare_for(pstmt->utilityStmt);
 	if (prev_ProcessUtility)
 		prev_ProcessUtility(pstmt, queryString, readOnlyTree, context, params,
