@@ -12,8 +12,8 @@
  *
  * A relay is a dynamic worker that the postmaster does not restart; the
  * launcher does, since only it can wait between tries: at once after a relay
- * that ran well, later and later after one that does not live long, or when
- * there is no free worker process.  If the launcher itself ends, the
+ * that meant to end, later and later after one that does not live long, or
+ * when there is no free worker process.  If the launcher itself ends, the
  * postmaster restarts it (it never exits with code 0); the relays go on
  * meanwhile, and it finds them in shared memory.
  *
@@ -230,11 +230,17 @@ is_starting(RelayRecord *record)
 
 /* The process has ended: when may the next one start? */
 static void
-schedule_restart(RelayRecord *record, TimestampTz now)
+schedule_restart(RelayRecord *record, TimestampTz now, bool orderly)
 {
 	free_handle(record);
-	if (TimestampDifferenceExceeds(record->started_at, now, RAN_WELL_MS))
+	if (orderly ||
+		TimestampDifferenceExceeds(record->started_at, now, RAN_WELL_MS))
 		record->backoff_ms = MIN_BACKOFF_MS;
+	if (orderly)
+	{
+		record->not_before = now;
+		return;
+	}
 	record->not_before = TimestampTzPlusMilliseconds(now, record->backoff_ms);
 	record->backoff_ms = Min(record->backoff_ms * 2, MAX_BACKOFF_MS);
 }
@@ -255,7 +261,7 @@ start_relay(RelayRecord *record, TimestampTz now)
 				 errhint("Raise max_worker_processes.")));
 	shmem_note_start_failure(record->dboid,
 							 "no free worker process: raise max_worker_processes");
-	schedule_restart(record, now);
+	schedule_restart(record, now, false);
 }
 
 /*
@@ -270,9 +276,11 @@ start_relays(void)
 	int			nstarting = 0;
 	int			cursor = 0;
 	int			slot;
+	bool		orderly;
 	Oid			dboid;
 
-	while (OidIsValid(dboid = shmem_next_relay_to_start(&cursor, &slot)))
+	while (OidIsValid(dboid = shmem_next_relay_to_start(&cursor, &slot,
+														&orderly)))
 	{
 		RelayRecord *record = record_of(slot, dboid);
 
@@ -282,7 +290,7 @@ start_relays(void)
 			continue;
 		}
 		if (record->handle)
-			schedule_restart(record, now);
+			schedule_restart(record, now, orderly);
 		if (record->not_before > now)
 			wait_ms = Min(wait_ms,
 						  TimestampDifferenceMilliseconds(now, record->not_before));

@@ -547,7 +547,9 @@ update_status(Relay *relay)
 {
 	if (!guc_enabled)
 		relay_set_status(relay, RELAY_DISABLED);
-	else if (breaker_is_down(&relay->breaker))
+	else if (breaker_is_down(&relay->breaker) ||
+			 (relay->breaker.state == BREAKER_HALF_OPEN &&
+			  relay->queue.nentries > 0))
 		relay_set_status(relay, RELAY_ENDPOINT_DOWN);
 	else if (relay->queue.nready > 0 || relay->queue.nin_flight > 0)
 		relay_set_status(relay, RELAY_RELAYING);

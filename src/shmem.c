@@ -44,6 +44,7 @@ typedef struct RelaySlot
 	Latch	   *latch;			/* of the relay; NULL: none */
 	int			holds;			/* commands that want the database free */
 	int			requests;		/* RELAY_REQUEST_ bits for the relay */
+	bool		orderly;		/* the last relay, if any, meant to end */
 	pg_atomic_uint64 duplicates;	/* publishes that were there already */
 	slock_t		mutex;			/* guards report */
 	RelayReport report;
@@ -141,6 +142,7 @@ find_or_make_slot(Oid dboid)
 		slot->latch = NULL;
 		slot->holds = 0;
 		slot->requests = 0;
+		slot->orderly = true;
 		pg_atomic_write_u64(&slot->duplicates, 0);
 		memset(&slot->report, 0, sizeof(slot->report));
 		slot->report.since = GetCurrentTimestamp();
@@ -324,10 +326,11 @@ shmem_launcher_take_rescan(void)
 
 /*
  * The next database, from slot *cursor on, that wants a process and has none;
- * InvalidOid at the end.  Sets *slot to the number of its slot.
+ * InvalidOid at the end.  Sets *slot to the number of its slot, and *orderly
+ * to whether its last relay meant to end.
  */
 Oid
-shmem_next_relay_to_start(int *cursor, int *slot)
+shmem_next_relay_to_start(int *cursor, int *slot, bool *orderly)
 {
 	Oid			dboid = InvalidOid;
 
@@ -340,6 +343,7 @@ shmem_next_relay_to_start(int *cursor, int *slot)
 		if (OidIsValid(candidate->dboid) && candidate->pid == 0 &&
 			candidate->holds == 0)
 			dboid = candidate->dboid;
+		*orderly = candidate->orderly;
 	}
 	LWLockRelease(shared->lock);
 	return dboid;
@@ -429,6 +433,7 @@ shmem_relay_attach(Oid dboid)
 	slot->pid = MyProcPid;
 	slot->latch = MyLatch;
 	slot->requests = 0;
+	slot->orderly = false;
 	pg_atomic_write_u64(&slot->duplicates, 0);
 	my_slot = slot;
 	LWLockRelease(shared->lock);
@@ -458,6 +463,15 @@ shmem_relay_take_requests(void)
 	my_slot->requests = 0;
 	LWLockRelease(shared->lock);
 	return requests;
+}
+
+/* This relay means to end: there is no reason to wait with the next one. */
+void
+shmem_relay_ends_in_order(void)
+{
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	my_slot->orderly = true;
+	LWLockRelease(shared->lock);
 }
 
 /*

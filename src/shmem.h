@@ -82,7 +82,7 @@ extern List *shmem_relays(void);
 extern void shmem_launcher_attach(void);
 extern bool shmem_launcher_take_rescan(void);
 extern bool shmem_slot_exists(Oid dboid);
-extern Oid	shmem_next_relay_to_start(int *cursor, int *slot);
+extern Oid	shmem_next_relay_to_start(int *cursor, int *slot, bool *orderly);
 extern bool shmem_add_database(Oid dboid);
 extern void shmem_remove_database(Oid dboid);
 extern void shmem_note_start_failure(Oid dboid, const char *error);
@@ -91,6 +91,7 @@ extern void shmem_note_start_failure(Oid dboid, const char *error);
 extern bool shmem_relay_attach(Oid dboid);
 extern void shmem_relay_report(const RelayReport *report);
 extern int	shmem_relay_take_requests(void);
+extern void shmem_relay_ends_in_order(void);
 extern bool shmem_relay_forget_database(void);
 
 /* shmem.c: commands on databases */

@@ -134,15 +134,19 @@ find(Datum event_id, char **state)
 		ereport(ERROR,
 				(errcode(ERRCODE_NO_DATA_FOUND),
 				 errmsg("event \"%s\" does not exist",
-						DatumGetCString(DirectFunctionCall1(uuid_out, event_id)))));
+						DatumGetCString(DirectFunctionCall1(uuid_out, event_id))),
+				 errhint("It may have been pruned; the view outbox_events has the events that are kept.")));
 	*state = TextDatumGetCString(store_result(0, 2, &isnull));
 	return DatumGetInt64(store_result(0, 1, &isnull));
 }
 
+/* Nothing was changed: the state, which may just have become another, forbids. */
 static void
-report_wrong_state(Datum event_id, const char *state, const char *what,
-				   const char *hint)
+report_wrong_state(Datum event_id, const char *what, const char *hint)
 {
+	char	   *state;
+
+	(void) find(event_id, &state);
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("cannot %s event \"%s\"", what,
@@ -162,7 +166,7 @@ store_retry(Oid function, Datum event_id)
 	values[0] = Int64GetDatum(find(event_id, &state));
 	values[1] = BoolGetDatum(strcmp(state, "scheduled") == 0);
 	if (store_execute(&retry_one, values, NULL) == 0)
-		report_wrong_state(event_id, state, "retry",
+		report_wrong_state(event_id, "retry",
 						   "Only failed, dead, discarded and scheduled events can be retried.");
 	SPI_finish();
 }
@@ -193,7 +197,7 @@ store_discard(Oid function, Datum event_id)
 	id = Int64GetDatum(find(event_id, &state));
 	if (strcmp(state, "published") == 0 ||
 		store_execute(&discard, &id, NULL) == 0)
-		report_wrong_state(event_id, state, "discard",
+		report_wrong_state(event_id, "discard",
 						   "Only events that are not yet published can be discarded.");
 	SPI_finish();
 }

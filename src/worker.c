@@ -101,9 +101,11 @@ read_database_name(void)
 	return name;
 }
 
+/* End because this process has done what it was for. */
 static void
-end_process(int code)
+end_in_order(int code)
 {
+	shmem_relay_ends_in_order();
 	proc_exit(code);
 }
 
@@ -117,7 +119,7 @@ find_extension(void)
 	while (store_attach() != STORE_OK)
 	{
 		if (shmem_relay_forget_database())
-			end_process(0);
+			proc_exit(0);
 		(void) shmem_relay_take_requests();
 	}
 	if (!store_lock_database())
@@ -125,7 +127,7 @@ find_extension(void)
 		ereport(LOG,
 				(errmsg("outbox: database \"%s\" has a relay already",
 						get_database_name(MyDatabaseId))));
-		end_process(1);
+		proc_exit(1);
 	}
 }
 
@@ -261,10 +263,8 @@ await_version(Relay *relay)
 		relay_send_report(relay);
 		wait_for_latch(VERSION_CHECK_MS);
 		handle_interrupts(relay, false);
-		if (must_leave(relay))
-			end_process(1);
-		if (store_attach() != STORE_OK)
-			end_process(1);
+		if (must_leave(relay) || store_attach() != STORE_OK)
+			end_in_order(1);
 	}
 }
 
@@ -275,12 +275,12 @@ start_relay(Relay *relay)
 	while (!relay_start(relay))
 	{
 		if (relay->extension_gone)
-			end_process(1);
+			end_in_order(1);
 		relay_send_report(relay);
 		wait_for_latch(VERSION_CHECK_MS);
 		handle_interrupts(relay, false);
 		if (must_leave(relay))
-			end_process(1);
+			end_in_order(1);
 	}
 }
 
@@ -300,13 +300,13 @@ relay_loop(Relay *relay)
 		{
 			MemoryContextSwitchTo(step_context);
 			relay_stop(relay);
-			end_process(1);
+			end_in_order(1);
 		}
 		MemoryContextSwitchTo(step_context);
 		timeout_ms = relay_step(relay);
 		MemoryContextSwitchTo(step_context);
 		if (relay->extension_gone)
-			end_process(0);
+			end_in_order(0);
 		if (wait_for_work(relay, timeout_ms))
 			relay->look = true;
 		MemoryContextReset(step_context);
@@ -324,7 +324,7 @@ outbox_relay_main(Datum arg)
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	BackgroundWorkerUnblockSignals();
 	if (!shmem_relay_attach(dboid))
-		end_process(1);
+		proc_exit(1);
 	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
 	pin_settings();
 	find_extension();
