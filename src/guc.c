@@ -26,12 +26,14 @@ int			guc_cleaning_expire_interval = 300000;
 int			guc_cleaning_local_queue_expire_interval = 60000;
 int			guc_connect_timeout = 3000;
 char	   *guc_dapr_api_token_file = NULL;
+int			guc_dapr_bulk = DAPR_BULK_AUTO;
 char	   *guc_dapr_endpoint = NULL;
 char	   *guc_dapr_pubsub_name = NULL;
 int			guc_dead_key_policy = DEAD_KEY_BLOCK;
 int			guc_delete_batch_count = 1000;
 bool		guc_enabled = true;
 int			guc_failed_retry_interval = 60000;
+int			guc_http_batch_size = 1;
 int			guc_http_content_mode = HTTP_MODE_BINARY;
 char	   *guc_http_headers = NULL;
 char	   *guc_http_headers_file = NULL;
@@ -53,6 +55,13 @@ double		guc_retry_backoff = 2.0;
 int			guc_retry_batch_size = 100;
 char	   *guc_source = NULL;
 char	   *guc_tls_ca_file = NULL;
+
+static const struct config_enum_entry dapr_bulks[] = {
+	{"off", DAPR_BULK_OFF, false},
+	{"auto", DAPR_BULK_AUTO, false},
+	{"on", DAPR_BULK_ON, false},
+	{NULL, 0, false}
+};
 
 static const struct config_enum_entry dead_key_policies[] = {
 	{"block", DEAD_KEY_BLOCK, false},
@@ -313,6 +322,9 @@ guc_define(void)
 	define_string("outbox.dapr_api_token_file",
 				  "File with the token that Dapr asks for.",
 				  &guc_dapr_api_token_file, "", NULL);
+	define_enum("outbox.dapr_bulk",
+				"Whether events share a request to Dapr; auto: those whose numbers Dapr's bulk API leaves as they are.",
+				&guc_dapr_bulk, dapr_bulks);
 	define_string("outbox.dapr_endpoint",
 				  "Address of Dapr's HTTP API: a URL, or unix:/path.",
 				  &guc_dapr_endpoint, "http://127.0.0.1:3500",
@@ -332,6 +344,9 @@ guc_define(void)
 	define_int("outbox.failed_retry_interval",
 			   "First wait of the persistent retry tier.",
 			   &guc_failed_retry_interval, 1, INT_MAX, GUC_UNIT_MS);
+	define_int("outbox.http_batch_size",
+			   "Events that share a request of the http publisher; more than 1: CloudEvents' batch mode.",
+			   &guc_http_batch_size, 1, 10000, 0);
 	define_enum("outbox.http_content_mode",
 				"CloudEvents content mode of the http publisher.",
 				&guc_http_content_mode, http_content_modes);

@@ -14,6 +14,13 @@ typedef enum DeadKeyPolicy
 	DEAD_KEY_SKIP
 }			DeadKeyPolicy;
 
+typedef enum DaprBulk
+{
+	DAPR_BULK_OFF,
+	DAPR_BULK_AUTO,
+	DAPR_BULK_ON
+}			DaprBulk;
+
 typedef enum HttpContentMode
 {
 	HTTP_MODE_BINARY,
@@ -28,12 +35,14 @@ extern int	guc_cleaning_expire_interval;
 extern int	guc_cleaning_local_queue_expire_interval;
 extern int	guc_connect_timeout;
 extern char *guc_dapr_api_token_file;
+extern int	guc_dapr_bulk;
 extern char *guc_dapr_endpoint;
 extern char *guc_dapr_pubsub_name;
 extern int	guc_dead_key_policy;
 extern int	guc_delete_batch_count;
 extern bool guc_enabled;
 extern int	guc_failed_retry_interval;
+extern int	guc_http_batch_size;
 extern int	guc_http_content_mode;
 extern char *guc_http_headers;	/* one a line */
 extern char *guc_http_headers_file;

@@ -68,6 +68,8 @@ typedef struct OutboxMessage
 	const OutboxMetadata *metadata;
 	int			nmetadata;
 	int			attempt;		/* 1 on the first try */
+	int			batch;			/* messages next to each other with the same
+								 * number may share a request */
 } OutboxMessage;
 
 /* The answer to one message. */
@@ -108,10 +110,17 @@ struct OutboxPublisherState
 	MemoryContext context;		/* lives as long as the publisher is loaded;
 								 * current in every callback */
 	const char *source;			/* CloudEvents source of this database */
-	int			max_in_flight;	/* most messages unanswered at a time */
+	int			max_in_flight;	/* most requests unanswered at a time */
 	int			connect_timeout;	/* milliseconds */
 	int			request_timeout;	/* milliseconds */
 	void	   *private_data;	/* the publisher's own */
+
+	/*
+	 * Set by check_configured_cb if one request can take several messages of
+	 * one topic: how many, and how many bytes of payload.  1 before the call.
+	 */
+	int			max_batch;
+	Size		max_batch_bytes;
 
 	/* The relay's side of the answers: see the two functions below. */
 	void		(*answer) (OutboxPublisherState *state,
@@ -137,6 +146,13 @@ typedef bool (*OutboxCheckConfiguredCB) (OutboxPublisherState *state,
  */
 typedef void (*OutboxSubmitCB) (OutboxPublisherState *state,
 								const OutboxMessage *const *messages, int n);
+
+/*
+ * May this message share a request with others of its topic?  Only asked if
+ * max_batch is more than 1, and once a message.  Without it, all may.
+ */
+typedef bool (*OutboxCanBatchCB) (OutboxPublisherState *state,
+								  const OutboxMessage *message);
 
 /*
  * What to wait on: returns the number of sockets, which stay the publisher's,
@@ -171,6 +187,7 @@ typedef struct OutboxPublisherCallbacks
 	OutboxStartupCB startup_cb; /* optional */
 	OutboxCheckConfiguredCB check_configured_cb;	/* optional */
 	OutboxSubmitCB submit_cb;	/* required */
+	OutboxCanBatchCB can_batch_cb;	/* optional */
 	OutboxSocketsCB sockets_cb; /* NULL if submit_cb answers every message */
 	OutboxReadyCB ready_cb;		/* required with sockets_cb */
 	OutboxCancelCB cancel_cb;	/* required with sockets_cb */

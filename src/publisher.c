@@ -312,6 +312,8 @@ configure_body(void *arg)
 	state.max_in_flight = guc_max_in_flight;
 	state.connect_timeout = guc_connect_timeout;
 	state.request_timeout = guc_request_timeout;
+	state.max_batch = 1;
+	state.max_batch_bytes = 0;
 	args->ok = !callbacks->check_configured_cb ||
 		callbacks->check_configured_cb(&state, &reason);
 	if (!args->ok)
@@ -397,6 +399,39 @@ submit_body(void *arg)
 	SubmitArgs *args = arg;
 
 	callbacks->submit_cb(&state, args->messages, args->n);
+}
+
+/* How many messages one request may take, and how many bytes of payload. */
+int
+publisher_max_batch(Size *max_bytes)
+{
+	*max_bytes = state.max_batch_bytes;
+	return Max(state.max_batch, 1);
+}
+
+typedef struct CanBatchArgs
+{
+	const OutboxMessage *message;
+	bool		can;
+} CanBatchArgs;
+
+static void
+can_batch_body(void *arg)
+{
+	CanBatchArgs *args = arg;
+
+	args->can = callbacks->can_batch_cb(&state, args->message);
+}
+
+/* May this message share a request? */
+bool
+publisher_can_batch(const OutboxMessage *message)
+{
+	CanBatchArgs args = {message, false};
+
+	if (!callbacks->can_batch_cb)
+		return true;
+	return call(can_batch_body, &args) && args.can;
 }
 
 /*

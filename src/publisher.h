@@ -27,6 +27,8 @@ typedef enum ProbeResult
 
 extern bool publisher_configure(const char *database);
 extern bool publisher_is_current(void);
+extern int	publisher_max_batch(Size *max_bytes);
+extern bool publisher_can_batch(const OutboxMessage *message);
 extern void publisher_submit(const OutboxMessage *const *messages, int n);
 extern int	publisher_sockets(const OutboxSocket **sockets, long *timeout_ms);
 extern bool publisher_ready(const OutboxSocket *ready, int n);
