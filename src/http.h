@@ -30,9 +30,9 @@ typedef struct HttpOptions
 } HttpOptions;
 
 /*
- * What became of a request.  Whoever sees a status should decide by it: an
- * error beside it says that the response broke off or was cut off after its
- * status line.
+ * What became of a request.  Whoever sees a status should decide by it: it is
+ * there when the headers were complete.  An error beside it says that the body
+ * broke off or was cut off.
  */
 typedef struct HttpResult
 {

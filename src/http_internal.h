@@ -42,6 +42,7 @@ struct HttpRequest
 	int64		id;
 	HttpDoneCB	done;
 	struct curl_slist *headers; /* ends with the config's */
+	bool		headers_end;	/* the response's headers are complete */
 	Size		received;		/* bytes of the body, kept or not */
 	char	   *body;			/* NULL: none received, or out of memory */
 	char		error[CURL_ERROR_SIZE];

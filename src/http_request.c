@@ -52,6 +52,23 @@ body_received(char *data, size_t size, size_t nmemb, void *arg)
 	return request->received > HTTP_BODY_LIMIT ? 0 : len;
 }
 
+/*
+ * Take a line of a response's headers: an empty one is the last.  There may be
+ * several responses, of which all but the last are provisional (1xx).
+ */
+static size_t
+header_received(char *data, size_t size, size_t nmemb, void *arg)
+{
+	HttpRequest *request = arg;
+	Size		len = size * nmemb;
+
+	if (len > 0 && (data[0] == '\r' || data[0] == '\n'))
+		request->headers_end = true;
+	else if (len >= 5 && memcmp(data, "HTTP/", 5) == 0)
+		request->headers_end = false;
+	return len;
+}
+
 /* Options about what may be talked to and how; the same for all requests. */
 static void
 set_policy(CURL *easy)
@@ -95,6 +112,8 @@ set_options(HttpRequest *request)
 		CHECK_SETOPT(easy, CURLOPT_CAINFO, options->ca_file);
 	CHECK_SETOPT(easy, CURLOPT_PRIVATE, request);
 	CHECK_SETOPT(easy, CURLOPT_ERRORBUFFER, request->error);
+	CHECK_SETOPT(easy, CURLOPT_HEADERFUNCTION, header_received);
+	CHECK_SETOPT(easy, CURLOPT_HEADERDATA, request);
 	CHECK_SETOPT(easy, CURLOPT_WRITEFUNCTION, body_received);
 	CHECK_SETOPT(easy, CURLOPT_WRITEDATA, request);
 	CHECK_SETOPT(easy, CURLOPT_SOCKOPTFUNCTION, http_socket_opened);
@@ -222,6 +241,7 @@ http_new_request(HttpClient *client, int64 id, HttpDoneCB done)
 	request->id = id;
 	request->done = done;
 	request->headers = config->headers;
+	request->headers_end = false;
 	request->received = 0;
 	request->body = NULL;
 	request->error[0] = '\0';
@@ -308,11 +328,15 @@ http_finish_request(HttpRequest *request, CURLcode code)
 	curl_easy_getinfo(request->easy, CURLINFO_RETRY_AFTER, &retry_after);
 	http_stop_request(request);
 
-	result.status = status >= 200 ? (int) status : 0;
+	result.status = 0;
 	result.error = NULL;
 	if (code != CURLE_OK)
 		result.error = request->error[0] != '\0' ? request->error :
 			curl_easy_strerror(code);
+	if (request->headers_end && status >= 200)
+		result.status = (int) status;
+	else if (result.error == NULL)
+		result.error = "the response broke off in its headers";
 	result.retry_after_ms = -1;
 	if (retry_after > 0)
 		result.retry_after_ms = Min(retry_after, INT_MAX) * INT64CONST(1000);

@@ -191,8 +191,8 @@ error_line(CommonState *common, const HttpResult *result,
 
 /*
  * What a result means for a message.  NULL if it is delivered, else the reason
- * in one line, which lasts until the next call.  The status line decides, even
- * if the response broke off after it.
+ * in one line, which lasts until the next call.  The status decides, even if
+ * the response broke off in its body.
  */
 const char *
 common_judge(CommonState *common, const HttpResult *result,

@@ -36,8 +36,6 @@
 /* How long next_due is believed; rows may be changed behind our back. */
 #define DUE_CHECK_MS	60000
 
-/* A message that is not answered is given up so long after its time. */
-#define ANSWER_GRACE_MS	1000
 
 /* With nothing at all to do, still look after things this often. */
 #define MAX_WAIT_MS		60000
@@ -312,8 +310,8 @@ has_room(Relay *relay)
 }
 
 /* Can anything be sent at all? */
-static bool
-can_send(Relay *relay)
+bool
+relay_can_send(Relay *relay)
 {
 	return guc_enabled && relay->configured &&
 		!breaker_is_down(&relay->breaker);
@@ -323,8 +321,11 @@ can_send(Relay *relay)
 static bool
 wants_events(Relay *relay)
 {
-	return can_send(relay) && has_room(relay) &&
-		relay->queue.nready < guc_max_in_flight;
+	Size		bytes;
+	int			enough = guc_max_in_flight * publisher_max_batch(&bytes);
+
+	return relay_can_send(relay) && has_room(relay) &&
+		relay->queue.nready < Min(enough, guc_batch_size);
 }
 
 /* How many events of the largest size there is memory for; at least one. */
@@ -433,96 +434,6 @@ read_events(Relay *relay)
 	read_new(relay);
 }
 
-/* Was it in flight at two crashes?  A third one shall tell for certain. */
-static bool
-is_suspect(const RelayEntry *entry)
-{
-	return entry->event->crashes >= 2;
-}
-
-/*
- * Take from the entries that are ready as many as may be sent now.  One that
- * is suspected of having crashed the relay goes alone.
- */
-static int
-choose_ready(Relay *relay, RelayEntry **chosen)
-{
-	int			room = Min(guc_max_in_flight - relay->queue.nin_flight,
-						   breaker_allowance(&relay->breaker,
-											 relay->queue.nin_flight));
-	int			n = 0;
-	dlist_iter	iter;
-
-	if (relay->exclusive)
-		return 0;
-	dlist_foreach(iter, &relay->queue.ready)
-	{
-		RelayEntry *entry = dlist_container(RelayEntry, in_list, iter.cur);
-
-		if (n >= room)
-			break;
-		if (is_suspect(entry))
-		{
-			if (n > 0 || relay->queue.nin_flight > 0)
-				break;
-			chosen[n++] = entry;
-			break;
-		}
-		chosen[n++] = entry;
-	}
-	return n;
-}
-
-/* Write down the tries that are about to be made.  False if that failed. */
-static bool
-record_tries(Relay *relay, RelayEntry **chosen, int n)
-{
-	bool		any = false;
-
-	for (int i = 0; i < n; i++)
-	{
-		if (chosen[i]->event->crashes == 0 &&
-			(relay->careful <= 0 ||
-			 chosen[i]->event->msg.id > relay->careful_max_id))
-			continue;
-		relay->careful--;
-		if (!chosen[i]->recorded)
-			relay_record_try(relay, chosen[i]);
-		any = true;
-	}
-	return !any || relay_checkpoint(relay, true, false);
-}
-
-static void
-submit_ready(Relay *relay)
-{
-	const OutboxMessage **messages;
-	RelayEntry **chosen;
-	int64		deadline = relay->now + guc_request_timeout + ANSWER_GRACE_MS;
-	int			n;
-	bool		alone;
-
-	if (!can_send(relay) || relay->must_checkpoint ||
-		relay->queue.nready == 0 ||
-		relay->queue.nin_flight >= guc_max_in_flight)
-		return;
-	chosen = palloc(sizeof(RelayEntry *) * guc_max_in_flight);
-	n = choose_ready(relay, chosen);
-	alone = n > 0 && is_suspect(chosen[0]);
-	if (n == 0 || !record_tries(relay, chosen, n))
-		return;
-	relay->exclusive = alone;
-	messages = palloc(sizeof(OutboxMessage *) * n);
-	for (int i = 0; i < n; i++)
-	{
-		chosen[i]->event->msg.attempt = chosen[i]->attempts + 1;
-		messages[i] = &chosen[i]->event->msg;
-		queue_submitted(&relay->queue, chosen[i], deadline);
-	}
-	publisher_submit(messages, n);
-	take_answers(relay);
-}
-
 static void
 prune(Relay *relay)
 {
@@ -610,7 +521,8 @@ relay_step(Relay *relay)
 	if (relay->now >= relay->store_retry_at)
 		read_events(relay);
 	MemoryContextSwitchTo(step_context);
-	submit_ready(relay);
+	relay_submit(relay);
+	take_answers(relay);
 	if (relay_checkpoint_is_due(relay))
 		(void) relay_checkpoint(relay, false, false);
 	if (relay->now >= relay->store_retry_at)

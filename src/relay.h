@@ -59,7 +59,11 @@ extern void relay_configure(Relay *relay);
 extern long relay_step(Relay *relay);
 extern void relay_publisher_failed(Relay *relay);
 extern void relay_stop(Relay *relay);
+extern bool relay_can_send(Relay *relay);
 extern int64 relay_clock(void);
+
+/* relay_submit.c */
+extern void relay_submit(Relay *relay);
 
 /* relay_report.c */
 extern void relay_set_status(Relay *relay, RelayStatus status);

@@ -156,8 +156,9 @@ queue_find(RelayQueue *queue, int64 id)
 	return slot ? slot->entry : NULL;
 }
 
-static RelayEntry *
-key_head(KeyQueue *key)
+/* The first entry of a key, the only one that may be sent. */
+RelayEntry *
+queue_active(KeyQueue *key)
 {
 	return dlist_head_element(RelayEntry, in_key, &key->entries);
 }
@@ -247,6 +248,20 @@ queue_leave_window(RelayEntry *entry)
 	entry->window = NULL;
 }
 
+/* Its request, of which it may be the last one, is over for this entry. */
+static void
+leave_request(RelayQueue *queue, RelayEntry *entry)
+{
+	RelayRequest *request = entry->request;
+
+	entry->request = NULL;
+	if (request && --request->pending > 0)
+		return;
+	if (request)
+		pfree(request);
+	queue->nrequests--;
+}
+
 /* Unlink the entry from the list or heap of its state. */
 static void
 unlist(RelayQueue *queue, RelayEntry *entry)
@@ -260,6 +275,7 @@ unlist(RelayQueue *queue, RelayEntry *entry)
 		case ENTRY_IN_FLIGHT:
 			dlist_delete(&entry->in_list);
 			queue->nin_flight--;
+			leave_request(queue, entry);
 			break;
 		case ENTRY_BACKOFF:
 			pairingheap_remove(queue->backoff, &entry->in_backoff);
@@ -269,15 +285,36 @@ unlist(RelayQueue *queue, RelayEntry *entry)
 	}
 }
 
-/* The publisher has it and shall answer before "deadline". */
-void
-queue_submitted(RelayQueue *queue, RelayEntry *entry, int64 deadline)
+static void
+submit_entry(RelayQueue *queue, RelayEntry *entry, RelayRequest *request,
+			 int64 deadline)
 {
 	unlist(queue, entry);
+	entry->request = request;
 	entry->state = ENTRY_IN_FLIGHT;
 	entry->due_at = deadline;
 	dlist_push_tail(&queue->in_flight, &entry->in_list);
 	queue->nin_flight++;
+}
+
+/*
+ * The publisher has these entries, in one request, and shall answer before
+ * "deadline".
+ */
+void
+queue_submitted(RelayQueue *queue, RelayEntry **entries, int n,
+				int64 deadline)
+{
+	RelayRequest *request = NULL;
+
+	if (n > 1)
+	{
+		request = MemoryContextAlloc(queue->context, sizeof(RelayRequest));
+		request->pending = n;
+	}
+	queue->nrequests++;
+	for (int i = 0; i < n; i++)
+		submit_entry(queue, entries[i], request, deadline);
 }
 
 /* It failed and is tried again from memory. */
@@ -323,8 +360,8 @@ queue_remove(RelayQueue *queue, RelayEntry *entry)
 		dlist_delete(&entry->in_key);
 		if (dlist_is_empty(&key->entries))
 			hash_search(queue->by_key, key->key, HASH_REMOVE, NULL);
-		else if (key_head(key)->state == ENTRY_WAITING)
-			list_ready(queue, key_head(key));
+		else if (queue_active(key)->state == ENTRY_WAITING)
+			list_ready(queue, queue_active(key));
 	}
 	hash_search(queue->by_id, &entry->event->msg.id, HASH_REMOVE, NULL);
 	queue->nentries--;

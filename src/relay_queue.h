@@ -38,6 +38,12 @@ typedef struct KeyQueue
 	dlist_head	entries;
 } KeyQueue;
 
+/* A request in flight that several entries share. */
+typedef struct RelayRequest
+{
+	int			pending;		/* entries that are not answered yet */
+} RelayRequest;
+
 typedef struct RelayEntry
 {
 	OutboxEvent *event;
@@ -48,6 +54,13 @@ typedef struct RelayEntry
 	dlist_node	in_window;
 	KeyQueue   *key;			/* NULL: it has none */
 	dlist_node	in_key;
+	RelayRequest *request;		/* IN_FLIGHT: shared with others; or NULL */
+	enum
+	{
+		BATCH_UNKNOWN,
+		BATCH_NO,
+		BATCH_YES
+	}			can_batch;		/* may it share a request? */
 	bool		stored;			/* has a row, in progress */
 	bool		recorded;		/* this try is written down beforehand */
 	int			attempts;		/* counted failures */
@@ -68,7 +81,8 @@ typedef struct RelayQueue
 	HTAB	   *by_key;			/* KeyQueue */
 	int			nentries;
 	int			nready;
-	int			nin_flight;
+	int			nin_flight;		/* entries */
+	int			nrequests;		/* in flight */
 	Size		bytes;			/* of events */
 } RelayQueue;
 
@@ -83,7 +97,8 @@ extern bool queue_admit(RelayQueue *queue, OutboxEvent *event,
 						RelayWindow *window, int64 now);
 extern RelayEntry *queue_find(RelayQueue *queue, int64 id);
 extern void queue_leave_window(RelayEntry *entry);
-extern void queue_submitted(RelayQueue *queue, RelayEntry *entry,
+extern RelayEntry *queue_active(KeyQueue *key);
+extern void queue_submitted(RelayQueue *queue, RelayEntry **entries, int n,
 							int64 deadline);
 extern void queue_back_off(RelayQueue *queue, RelayEntry *entry, int64 due_at);
 extern RelayEntry *queue_next_backoff(RelayQueue *queue);

@@ -230,7 +230,7 @@ evict_crowds(Relay *relay)
 	hash_seq_init(&status, relay->queue.by_key);
 	while ((key = hash_seq_search(&status)) != NULL)
 	{
-		RelayEntry *head = dlist_head_element(RelayEntry, in_key, &key->entries);
+		RelayEntry *head = queue_active(key);
 		dlist_iter	iter;
 		int			n = 0;
 
@@ -314,8 +314,9 @@ relay_record_try(Relay *relay, RelayEntry *entry)
 }
 
 /*
- * The relay stops: hand every entry that has a row back to the persistent
- * tier, due at once; the others are behind the position anyhow.
+ * The relay stops: hand every entry back to the persistent tier, due at once,
+ * so that the position passes what is settled.  The ones that are ready for
+ * their first try, and those behind them, are read again instead.
  */
 void
 relay_release(Relay *relay)
@@ -325,9 +326,11 @@ relay_release(Relay *relay)
 	foreach(lc, queue_entries(&relay->queue))
 	{
 		RelayEntry *entry = lfirst(lc);
+		RelayEntry *active = entry->key ? queue_active(entry->key) : entry;
 
-		if (!entry->stored)
+		if (!entry->stored && !active->stored && active->state == ENTRY_READY)
 			continue;
+		queue_leave_window(entry);
 		if (entry->state == ENTRY_WAITING)
 			relay_add_delivery(relay, entry->event, DELIVERY_BLOCKED,
 							   entry->attempts, 0, 0, 0, NULL);
