@@ -366,13 +366,13 @@ AS $$
 			ELSE '; run ALTER EXTENSION outbox UPDATE or restart the server with the matching library' END
 	FROM one
 	UNION ALL
-	SELECT 'publisher configured', coalesce(configured = '', false),
+	SELECT 'publisher configured', configured = '',
 		CASE WHEN configured IS NULL THEN 'not known: the relay has not tried yet'
 			WHEN configured = '' THEN 'outbox.publisher = ' || current_setting('outbox.publisher')
 			ELSE configured END
 	FROM one
 	UNION ALL
-	SELECT 'endpoint answers', coalesce(endpoint = '', false),
+	SELECT 'endpoint answers', endpoint = '',
 		CASE WHEN endpoint IS NULL THEN 'not known: nothing was sent yet'
 			WHEN endpoint = '' THEN 'the last answer was good'
 			ELSE endpoint END
@@ -388,7 +388,7 @@ AS $$
 	FROM @extschema@.outbox_stats
 $$;
 COMMENT ON FUNCTION @extschema@.outbox_check() IS
-'What is wrong, if anything: one row a check, with what to do. The first thing to run when events do not arrive.';
+'What is wrong, if anything: one row a check, with what to do; ok is NULL for what is not known yet. The first thing to run when events do not arrive.';
 
 --
 -- Privileges: nothing for PUBLIC; publishing is granted by name

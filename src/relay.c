@@ -36,7 +36,6 @@
 /* How long next_due is believed; rows may be changed behind our back. */
 #define DUE_CHECK_MS	60000
 
-
 /* With nothing at all to do, still look after things this often. */
 #define MAX_WAIT_MS		60000
 
@@ -430,8 +429,10 @@ read_events(Relay *relay)
 		recheck(relay);
 	else if (relay->now >= relay->sweep_at)
 		sweep(relay);
-	claim_due(relay);
-	read_new(relay);
+	if (!relay->must_checkpoint)
+		claim_due(relay);
+	if (!relay->must_checkpoint)
+		read_new(relay);
 }
 
 static void

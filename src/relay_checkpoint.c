@@ -46,7 +46,7 @@ relay_store_ok(Relay *relay, StoreResult result)
 			relay->extension_gone = true;
 			return false;
 		case STORE_FAILED:
-			relay->store_retry_at = relay->now + STORE_RETRY_MS;
+			relay->store_retry_at = relay_clock() + STORE_RETRY_MS;
 			relay->must_checkpoint = true;
 			relay_note_error(relay, store_last_error());
 			return false;

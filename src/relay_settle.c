@@ -73,7 +73,11 @@ evict_followers(Relay *relay, RelayEntry *entry)
 	}
 }
 
-/* Give the entry a row, so that it does not hold the position. */
+/*
+ * Give the entry a row, so that it does not hold the position.  Those behind
+ * it get theirs as well, and wait there: otherwise a later one, which is
+ * blocked as soon as it is read, could pass them after a crash.
+ */
 static void
 spill(Relay *relay, RelayEntry *entry)
 {
@@ -82,6 +86,7 @@ spill(Relay *relay, RelayEntry *entry)
 					   entry->last_status, entry->last_error);
 	entry->stored = true;
 	queue_leave_window(entry);
+	evict_followers(relay, entry);
 }
 
 /* The wait before try number attempts + 1, in the persistent tier. */
@@ -239,26 +244,27 @@ evict_crowds(Relay *relay)
 		if (n <= MAX_WAITING_OF_FULL ||
 			relay->now - head->read_at < SPILL_AFTER_MS)
 			continue;
-		if (!head->stored)
-			spill(relay, head);
-		evict_followers(relay, head);
+		spill(relay, head);
 	}
 }
 
-/* Spill what holds the position of one window; false at a young entry. */
+/*
+ * The entries of a window that hold the position for too long, appended to
+ * *old.  False at the first one that does not.
+ */
 static bool
-spill_window(Relay *relay, RelayWindow *window)
+find_old(Relay *relay, RelayWindow *window, List **old)
 {
-	dlist_mutable_iter iter;
+	dlist_iter	iter;
 
-	dlist_foreach_modify(iter, &window->entries)
+	dlist_foreach(iter, &window->entries)
 	{
 		RelayEntry *entry = dlist_container(RelayEntry, in_window, iter.cur);
 
 		if (relay->now - entry->read_at < SPILL_AFTER_MS)
 			return false;
 		if (entry->state == ENTRY_IN_FLIGHT || entry->state == ENTRY_BACKOFF)
-			spill(relay, entry);
+			*old = lappend(*old, entry);
 	}
 	return true;
 }
@@ -288,13 +294,19 @@ relay_spill_time(Relay *relay)
 void
 relay_spill(Relay *relay)
 {
+	List	   *old = NIL;
+	ListCell   *lc;
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &relay->queue.windows)
 	{
-		if (!spill_window(relay, dlist_container(RelayWindow, node, iter.cur)))
+		if (!find_old(relay, dlist_container(RelayWindow, node, iter.cur), &old))
 			break;
 	}
+
+	/* this takes other entries away, but never one that is in the list */
+	foreach(lc, old)
+		spill(relay, lfirst(lc));
 	if (relay->queue.nentries >= 4 * guc_batch_size)
 		evict_crowds(relay);
 }

@@ -1,0 +1,192 @@
+-- Promise: the views tell what became of every event, and an operator can
+-- retry and discard events, exactly in the states that allow it.
+--
+-- Everything happens in one transaction that never commits, so that the relay,
+-- which is disabled besides, has no part in it.  It writes its position when it
+-- starts, and nothing afterwards.
+ALTER SYSTEM SET outbox.enabled = off;
+SELECT pg_reload_conf();
+CREATE EXTENSION outbox;
+\pset format unaligned
+SET timezone = 'UTC';
+SET datestyle = 'ISO';
+
+DO $$
+BEGIN
+	FOR i IN 1..6000 LOOP
+		EXIT WHEN EXISTS (SELECT FROM outbox_relays
+						  WHERE datname = current_database() AND state = 'disabled');
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+END
+$$;
+BEGIN;
+
+CREATE FUNCTION eid(n int) RETURNS uuid LANGUAGE sql
+RETURN ('00000000-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid;
+CREATE FUNCTION num(event_id uuid) RETURNS int LANGUAGE sql
+RETURN right(event_id::text, 12)::int;
+
+-- What becomes of an event, written after a command that is undone then; or
+-- the error as a driver sees it.
+CREATE FUNCTION after(command text, n int) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	result text;
+	message text;
+	detail text;
+	hint text;
+BEGIN
+	EXECUTE command;
+	SELECT format('%s, attempts %s, crashes %s, %s, updated %s, %s', d.state, d.attempts, d.crashes,
+				  CASE WHEN d.next_attempt_at IS NULL THEN 'not due'
+					WHEN d.next_attempt_at <= clock_timestamp() THEN 'due'
+					ELSE 'due later' END,
+				  CASE WHEN d.updated_at BETWEEN now() AND clock_timestamp() THEN 'now' ELSE 'long ago' END,
+				  coalesce(d.last_error, 'no error'))
+	INTO STRICT result
+	FROM outbox_delivery d JOIN outbox_event e USING (id) WHERE e.event_id = eid(n);
+	RAISE EXCEPTION USING ERRCODE = 'ZZUND', MESSAGE = result;
+EXCEPTION WHEN SQLSTATE 'ZZUND' THEN
+	RETURN SQLERRM;
+WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS
+		message = MESSAGE_TEXT,
+		detail = PG_EXCEPTION_DETAIL,
+		hint = PG_EXCEPTION_HINT;
+	RETURN concat_ws(E'\n', SQLSTATE || ': ' || message,
+					 'DETAIL:  ' || nullif(detail, ''),
+					 'HINT:  ' || nullif(hint, ''));
+END
+$$;
+
+-- events 1 to 14, all of the same size; created on different days
+DO $$
+BEGIN
+	FOR n IN 1..14 LOOP
+		PERFORM outbox_publish(CASE WHEN n % 2 = 0 THEN 'even' ELSE 'odd' END, to_jsonb(n), 'key ' || n,
+							   'type', eid(n), deliver_after => CASE WHEN n = 6 THEN timestamptz '2999-01-01' END);
+	END LOOP;
+END
+$$;
+UPDATE outbox_event SET created_at = '2001-01-01'::timestamptz + num(event_id) * interval '1 day';
+
+-- The position: settled is what 15:15: sees, and of what 12:25:12 sees, ids up
+-- to that of event 3.
+UPDATE outbox_event SET xid = CASE num(event_id)
+	WHEN 1 THEN '10'	-- seen by lo
+	WHEN 2 THEN '12'	-- running in hi: not settled although its id is small
+	WHEN 3 THEN '20'	-- seen by hi
+	WHEN 4 THEN '20'	-- seen by hi, but its turn has not come
+	WHEN 5 THEN '30'	-- later than hi
+	WHEN 6 THEN '30'	-- later than hi, and scheduled
+	ELSE '10' END::xid8;
+INSERT INTO outbox_progress (lo, hi, last_id, clean, at)
+SELECT '11:11:', '12:25:12', id, false, '2001-02-01'
+FROM outbox_event WHERE event_id = eid(3);
+INSERT INTO outbox_progress (lo, hi, last_id, clean, at)
+SELECT lo, hi, last_id, clean, '2001-02-02'
+FROM outbox_progress ORDER BY id DESC LIMIT 1;
+
+-- the exceptions: events 7 to 14
+INSERT INTO outbox_delivery (id, key, state, attempts, crashes, next_attempt_at, last_status, last_error, updated_at)
+SELECT e.id, e.key, d.state, d.attempts, d.crashes, d.next_attempt_at, d.last_status, d.last_error, '2001-03-01'
+FROM (VALUES
+	(7, 'scheduled', 0, 0, timestamptz '2999-01-02', NULL::int, NULL),
+	(8, 'pending', 1, 1, '2999-01-03', NULL, NULL),
+	(9, 'blocked', 0, 0, NULL, NULL, NULL),
+	(10, 'in_progress', 3, 2, NULL, NULL, 'could not connect'),
+	(11, 'published', 2, 0, NULL, 503, 'unavailable'),
+	(12, 'failed', 5, 1, '2999-01-04', 500, 'internal'),
+	(13, 'dead', 11, 2, NULL, 400, 'bad request'),
+	(14, 'discarded', 4, 0, NULL, NULL, 'discarded by somebody')
+) d(n, state, attempts, crashes, next_attempt_at, last_status, last_error)
+JOIN outbox_event e ON e.event_id = eid(d.n);
+
+--
+-- The views
+--
+SELECT num(event_id) AS n, topic, key, type, state, attempts, last_error, last_status,
+	next_attempt_at, created_at, published_at
+FROM outbox_events ORDER BY n;
+
+-- the backlog is what is not settled; dead events are
+SELECT backlog FROM outbox_stats;
+CREATE FUNCTION is_oldest(n int) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+	result boolean;
+BEGIN
+	UPDATE outbox_event SET created_at = '2000-01-01' WHERE event_id = eid(n);
+	SELECT oldest_unsettled_at = '2000-01-01'
+		AND oldest_unsettled_at + oldest_unsettled_age BETWEEN now() AND clock_timestamp()
+	INTO STRICT result FROM outbox_stats;
+	UPDATE outbox_event SET created_at = '2001-01-01'::timestamptz + n * interval '1 day'
+	WHERE event_id = eid(n);
+	RETURN result;
+END
+$$;
+SELECT num(event_id) AS n, state, is_oldest(num(event_id)) AS in_backlog
+FROM outbox_events ORDER BY n;
+
+--
+-- Retry
+--
+SELECT n, v.state, after(format('SELECT outbox_retry(%L)', eid(n)), n)
+FROM generate_series(1, 14) n JOIN outbox_events v ON v.event_id = eid(n) ORDER BY n;
+SELECT after('SELECT outbox_retry(NULL)', 1);
+SELECT after(format('SELECT outbox_retry(%L)', eid(99)), 1);
+
+SELECT after('SELECT outbox_retry_dead()', 13);
+SELECT after('SELECT outbox_retry_dead(''odd'')', 13);
+SELECT after('SELECT outbox_retry_dead(''even'')', 13);
+SAVEPOINT s;
+SELECT outbox_retry_dead('even') AS even, outbox_retry_dead('no such topic') AS none,
+	outbox_retry_dead('odd') AS odd, outbox_retry_dead('odd') AS again;
+UPDATE outbox_delivery SET state = 'dead';
+SELECT outbox_retry_dead() AS all_of_them;
+SELECT state, count(*) FROM outbox_delivery GROUP BY state;
+ROLLBACK TO s;
+
+--
+-- Discard
+--
+SELECT n, v.state, replace(after(format('SELECT outbox_discard(%L)', eid(n)), n), session_user, 'SESSION_USER') AS after
+FROM generate_series(1, 14) n JOIN outbox_events v ON v.event_id = eid(n) ORDER BY n;
+SELECT after('SELECT outbox_discard(NULL)', 1);
+SELECT after(format('SELECT outbox_discard(%L)', eid(99)), 1);
+
+-- discarded is settled: out of the backlog, not published, and can be retried
+SELECT outbox_discard(eid(4)), outbox_discard(eid(6)), outbox_discard(eid(9)), outbox_discard(eid(13));
+SELECT num(event_id) AS n, key, state, attempts, next_attempt_at, published_at
+FROM outbox_events WHERE num(event_id) IN (4, 6, 9, 13) ORDER BY n;
+SELECT backlog FROM outbox_stats;
+SELECT outbox_retry_dead();
+SELECT outbox_retry(eid(9));
+SELECT state, attempts FROM outbox_events WHERE event_id = eid(9);
+SELECT backlog FROM outbox_stats;
+
+--
+-- outbox_check()
+--
+SELECT state, pid IS NOT NULL AS has_pid, since <= clock_timestamp() AS since, in_flight
+FROM outbox_relays WHERE datname = current_database();
+-- (whether the endpoint answers depends on the machine)
+SELECT "check", CASE WHEN "check" <> 'endpoint answers' THEN ok END AS ok,
+	CASE "check"
+		WHEN 'endpoint answers' THEN ''
+		WHEN 'relay alive' THEN regexp_replace(detail, '^pid \d+, (\w+) since .*', 'pid ..., \1 since ...')
+		WHEN 'backlog moving' THEN regexp_replace(detail, 'oldest for .*', 'oldest for ...')
+		ELSE detail END AS detail
+FROM outbox_check();
+-- waiting for the next try is no standstill
+DELETE FROM outbox_event e USING outbox_events v
+WHERE v.event_id = e.event_id AND v.state = 'pending';
+SELECT ok, regexp_replace(detail, 'oldest for .*', 'oldest for ...') AS detail
+FROM outbox_check() WHERE "check" = 'backlog moving';
+TRUNCATE outbox_event, outbox_delivery;
+SELECT ok, detail FROM outbox_check() WHERE "check" = 'backlog moving';
+SELECT backlog, oldest_unsettled_at, oldest_unsettled_age FROM outbox_stats;
+
+ROLLBACK;
+RESET timezone;
+RESET datestyle;
+DROP EXTENSION outbox;

@@ -1,0 +1,289 @@
+-- Promise: an event is stored exactly as given, in the caller's transaction,
+-- by every way in; bad input is refused with SQLSTATE, reason and remedy, and
+-- nothing is stored then.
+ALTER SYSTEM SET outbox.enabled = off;
+SELECT pg_reload_conf();
+CREATE EXTENSION outbox;
+
+-- What becomes of a command: "accepted", or the error as a driver sees it.
+CREATE FUNCTION attempt(command text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	sqlstate_ text;
+	message text;
+	detail text;
+	hint text;
+BEGIN
+	EXECUTE command;
+	RETURN 'accepted';
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS
+		sqlstate_ = RETURNED_SQLSTATE,
+		message = MESSAGE_TEXT,
+		detail = PG_EXCEPTION_DETAIL,
+		hint = PG_EXCEPTION_HINT;
+	RETURN concat_ws(E'\n', sqlstate_ || ': ' || message,
+					 'DETAIL:  ' || nullif(detail, ''),
+					 'HINT:  ' || nullif(hint, ''));
+END
+$$;
+\pset format unaligned
+\pset tuples_only on
+
+--
+-- What is stored
+--
+
+-- the least: a topic and a payload
+SELECT outbox_publish('orders', '{"total": 1.10}') AS id \gset
+SELECT topic, payload, key, type, body, content_type, metadata, traceparent,
+	deliver_after
+FROM outbox_event WHERE event_id = :'id';
+
+-- everything
+SELECT outbox_publish('orders', '[1, null]', 'customer 7', 'order.created',
+	'00000000-0000-4000-8000-000000000001', '{"tenant": "a", "empty": ""}',
+	'2999-01-01 00:00:00+00');
+SELECT topic, payload, key, type, metadata, deliver_after = '2999-01-01 00:00:00+00'
+FROM outbox_event WHERE event_id = '00000000-0000-4000-8000-000000000001';
+
+-- by name
+SELECT outbox_publish(payload => 'null', topic => 'by name', key => 'k') AS id \gset
+SELECT topic, payload, key FROM outbox_event WHERE event_id = :'id';
+
+-- bytes, also none
+SELECT outbox_publish_bytes('bytes', '\x00ff', 'application/x-bin', 'k', 't',
+	'00000000-0000-4000-8000-000000000002', '{"a": "b"}', '2999-01-01 00:00:00+00');
+SELECT topic, payload, body, content_type, key, type, metadata,
+	deliver_after = '2999-01-01 00:00:00+00'
+FROM outbox_event WHERE event_id = '00000000-0000-4000-8000-000000000002';
+SELECT outbox_publish_bytes('bytes', '', 'text/plain') AS id \gset
+SELECT octet_length(body), content_type FROM outbox_event WHERE event_id = :'id';
+
+-- parameters without types, as some drivers send them
+PREPARE publish AS SELECT outbox_publish($1, $2) AS id;
+EXECUTE publish('prepared', '{"a": 1}') \gset
+SELECT topic, payload FROM outbox_event WHERE event_id = :'id';
+PREPARE publish_bytes AS SELECT outbox_publish_bytes($1, $2, $3) AS id;
+EXECUTE publish_bytes('prepared', '\x01', 'a/b') \gset
+SELECT topic, body, content_type FROM outbox_event WHERE event_id = :'id';
+
+-- the other ways in: INSERT and COPY
+INSERT INTO outbox_event (topic, payload) VALUES ('inserted', '{"n": 1}'), ('inserted', '{"n": 2}');
+INSERT INTO outbox_event (topic, body, content_type) VALUES ('inserted', '\x02', 'a/b');
+COPY outbox_event (topic, payload, key) FROM stdin;
+copied	{"n": 3}	k
+copied	{"n": 4}	\N
+\.
+SELECT topic, payload, body, key, event_id IS NOT NULL, xid IS NOT NULL,
+	created_at <= clock_timestamp()
+FROM outbox_event WHERE topic IN ('inserted', 'copied') ORDER BY id;
+TRUNCATE outbox_event;
+
+--
+-- Transactions
+--
+
+-- rolled back: gone; a savepoint and an exception block, too
+BEGIN;
+SELECT outbox_publish('gone', '1') IS NOT NULL;
+ROLLBACK;
+BEGIN;
+SELECT outbox_publish('kept', '1') IS NOT NULL;
+SAVEPOINT s;
+SELECT outbox_publish('gone', '2') IS NOT NULL;
+ROLLBACK TO s;
+SELECT outbox_publish('kept', '3') IS NOT NULL;
+COMMIT;
+DO $$
+BEGIN
+	PERFORM outbox_publish('gone', '4');
+	PERFORM 1 / 0;
+EXCEPTION WHEN division_by_zero THEN
+	PERFORM outbox_publish('kept', '5');
+END
+$$;
+SELECT topic, payload FROM outbox_event ORDER BY id;
+
+-- the xid is the top-level transaction's, also in a savepoint, where the
+-- row's xmin is another, and whoever forges it
+BEGIN;
+SELECT outbox_publish('top', '1') IS NOT NULL;
+SAVEPOINT s;
+SELECT outbox_publish('sub', '1') IS NOT NULL;
+INSERT INTO outbox_event (topic, payload, xid) VALUES ('forged', '1', '3');
+SELECT topic, xid = pg_current_xact_id() AS top_level,
+	e.xmin::text = pg_current_xact_id()::xid::text AS xmin_is_top_level
+FROM outbox_event e WHERE topic IN ('top', 'sub', 'forged') ORDER BY id;
+COMMIT;
+TRUNCATE outbox_event;
+
+-- read-only
+BEGIN READ ONLY;
+SELECT attempt($$SELECT outbox_publish('t', '1')$$);
+SELECT attempt($$SELECT outbox_publish_bytes('t', '', 'a/b')$$);
+SELECT attempt($$INSERT INTO outbox_event (topic, payload) VALUES ('t', '1')$$);
+ROLLBACK;
+
+-- a replication subscriber does not take over its publisher's events
+SET session_replication_role = replica;
+\set QUIET off
+INSERT INTO outbox_event (topic, payload) VALUES ('replicated', '1');
+\set QUIET on
+RESET session_replication_role;
+SELECT count(*) FROM outbox_event;
+
+--
+-- Ids
+--
+
+-- a given id is the caller's idempotency key: published once
+SELECT outbox_publish('once', '1', event_id => '00000000-0000-4000-8000-000000000003');
+SELECT outbox_publish('once', '2', event_id => '00000000-0000-4000-8000-000000000003');
+SELECT outbox_publish_bytes('twice', '', 'a/b', event_id => '00000000-0000-4000-8000-000000000003');
+SELECT topic, payload FROM outbox_event;
+-- bad input is refused even then
+SELECT attempt($$SELECT outbox_publish('', '1', event_id => '00000000-0000-4000-8000-000000000003')$$);
+-- INSERT says that it is there
+SELECT attempt($$INSERT INTO outbox_event (topic, payload, event_id)
+	VALUES ('once', '3', '00000000-0000-4000-8000-000000000003')$$);
+TRUNCATE outbox_event;
+
+-- ids made here are UUIDs of version 7 and the RFC's variant, with the time
+-- of publishing in front, in order, and differ
+SELECT count(outbox_publish('t', to_jsonb(i))) FROM generate_series(1, 1000) i;
+WITH ids AS (
+	SELECT id, replace(event_id::text, '-', '') AS hex, created_at FROM outbox_event)
+SELECT count(DISTINCT hex) AS ids,
+	bool_and(substr(hex, 13, 1) = '7') AS version_7,
+	bool_and(substr(hex, 17, 1) IN ('8', '9', 'a', 'b')) AS variant,
+	bool_and(to_timestamp(('x' || substr(hex, 1, 12))::bit(48)::bigint / 1000.0)
+			 BETWEEN created_at - interval '1 min' AND created_at) AS time
+FROM ids;
+SELECT bool_and(earlier <= substr(event_id::text, 1, 18)) AS in_order
+FROM (SELECT event_id, lag(substr(event_id::text, 1, 18), 1, '') OVER (ORDER BY id) AS earlier
+	  FROM outbox_event) e;
+-- also those of INSERT
+INSERT INTO outbox_event (topic, payload) VALUES ('inserted', '1')
+RETURNING substr(event_id::text, 15, 1);
+TRUNCATE outbox_event;
+
+--
+-- Refused
+--
+
+-- NULL
+SELECT attempt('SELECT outbox_publish(NULL, ''1'')');
+SELECT attempt('SELECT outbox_publish(''t'', NULL)');
+SELECT attempt('SELECT outbox_publish_bytes(NULL, '''', ''a/b'')');
+SELECT attempt('SELECT outbox_publish_bytes(''t'', NULL, ''a/b'')');
+SELECT attempt('SELECT outbox_publish_bytes(''t'', '''', NULL)');
+SELECT attempt('INSERT INTO outbox_event (payload) VALUES (''1'')');
+SELECT attempt('INSERT INTO outbox_event (topic) VALUES (''t'')');
+SELECT attempt('INSERT INTO outbox_event (topic, payload, body, content_type) VALUES (''t'', ''1'', '''', ''a/b'')');
+SELECT attempt('INSERT INTO outbox_event (topic, body) VALUES (''t'', '''')');
+
+-- not JSON
+SELECT attempt($$SELECT outbox_publish('t', '{')$$);
+
+-- lengths are in bytes: none, one too many, one too many of two bytes each
+SELECT attempt($$SELECT outbox_publish('', '1')$$);
+SELECT attempt($$SELECT outbox_publish('t', '1', '')$$);
+SELECT attempt($$SELECT outbox_publish('t', '1', type => '')$$);
+SELECT attempt($$SELECT outbox_publish_bytes('t', '', '')$$);
+SELECT attempt($$SELECT outbox_publish('t', '1', metadata => '{"": "a"}')$$);
+SELECT attempt($$SELECT outbox_publish(repeat('x', 256), '1')$$);
+SELECT attempt($$SELECT outbox_publish(repeat('é', 128), '1')$$);
+SELECT attempt($$SELECT outbox_publish('t', '1', repeat('x', 256))$$);
+SELECT attempt($$SELECT outbox_publish('t', '1', type => repeat('x', 256))$$);
+SELECT attempt($$SELECT outbox_publish_bytes('t', '', 'a/' || repeat('x', 254))$$);
+SELECT attempt($$SELECT outbox_publish('t', '1', metadata => jsonb_build_object(repeat('x', 256), 'a'))$$);
+
+-- control characters: C0, DEL and C1, in whatever goes into a header or a URL
+SELECT c, attempt(format($$SELECT outbox_publish(%L, '1')$$, 'a' || chr(c) || 'b'))
+FROM unnest('{1, 9, 10, 13, 31, 127, 128, 133, 159}'::int[]) c;
+SELECT attempt($$SELECT outbox_publish('t', '1', E'a\nb')$$);
+SELECT attempt($$SELECT outbox_publish('t', '1', type => E'a\rb')$$);
+SELECT attempt($$SELECT outbox_publish_bytes('t', '', E'a/b\r\nx: y')$$);
+SELECT attempt($$SELECT outbox_publish('t', '1', metadata => '{"a\u0007": "b"}')$$);
+SELECT attempt($$SELECT outbox_publish('t', '1', metadata => '{"a": "b\r\nc"}')$$);
+SELECT attempt($$SELECT outbox_publish('t', '1', metadata => '{"a": "\u0085"}')$$);
+
+-- metadata is a flat object of strings
+SELECT m, attempt(format($$SELECT outbox_publish('t', '1', metadata => %L)$$, m))
+FROM unnest(ARRAY['null', '1', '"a"', '[]', '["a"]', '[{"a": "b"}]', '{"a": 1}', '{"a": null}',
+	'{"a": true}', '{"a": ["b"]}', '{"a": {}}', '{"a": {"b": "c"}}', '{"a": "b", "c": 1}']) m;
+SELECT attempt($$SELECT outbox_publish('t', '1', metadata => jsonb_build_object('a', repeat('x', 4080)))$$);
+
+-- a trace context
+SELECT t, attempt(format($$SELECT outbox_publish('t', '1', metadata => jsonb_build_object('traceparent', %L))$$, t))
+FROM unnest(ARRAY['', 'x',
+	'00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0',
+	'00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01',
+	'00_0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01']) t;
+SELECT attempt($$INSERT INTO outbox_event (topic, payload, traceparent) VALUES ('t', '1', 'x')$$);
+
+-- content types
+SELECT c, attempt(format($$SELECT outbox_publish_bytes('t', '', %L)$$, c))
+FROM unnest(ARRAY['text', 'text/', '/plain', '/', 'text plain', ' text/plain', 'a/b/c',
+	'text/plain, a/b', 'text/plain text', '"a"/b', 'a/b; c="é"']) c;
+
+-- times
+SELECT attempt($$SELECT outbox_publish('t', '1', deliver_after => 'infinity')$$);
+SELECT attempt($$SELECT outbox_publish('t', '1', deliver_after => '-infinity')$$);
+SELECT attempt($$SELECT outbox_publish_bytes('t', '', 'a/b', deliver_after => 'infinity')$$);
+SELECT attempt($$INSERT INTO outbox_event (topic, payload, created_at) VALUES ('t', '1', 'infinity')$$);
+
+-- ids that no position of the relay would find
+SELECT attempt($$INSERT INTO outbox_event (id, topic, payload) VALUES (0, 't', '1')$$);
+SELECT attempt($$INSERT INTO outbox_event (id, topic, payload) VALUES (-1, 't', '1')$$);
+
+-- payloads: what counts is the text that is sent
+SET outbox.max_payload_size = 100;
+SELECT attempt($$SELECT outbox_publish('t', to_jsonb(repeat('x', 99)))$$);
+SELECT attempt($$SELECT outbox_publish_bytes('t', convert_to(repeat('x', 101), 'UTF8'), 'a/b')$$);
+SET outbox.max_payload_size = 100000;
+SELECT attempt($$SELECT outbox_publish('t', '1e100000')$$);
+
+-- every way in is refused alike
+SELECT attempt($$INSERT INTO outbox_event (topic, payload) VALUES (E'a\nb', '1')$$);
+COPY outbox_event (topic, payload) FROM stdin;
+good	1
+a\nb	2
+\.
+
+-- nothing of all this was stored
+SELECT count(*) FROM outbox_event;
+
+--
+-- Just accepted
+--
+
+SELECT attempt($$SELECT outbox_publish('t', '1e99999')$$);
+SET outbox.max_payload_size = 100;
+SELECT attempt($$SELECT outbox_publish('t', to_jsonb(repeat('x', 98)))$$);
+SELECT attempt($$SELECT outbox_publish_bytes('t', convert_to(repeat('x', 100), 'UTF8'), 'a/b')$$);
+RESET outbox.max_payload_size;
+SELECT attempt($$SELECT outbox_publish('t', to_jsonb(repeat('x', 1024 * 1024 - 2)))$$);
+SELECT attempt($$SELECT outbox_publish(repeat('x', 255), '1', repeat('y', 255), repeat('z', 255))$$);
+SELECT attempt($$SELECT outbox_publish(repeat('é', 127) || 'x', '1')$$);
+SELECT attempt($$SELECT outbox_publish_bytes('t', '', 'a/' || repeat('x', 253))$$);
+SELECT attempt($$SELECT outbox_publish('t', '1', metadata => jsonb_build_object(repeat('x', 255), 'a'))$$);
+SELECT attempt($$SELECT outbox_publish('t', '1', metadata => jsonb_build_object('a', repeat('x', 4079)))$$);
+SELECT attempt($$SELECT outbox_publish('t', '1', metadata => '{}')$$);
+SELECT attempt($$SELECT outbox_publish('a b/c?d=e#f%00 ' || chr(160) || '日本', '1')$$);
+SELECT c, attempt(format($$SELECT outbox_publish_bytes('t', '', %L)$$, c))
+FROM unnest(ARRAY['application/vnd.acme+xml', 'text/plain;charset=utf-8', 'text/plain ; charset="utf-8"']) c;
+SELECT attempt($$SELECT outbox_publish('t', '1', deliver_after => '1999-01-01')$$);
+SELECT count(*) FROM outbox_event;
+
+-- a trace context moves from the metadata to its column, which goes first
+SELECT outbox_publish('traced', '1',
+	metadata => '{"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "a": "b"}') IS NOT NULL;
+INSERT INTO outbox_event (topic, payload, metadata, traceparent) VALUES
+	('traced', '2', '{"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}',
+	 '00-11111111111111111111111111111111-2222222222222222-00'),
+	('traced', '3', NULL, '00-11111111111111111111111111111111-2222222222222222-00');
+SELECT payload, metadata, traceparent FROM outbox_event WHERE topic = 'traced' ORDER BY id;
+
+DROP FUNCTION attempt(text);
+DROP EXTENSION outbox;
