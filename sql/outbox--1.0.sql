@@ -164,6 +164,30 @@ ALTER TABLE @extschema@.outbox_event ENABLE ALWAYS TRIGGER outbox_event_insert;
 COMMENT ON TRIGGER outbox_event_insert ON @extschema@.outbox_event IS
 'every way in passes here: outbox_publish(), INSERT, COPY, a restored dump';
 
+CREATE FUNCTION @extschema@.outbox_drop_replicated() RETURNS pg_catalog.trigger
+AS 'MODULE_PATHNAME' LANGUAGE C;
+COMMENT ON FUNCTION @extschema@.outbox_drop_replicated() IS
+'In session_replication_role = replica, leaves the row as it is: what another database''s relay has done says nothing about this one''s events.';
+
+CREATE TRIGGER outbox_drop_replicated
+	BEFORE UPDATE OR DELETE ON @extschema@.outbox_event
+	FOR EACH ROW EXECUTE FUNCTION @extschema@.outbox_drop_replicated();
+ALTER TABLE @extschema@.outbox_event ENABLE ALWAYS TRIGGER outbox_drop_replicated;
+CREATE TRIGGER outbox_drop_replicated
+	BEFORE INSERT OR UPDATE OR DELETE ON @extschema@.outbox_delivery
+	FOR EACH ROW EXECUTE FUNCTION @extschema@.outbox_drop_replicated();
+ALTER TABLE @extschema@.outbox_delivery ENABLE ALWAYS TRIGGER outbox_drop_replicated;
+CREATE TRIGGER outbox_drop_replicated
+	BEFORE INSERT OR UPDATE OR DELETE ON @extschema@.outbox_progress
+	FOR EACH ROW EXECUTE FUNCTION @extschema@.outbox_drop_replicated();
+ALTER TABLE @extschema@.outbox_progress ENABLE ALWAYS TRIGGER outbox_drop_replicated;
+COMMENT ON TRIGGER outbox_drop_replicated ON @extschema@.outbox_event IS
+'logical replication must not delete this database''s events';
+COMMENT ON TRIGGER outbox_drop_replicated ON @extschema@.outbox_delivery IS
+'logical replication must not change the state of this database''s events';
+COMMENT ON TRIGGER outbox_drop_replicated ON @extschema@.outbox_progress IS
+'logical replication must not move this database''s position';
+
 CREATE FUNCTION @extschema@.outbox_publish(topic pg_catalog.text,
 	payload pg_catalog.jsonb,
 	key pg_catalog.text DEFAULT NULL,
@@ -404,7 +428,8 @@ REVOKE ALL ON FUNCTION
 	@extschema@.outbox_library(),
 	@extschema@.outbox_relay_status(),
 	@extschema@.outbox_check(),
-	@extschema@.outbox_event_insert()
+	@extschema@.outbox_event_insert(),
+	@extschema@.outbox_drop_replicated()
 FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
 	@extschema@.outbox_library(),

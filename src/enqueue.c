@@ -11,7 +11,8 @@
  *
  * A row that logical replication applies belongs to the publisher of that
  * replication, which delivers it: in session_replication_role = replica the
- * trigger drops it.
+ * trigger drops it.  Another trigger keeps replication from changing or
+ * deleting rows of ours that have the same ids.
  *
  * Errors: bad input is ERRCODE_INVALID_PARAMETER_VALUE with what is allowed
  * in the detail or the hint; the user's transaction fails, nothing is stored.
@@ -68,6 +69,7 @@ enum
 PG_FUNCTION_INFO_V1(outbox_publish);
 PG_FUNCTION_INFO_V1(outbox_publish_bytes);
 PG_FUNCTION_INFO_V1(outbox_event_insert);
+PG_FUNCTION_INFO_V1(outbox_drop_replicated);
 
 static void
 warn_if_not_preloaded(void)
@@ -406,6 +408,28 @@ outbox_event_insert(PG_FUNCTION_ARGS)
 	warn_if_not_preloaded();
 	shmem_wake_relay_at_commit(false);
 	return PointerGetDatum(tuple);
+}
+
+/*
+ * BEFORE trigger of all our tables: what replication wants to do to a row of
+ * another database, which happens to have the id of one of ours, is not done.
+ */
+Datum
+outbox_drop_replicated(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
+		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"outbox_drop_replicated\" is a trigger of the tables of outbox")));
+	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
+		return PointerGetDatum(NULL);
+	if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
+		return PointerGetDatum(trigger->tg_newtuple);
+	return PointerGetDatum(trigger->tg_trigtuple);
 }
 
 /* An argument that may be NULL; 0 stands for that. */

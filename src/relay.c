@@ -93,7 +93,8 @@ relay_start(Relay *relay)
 
 	relay->now = relay_clock();
 	if (!relay_store_ok(relay, store_load_position(&position)) ||
-		!relay_store_ok(relay, store_take_over(guc_minimum_retry_interval)))
+		!relay_store_ok(relay, store_take_over(guc_minimum_retry_interval,
+											   NULL, 0)))
 		return false;
 
 	window = queue_add_window(&relay->queue, position.lo, position.hi);
@@ -255,7 +256,24 @@ wake_backoff(Relay *relay)
 	}
 }
 
-/* Forget the entries that were discarded, or deleted from the table. */
+/* Forget an entry that was discarded, or deleted from the table. */
+static void
+forget_entry(Relay *relay, RelayEntry *entry)
+{
+	if (entry->state == ENTRY_IN_FLIGHT)
+	{
+		publisher_cancel(entry->event->msg.id);
+		relay->exclusive = false;
+	}
+	queue_remove(&relay->queue, entry);
+	if (relay->dirty_since == 0)
+		relay->dirty_since = relay->now;
+}
+
+/*
+ * Compare memory with the table: forget the entries that were given up there,
+ * and take over rows in progress that are not here.
+ */
 static void
 sweep(Relay *relay)
 {
@@ -266,39 +284,28 @@ sweep(Relay *relay)
 
 	relay->sweep_at = relay->now + guc_cleaning_local_queue_expire_interval;
 	foreach(lc, queue_entries(&relay->queue))
-	{
-		RelayEntry *entry = lfirst(lc);
-
-		ids[n++] = entry->event->msg.id;
-	}
+		ids[n++] = ((RelayEntry *) lfirst(lc))->event->msg.id;
+	if (!relay_store_ok(relay, store_take_over(guc_minimum_retry_interval,
+											   ids, n)))
+		return;
+	relay->next_due = DT_NOBEGIN;
 	if (n == 0 || !relay_store_ok(relay, store_find_given_up(ids, n, &gone)))
 		return;
 	foreach(lc, gone)
-	{
-		RelayEntry *entry = queue_find(&relay->queue, *(int64 *) lfirst(lc));
-
-		if (entry->state == ENTRY_IN_FLIGHT)
-		{
-			publisher_cancel(entry->event->msg.id);
-			relay->exclusive = false;
-		}
-		queue_remove(&relay->queue, entry);
-	}
-	if (gone != NIL && relay->dirty_since == 0)
-		relay->dirty_since = relay->now;
+		forget_entry(relay, queue_find(&relay->queue, *(int64 *) lfirst(lc)));
 }
 
-/* Somebody changed exceptions by hand, or the settings that rule them. */
+/*
+ * Somebody changed exceptions by hand, or the settings that rule them.  A
+ * sweep looks at all there is.
+ */
 static void
 recheck(Relay *relay)
 {
-	int			nunblocked;
-
-	if (!relay_store_ok(relay, store_unblock_all(&nunblocked)))
-		return;
 	relay->recheck = false;
-	relay->next_due = DT_NOBEGIN;
 	sweep(relay);
+	if (relay->must_checkpoint)
+		relay->recheck = true;
 }
 
 static bool

@@ -78,11 +78,11 @@ extern StoreResult store_read_window(StoreWindow *window, int limit,
 									 Size max_bytes, List **events);
 
 /* store_delivery.c: exceptions and checkpoints */
-extern StoreResult store_take_over(int minimum_interval_ms);
+extern StoreResult store_take_over(int minimum_interval_ms, const int64 *ids,
+								   int n);
 extern StoreResult store_claim_due(int limit, List **events);
 extern StoreResult store_next_due(TimestampTz *due);
 extern StoreResult store_checkpoint(StoreCheckpoint *checkpoint);
-extern StoreResult store_unblock_all(int *nunblocked);
 extern StoreResult store_find_given_up(const int64 *ids, int n, List **gone);
 
 /* store_prune.c */

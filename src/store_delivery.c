@@ -41,7 +41,7 @@ static const char *const state_names[] = {
 	[DELIVERY_DEAD] = "dead"
 };
 
-/* $1 milliseconds */
+/* $1 milliseconds, $2 ids in memory */
 static Statement take_over = {
 	"UPDATE @s@.outbox_delivery d SET"
 	" state = CASE WHEN d.crashes >= " MAX_CRASHES
@@ -52,8 +52,8 @@ static Statement take_over = {
 	"  ELSE d.last_error END,"
 	" next_attempt_at = CASE WHEN d.crashes < " MAX_CRASHES
 	"  THEN d.updated_at + $1 * interval '1 millisecond' END"
-	" WHERE d.state = 'in_progress'",
-	1, {FLOAT8OID}
+	" WHERE d.state = 'in_progress' AND d.id <> ALL ($2)",
+	2, {FLOAT8OID, INT8ARRAYOID}
 };
 
 /*
@@ -169,28 +169,6 @@ static Statement find_given_up = {
 	1, {INT8ARRAYOID}
 };
 
-static void
-take_over_body(void *arg)
-{
-	Datum		values[1];
-
-	values[0] = Float8GetDatum(*(int *) arg);
-	store_execute(&take_over, values, NULL);
-	values[0] = BoolGetDatum(store_skips_dead());
-	store_execute(&unblock_all, values, NULL);
-}
-
-/*
- * Take over the rows that an earlier relay left in progress: they are due
- * when they have not changed for minimum_interval_ms.  One whose tries have
- * crashed too many relays (they are counted before they are made) is dead.
- */
-StoreResult
-store_take_over(int minimum_interval_ms)
-{
-	return store_transaction(take_over_body, &minimum_interval_ms);
-}
-
 typedef struct ClaimArgs
 {
 	MemoryContext context;
@@ -269,6 +247,40 @@ make_id_array(const int64 *ids, int n)
 		values[i] = Int64GetDatum(ids[i]);
 	return make_array(values, NULL, n, INT8OID, 8, FLOAT8PASSBYVAL,
 					  TYPALIGN_DOUBLE);
+}
+
+typedef struct TakeOverArgs
+{
+	int			minimum_interval_ms;
+	const int64 *ids;
+	int			n;
+} TakeOverArgs;
+
+static void
+take_over_body(void *arg)
+{
+	TakeOverArgs *args = arg;
+	Datum		values[2];
+
+	values[0] = Float8GetDatum(args->minimum_interval_ms);
+	values[1] = make_id_array(args->ids, args->n);
+	store_execute(&take_over, values, NULL);
+	values[0] = BoolGetDatum(store_skips_dead());
+	store_execute(&unblock_all, values, NULL);
+}
+
+/*
+ * Take over the rows in progress that are not in memory (ids): left by an
+ * earlier relay, or restored from a dump.  They are due when they have not
+ * changed for minimum_interval_ms.  One whose tries have crashed too many
+ * relays (they are counted before they are made) is dead.
+ */
+StoreResult
+store_take_over(int minimum_interval_ms, const int64 *ids, int n)
+{
+	TakeOverArgs args = {minimum_interval_ms, ids, n};
+
+	return store_transaction(take_over_body, &args);
 }
 
 /* The parameters of write_deliveries: an array for each column. */
@@ -378,26 +390,6 @@ store_checkpoint(StoreCheckpoint *checkpoint)
 	if (result == STORE_OK && checkpoint->durable)
 		XLogFlush(XactLastCommitEnd);
 	return result;
-}
-
-static void
-unblock_all_body(void *arg)
-{
-	Datum		values[1];
-
-	values[0] = BoolGetDatum(store_skips_dead());
-	*(int *) arg = (int) store_execute(&unblock_all, values, NULL);
-}
-
-/*
- * Let the next blocked event of every key go whose turn it is: after changes
- * by hand, or of outbox.dead_key_policy.
- */
-StoreResult
-store_unblock_all(int *nunblocked)
-{
-	*nunblocked = 0;
-	return store_transaction(unblock_all_body, nunblocked);
 }
 
 typedef struct GivenUpArgs

@@ -42,6 +42,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "mutation.h"
 #include "store_internal.h"
 
 /* $1 lo, $2 hi */
@@ -189,7 +190,8 @@ open_window_body(void *arg)
 	{
 		Datum		hi = DirectFunctionCall1(pg_current_snapshot, (Datum) 0);
 
-		flush_inserted(GetXLogInsertRecPtr());
+		if (!mutation_is("early"))
+			flush_inserted(GetXLogInsertRecPtr());
 		MemoryContextSwitchTo(args->context);
 		window->hi = copy_varlena(hi);
 	}

@@ -1,0 +1,28 @@
+/*-------------------------------------------------------------------------
+ *
+ * mutation.h
+ *		Deliberate mistakes, by which the tests in test/torture are tested.
+ *
+ * Only in a build with -DOUTBOX_MUTATION (make torture-mutants): the variable
+ * OUTBOX_MUTATION in the server's environment names the one that is made.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_MUTATION_H
+#define OUTBOX_MUTATION_H
+
+#ifdef OUTBOX_MUTATION
+
+static inline bool
+mutation_is(const char *name)
+{
+	const char *value = getenv("OUTBOX_MUTATION");
+
+	return value != NULL && strcmp(value, name) == 0;
+}
+
+#else
+#define mutation_is(name)	false
+#endif
+
+#endif							/* OUTBOX_MUTATION_H */
