@@ -379,6 +379,8 @@ open_next_window(Relay *relay)
 		return false;
 	relay->look = false;
 	relay->poll_at = relay->now + guc_poll_interval;
+	if (store_nothing_since(last->store.hi))
+		return false;
 	next = queue_add_window(&relay->queue, last->store.hi, NULL);
 	old = MemoryContextSwitchTo(next->context);
 	result = store_open_window(&next->store);

@@ -73,6 +73,7 @@ extern bool store_lock_database(void);
 
 /* store_window.c: new events */
 extern StoreResult store_load_position(StorePosition *position);
+extern bool store_nothing_since(StoreSnapshot snapshot);
 extern StoreResult store_open_window(StoreWindow *window);
 extern StoreResult store_read_window(StoreWindow *window, int limit,
 									 Size max_bytes, List **events);

@@ -33,6 +33,7 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
 #include "catalog/pg_type.h"
@@ -41,6 +42,7 @@
 #include "utils/datum.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/xid8.h"
 
 #include "mutation.h"
 #include "store_internal.h"
@@ -223,6 +225,24 @@ store_open_window(StoreWindow *window)
 	OpenArgs	args = {CurrentMemoryContext, window};
 
 	return store_transaction(open_window_body, &args);
+}
+
+/*
+ * Has no transaction begun since this snapshot, which saw none running?  Then
+ * there is nothing new, and that is known without a transaction of ours: an
+ * idle server stays idle, however many databases are polled.
+ */
+bool
+store_nothing_since(StoreSnapshot snapshot)
+{
+	Datum		value = PointerGetDatum(snapshot);
+	FullTransactionId xmin,
+				xmax;
+
+	xmin = DatumGetFullTransactionId(DirectFunctionCall1(pg_snapshot_xmin, value));
+	xmax = DatumGetFullTransactionId(DirectFunctionCall1(pg_snapshot_xmax, value));
+	return FullTransactionIdEquals(xmin, xmax) &&
+		FullTransactionIdEquals(xmax, ReadNextFullTransactionId());
 }
 
 typedef struct ReadArgs
