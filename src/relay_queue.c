@@ -148,6 +148,30 @@ queue_position(RelayQueue *queue, StorePosition *position)
 	}
 }
 
+/*
+ * Are there events behind this one, which holds the position, that are settled
+ * and would be sent again if the relay ended here?
+ */
+bool
+queue_has_gone_beyond(RelayQueue *queue, const RelayEntry *entry)
+{
+	RelayWindow *window = entry->window;
+
+	if (!window)
+		return false;
+	if (window->max_gone > entry->event->msg.id)
+		return true;
+	while (dlist_has_next(&queue->windows, &window->node))
+	{
+		window = dlist_container(RelayWindow, node,
+								 dlist_next_node(&queue->windows,
+												 &window->node));
+		if (window->max_gone > 0)
+			return true;
+	}
+	return false;
+}
+
 /* The entry of an event in memory; NULL if it is not there. */
 RelayEntry *
 queue_find(RelayQueue *queue, int64 id)
@@ -246,8 +270,12 @@ queue_admit(RelayQueue *queue, OutboxEvent *event, RelayWindow *window,
 void
 queue_leave_window(RelayEntry *entry)
 {
-	if (entry->window)
-		dlist_delete(&entry->in_window);
+	RelayWindow *window = entry->window;
+
+	if (!window)
+		return;
+	dlist_delete(&entry->in_window);
+	window->max_gone = Max(window->max_gone, entry->event->msg.id);
 	entry->window = NULL;
 }
 

@@ -29,6 +29,7 @@ typedef struct RelayWindow
 	MemoryContext context;		/* of this struct and the snapshots */
 	StoreWindow store;
 	dlist_head	entries;		/* unsettled, in the order of their ids */
+	int64		max_gone;		/* largest id that was settled, or has a row */
 } RelayWindow;
 
 /* The events of one key, in the order of their ids; the first is active. */
@@ -91,6 +92,7 @@ extern RelayWindow *queue_add_window(RelayQueue *queue, StoreSnapshot lo,
 									 StoreSnapshot hi);
 extern RelayWindow *queue_last_window(RelayQueue *queue);
 extern void queue_drop_window(RelayQueue *queue, RelayWindow *window);
+extern bool queue_has_gone_beyond(RelayQueue *queue, const RelayEntry *entry);
 extern void queue_position(RelayQueue *queue, StorePosition *position);
 
 extern bool queue_admit(RelayQueue *queue, OutboxEvent *event,

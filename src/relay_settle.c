@@ -339,13 +339,14 @@ relay_record_try(Relay *relay, RelayEntry *entry)
 }
 
 /*
- * The relay stops: hand every entry back to the persistent tier, due at once,
- * so that the position passes what is settled.  The ones that are ready for
- * their first try, and those behind them, are read again instead.
+ * The relay stops: hand the entries back to the persistent tier, due at once,
+ * so that the position passes what is settled.  Those behind which nothing is
+ * settled, and nothing of their key was tried, are read again instead.
  */
 void
 relay_release(Relay *relay)
 {
+	List	   *kept = NIL;
 	ListCell   *lc;
 
 	foreach(lc, queue_entries(&relay->queue))
@@ -353,8 +354,14 @@ relay_release(Relay *relay)
 		RelayEntry *entry = lfirst(lc);
 		RelayEntry *active = entry->key ? queue_active(entry->key) : entry;
 
-		if (!entry->stored && !active->stored && active->state == ENTRY_READY)
-			continue;
+		if (entry->stored || active->stored || active->state != ENTRY_READY ||
+			queue_has_gone_beyond(&relay->queue, entry))
+			kept = lappend(kept, entry);
+	}
+	foreach(lc, kept)
+	{
+		RelayEntry *entry = lfirst(lc);
+
 		queue_leave_window(entry);
 		if (entry->state == ENTRY_WAITING)
 			relay_add_delivery(relay, entry->event, DELIVERY_BLOCKED,

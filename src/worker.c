@@ -127,7 +127,7 @@ find_extension(void)
 	{
 		ereport(LOG,
 				(errmsg("outbox: database \"%s\" has a relay already",
-						get_database_name(MyDatabaseId))));
+						read_database_name())));
 		proc_exit(1);
 	}
 }
