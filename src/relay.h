@@ -35,6 +35,7 @@ typedef struct Relay
 	int			nsettled;		/* without a row, since the last one */
 	int64		dirty_since;	/* 0: there is nothing to write */
 	bool		must_checkpoint;	/* the store failed: first see if it works */
+	bool		must_flush;		/* the next one takes back a counted crash */
 
 	/* When to do what; monotonic but for next_due. */
 	bool		look;			/* there may be new events */

@@ -6,7 +6,8 @@
  * Exceptions are collected in relay->deliveries and written together with
  * the position, in one transaction: the position may pass an event only with
  * the row that says why it was not published.  Checkpoints are frequent and
- * not flushed; what a crash undoes is sent again.
+ * not flushed; what a crash undoes is sent again.  Only what is written about
+ * the tries after a crash is flushed: it has to tell who caused the next one.
  *
  * When a checkpoint fails (the disk is full, somebody has locked the table),
  * everything stays in memory and is written by the next one.  Until one has
@@ -135,7 +136,7 @@ relay_checkpoint(Relay *relay, bool durable, bool clean)
 	drop_superseded(relay);
 	checkpoint.deliveries = relay->deliveries;
 	checkpoint.ndeliveries = relay->ndeliveries;
-	checkpoint.durable = durable;
+	checkpoint.durable = durable || relay->must_flush;
 	checkpoint.write_position = true;
 	queue_position(&relay->queue, &checkpoint.position);
 	checkpoint.position.clean = clean;
@@ -143,6 +144,7 @@ relay_checkpoint(Relay *relay, bool durable, bool clean)
 		return false;
 
 	relay->must_checkpoint = false;
+	relay->must_flush = false;
 	relay->ndeliveries = 0;
 	relay->nsettled = 0;
 	relay->dirty_since = 0;

@@ -206,6 +206,7 @@ relay_settle(Relay *relay, const OutboxAnswer *answer)
 	if (!entry || entry->state != ENTRY_IN_FLIGHT)
 		return;
 	relay->exclusive = false;
+	relay->must_flush |= entry->recorded;
 	entry->event->crashes = 0;
 	entry->last_status = answer->status;
 	if (answer->outcome != OUTBOX_DELIVERED)
