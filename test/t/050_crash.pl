@@ -1,0 +1,312 @@
+# Promise: no crash and no stop, of the relay, the launcher or the whole server,
+# loses an event or invents one.  What was on its way at that moment is sent
+# again with the same id and the same bytes.  A hanging receiver delays neither
+# a stop nor a start.  An event at which the relay crashes again and again is
+# set aside, and the others go on.
+
+use strict;
+use warnings FATAL => 'all';
+
+use lib 'test/lib';
+use OutboxTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time);
+
+use constant STOP_LIMIT => 2;    # seconds
+
+my $receiver = start_receiver(mode => 'dapr');
+my $node = new_node(
+	'crash',
+	conf => {
+		'outbox.dapr_endpoint' => $receiver->url,
+		'outbox.max_in_flight' => 16,
+		'outbox.poll_interval' => '100ms',
+		'outbox.request_timeout' => '20s',
+		'outbox.local_failed_retry_interval' => '100ms',
+		'outbox.failed_retry_interval' => '200ms',
+		'outbox.minimum_retry_interval' => '100ms',
+		'outbox.breaker_probe_interval' => '100ms',
+	});
+$node->safe_psql('postgres', 'CREATE EXTENSION outbox');
+
+# Publish $n events to $topic in one transaction; their ids.
+sub publish
+{
+	my ($topic, $n) = @_;
+	return split /\n/, $node->safe_psql(
+		'postgres', qq{
+		SELECT outbox_publish('$topic', jsonb_build_object('n', n))
+		FROM generate_series(1, $n) n});
+}
+
+# The server is there and a relay runs, which is not $old; its pid.
+sub wait_relay
+{
+	my ($old) = @_;
+	$old //= 0;
+	return poll_until(
+		sub {
+			my $pid = relay_pid($node, 'postgres');
+			return defined $pid && $pid ne $old ? $pid : 0;
+		},
+		'a relay');
+}
+
+sub wait_in_flight
+{
+	my ($n) = @_;
+	return poll_until(sub { $receiver->stats->{concurrent} >= $n },
+		"$n requests at the receiver");
+}
+
+# Exactly the committed events have been delivered, every copy of one with the
+# same bytes, and none of them oftener than $copies times.
+sub delivered_are
+{
+	my ($ids, $copies, $what) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	my (%bodies, %count);
+	foreach my $entry ($receiver->accepted(fields => [ 'id', 'body' ]))
+	{
+		$bodies{ $entry->{id} }{ $entry->{body} } = 1;
+		$count{ $entry->{id} }++;
+	}
+	is_deeply([ sort keys %count ], [ sort @$ids ],
+		"$what: nothing lost, nothing invented");
+	is_deeply([ grep { keys %{ $bodies{$_} } > 1 } keys %bodies ],
+		[], "$what: every copy of an event has the same bytes");
+	is_deeply([ grep { $count{$_} > $copies } keys %count ],
+		[], "$what: no event is sent more than $copies times");
+	return;
+}
+
+subtest 'the relay is killed in the middle of a batch' => sub {
+	$receiver->faults([ { action => 'pass', delay_response => 0.02 } ]);
+	my $pid = wait_relay();
+	my @ids = publish('batch', 400);
+	poll_until(sub { $receiver->stats->{distinct_ids} >= 50 },
+		'the first deliveries');
+
+	kill 'KILL', $pid;
+	cmp_ok($receiver->stats->{distinct_ids},
+		'<', 400, 'the relay was in the middle');
+	wait_relay($pid);
+	wait_delivered($receiver, \@ids);
+	delivered_are(\@ids, 2, 'after one crash');
+	$receiver->reset;
+};
+
+subtest 'the relay is killed between the taking and the answer' => sub {
+	my $pid = wait_relay();
+	my $file = PostgreSQL::Test::Utils::tempdir() . '/pid';
+	append_to_file($file, "$pid\n");
+	$receiver->faults(
+		[ { action => 'pass', times => 1, kill_pid_from => $file } ]);
+
+	my ($id) = publish('unanswered', 1);
+	wait_relay($pid);
+	poll_until(sub { $receiver->stats->{accepted} >= 2 },
+		'the second delivery');
+	delivered_are([$id], 2, 'after the crash');
+	poll_until(
+		sub { (event_state($node, 'postgres', $id) // '') eq 'published' },
+		'the event to be published');
+	$receiver->reset;
+};
+
+subtest 'the server is killed' => sub {
+	$receiver->faults([ { action => 'pass', delay_response => 0.02 } ]);
+	my $open = $node->background_psql('postgres', on_error_stop => 0);
+	$open->query_safe(
+		q{BEGIN; SELECT outbox_publish('uncommitted', '{}')});
+	my @ids = publish('server', 400);
+	poll_until(sub { $receiver->stats->{distinct_ids} >= 50 },
+		'the first deliveries');
+
+	$node->kill9;
+	restart_after_kill9($node);
+	wait_delivered($receiver, \@ids);
+	$open->{run}->kill_kill;
+
+	delivered_are(\@ids, 2, 'after the crash of the server');
+	is( $node->safe_psql(
+			'postgres',
+			q{SELECT count(*) FROM outbox_events WHERE topic = 'uncommitted'}
+		),
+		0,
+		'an open transaction leaves nothing');
+	$receiver->reset;
+};
+
+subtest 'a hanging receiver does not delay a stop' => sub {
+	$receiver->faults([ { action => 'hang' } ]);
+	my @ids = publish('stop', 20);
+	foreach my $mode ('smart', 'fast', 'immediate')
+	{
+		wait_in_flight(16);
+
+		my $start = time();
+		$node->stop($mode);
+		cmp_ok(time() - $start, '<=', STOP_LIMIT, "$mode stop is quick");
+		$start = time();
+		$node->start;
+		cmp_ok(time() - $start, '<=', STOP_LIMIT,
+			"start after a $mode stop is quick");
+	}
+	$receiver->faults([]);
+	wait_delivered($receiver, \@ids);
+	delivered_are(\@ids, 1, 'after three stops');
+	$receiver->reset;
+};
+
+subtest 'a restart in order sends nothing twice' => sub {
+	my @ids = publish('restart', 200);
+	wait_delivered($receiver, \@ids);
+	$node->restart;
+	push @ids, publish('restart', 1);
+	wait_delivered($receiver, \@ids);
+	delivered_are(\@ids, 1, 'after a restart');
+
+	my $pid = wait_relay();
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
+	wait_relay($pid);
+	push @ids, publish('restart', 1);
+	wait_delivered($receiver, \@ids);
+	delivered_are(\@ids, 1, 'after a restart of the relay');
+	$receiver->reset;
+};
+
+subtest 'a relay that was terminated comes back, in the middle of a batch' =>
+  sub {
+	$receiver->faults([ { action => 'pass', delay_response => 0.02 } ]);
+	my $pid = wait_relay();
+	my @ids = publish('terminate', 400);
+	poll_until(sub { $receiver->stats->{distinct_ids} >= 50 },
+		'the first deliveries');
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
+	wait_relay($pid);
+	wait_delivered($receiver, \@ids);
+	delivered_are(\@ids, 2, 'after pg_terminate_backend');
+	cmp_ok($receiver->stats->{accepted}, '<=', 400 + 16,
+		'only what was in flight is sent twice');
+	$receiver->reset;
+  };
+
+subtest 'a hanging receiver does not keep a relay from leaving' => sub {
+	$receiver->faults([ { action => 'hang' } ]);
+	my $pid = wait_relay();
+	my ($id) = publish('terminate', 1);
+	wait_in_flight(1);
+
+	my $start = time();
+	is( $node->safe_psql('postgres',
+			"SELECT pg_terminate_backend($pid, 5000)"),
+		't',
+		'the relay is gone');
+	cmp_ok(time() - $start, '<=', 1, 'within a second');
+	$receiver->faults([]);
+	wait_delivered($receiver, [$id]);
+	delivered_are([$id], 1, 'after pg_terminate_backend');
+	$receiver->reset;
+};
+
+subtest 'a launcher that was terminated comes back' => sub {
+	my $relay = wait_relay();
+	my $launcher = launcher_pid($node);
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend($launcher)");
+	my $new = poll_until(
+		sub {
+			my $pid = launcher_pid($node);
+			return defined $pid && $pid ne $launcher ? $pid : 0;
+		},
+		'another launcher');
+	is(relay_pid($node, 'postgres'), $relay, 'the relay went on');
+
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend($relay)");
+	wait_relay($relay);
+	is(launcher_pid($node), $new, 'the new launcher started a relay');
+};
+
+subtest 'pg_cancel_backend harms nothing' => sub {
+	my $relay = wait_relay();
+	$receiver->faults([ { action => 'pass', delay_response => 0.02 } ]);
+	my @ids = publish('cancel', 200);
+	foreach my $n (1 .. 5)
+	{
+		wait_delivered($receiver, 20 * $n);
+		$node->safe_psql('postgres', "SELECT pg_cancel_backend($relay)");
+	}
+	$node->safe_psql('postgres',
+		'SELECT pg_cancel_backend(' . launcher_pid($node) . ')');
+	wait_delivered($receiver, \@ids);
+	is(relay_pid($node, 'postgres'), $relay, 'the relay is the same');
+	delivered_are(\@ids, 1, 'with five cancels');
+	ok(poll_until(sub { launcher_pid($node) }, 'a launcher'),
+		'a launcher is there');
+	$receiver->reset;
+};
+
+subtest 'crashes of the server are not the fault of an event that waits' => sub {
+	$receiver->state(listening => 0);
+	my ($id) = publish('wait', 1);
+	foreach my $n (1 .. 3)
+	{
+		poll_until(
+			sub { event_state($node, 'postgres', $id) eq 'in_progress' },
+			'the event to wait in the memory of the relay');
+		$node->stop('immediate');
+		$node->start;
+	}
+	$receiver->state(listening => 1);
+	wait_delivered($receiver, [$id]);
+	is(event_state($node, 'postgres', $id) eq 'dead',
+		'', 'it is not dead after three crashes');
+	$receiver->reset;
+};
+
+subtest 'an event at which the relay crashes three times is set aside' => sub {
+	$receiver->faults(
+		[ { match => { topic => 'poison' }, action => 'hang' } ]);
+	my @good = publish('good', 5);
+	my ($poison) = publish('poison', 1);
+	push @good, publish('good', 5);
+
+	foreach my $n (1 .. 3)
+	{
+		poll_until(sub { $receiver->faults->[0]{fired} >= $n },
+			"try $n of the poisonous event");
+		my $pid = wait_relay();
+		kill 'KILL', $pid;
+		wait_relay($pid);
+	}
+	poll_until(
+		sub { (event_state($node, 'postgres', $poison) // '') eq 'dead' },
+		'the poisonous event to be dead');
+	is( $node->safe_psql(
+			'postgres',
+			qq{SELECT last_error FROM outbox_events WHERE event_id = '$poison'}
+		),
+		'the relay crashed 3 times with this event in flight',
+		'the reason is shown');
+
+	push @good, publish('good', 5);
+	wait_delivered($receiver, \@good);
+	is_deeply(
+		[   $node->safe_psql(
+				'postgres', q{
+				SELECT DISTINCT state FROM outbox_events WHERE topic = 'good'})
+		],
+		['published'],
+		'the others are published');
+	is($receiver->faults->[0]{fired}, 3, 'it is not sent again');
+
+	$receiver->faults([]);
+	$node->safe_psql('postgres', "SELECT outbox_retry('$poison')");
+	wait_delivered($receiver, [ @good, $poison ]);
+	delivered_are([ @good, $poison ], 4, 'after three crashes');
+};
+
+$node->stop;
+done_testing();

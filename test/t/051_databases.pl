@@ -1,0 +1,382 @@
+# Promise: every database that has the extension has a relay of its own, and
+# just one.  Commands on whole databases and DROP EXTENSION work at once
+# although a relay is connected, and are followed by relays where they belong.
+# What keeps a relay from running is told by outbox_check().
+
+use strict;
+use warnings FATAL => 'all';
+
+use lib 'test/lib';
+use OutboxTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time);
+
+use constant COMMAND_LIMIT => 2;    # seconds
+
+my $receiver = start_receiver(mode => 'dapr');
+my %conf = (
+	'outbox.dapr_endpoint' => $receiver->url,
+	'outbox.poll_interval' => '100ms',
+	'outbox.local_failed_retry_interval' => '100ms',
+	'outbox.breaker_probe_interval' => '100ms');
+my $node = new_node('databases', conf => \%conf);
+
+# Publish an event in a database; its id.
+sub publish
+{
+	my ($db, $topic, $schema) = @_;
+	$schema //= 'public';
+	return $node->safe_psql($db,
+		qq{SELECT "$schema".outbox_publish('$topic', '{}')});
+}
+
+# A relay runs for the database, which is not $old; its pid.
+sub wait_relay
+{
+	my ($db, $old) = @_;
+	$old //= 0;
+	return poll_until(
+		sub {
+			my $pid = relay_pid($node, $db);
+			return defined $pid && $pid ne $old ? $pid : 0;
+		},
+		"a relay of database $db");
+}
+
+sub relay_count
+{
+	return $node->safe_psql('postgres',
+		q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'outbox relay'}
+	);
+}
+
+# Run a command, which has to be done at once.
+sub quick
+{
+	my ($sql) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	my $start = time();
+	my ($status, undef, $stderr) = $node->psql('postgres', $sql);
+	is($stderr, '', "$sql: no complaint");
+	cmp_ok(time() - $start, '<=', COMMAND_LIMIT, "$sql: at once");
+	return;
+}
+
+# What outbox_check() says of one subject: "ok|detail"
+sub check
+{
+	my ($on, $db, $subject) = @_;
+	return $on->safe_psql($db,
+		qq{SELECT ok, detail FROM outbox_check() WHERE "check" = '$subject'});
+}
+
+# The log from $offset on, once it has what $pattern matches.
+sub wait_log
+{
+	my ($on, $pattern, $offset) = @_;
+	poll_until(sub { slurp_file($on->logfile, $offset) =~ $pattern },
+		"$pattern in the log");
+	return slurp_file($on->logfile, $offset);
+}
+
+subtest 'two databases have a relay each' => sub {
+	foreach my $db ('one', 'two')
+	{
+		$node->safe_psql('postgres', "CREATE DATABASE $db");
+		$node->safe_psql($db, 'CREATE EXTENSION outbox');
+	}
+	my %relay = map { $_ => wait_relay($_) } 'one', 'two';
+	isnt($relay{one}, $relay{two}, 'they are different processes');
+
+	my %id = map { $_ => publish($_, "to.$_") } 'one', 'two';
+	wait_delivered($receiver, [ values %id ]);
+	is_deeply(
+		{ map { $_->{topic} => [ $_->{id}, $_->{source} ] } $receiver->accepted },
+		{   'to.one' => [ $id{one}, '/databases/one' ],
+			'to.two' => [ $id{two}, '/databases/two' ]
+		},
+		'each has sent its own event with its own source');
+	is( $node->safe_psql(
+			'one',
+			'SELECT datname, pid FROM outbox_relays ORDER BY datname'),
+		"one|$relay{one}\ntwo|$relay{two}",
+		'outbox_relays shows both');
+
+	kill 'STOP', $relay{one};
+	my $id = publish('two', 'beside');
+	wait_delivered($receiver, [$id]);
+	pass('a relay that stands still does not stop the other one');
+	kill 'CONT', $relay{one};
+};
+
+subtest 'a schema whose name needs quotes' => sub {
+	my $schema = 'Out.Box; %s @s@';
+	$node->safe_psql('postgres', 'CREATE DATABASE quoted');
+	$node->safe_psql('quoted',
+		qq{CREATE SCHEMA "$schema"; CREATE EXTENSION outbox SCHEMA "$schema"});
+	my $id = publish('quoted', 'quoted', $schema);
+	wait_delivered($receiver, [$id]);
+	poll_until(
+		sub {
+			$node->safe_psql('quoted',
+				qq{SELECT state FROM "$schema".outbox_events}) eq 'published';
+		},
+		'the event to be published');
+	is( $node->safe_psql('quoted',
+			qq{SELECT string_agg(DISTINCT ok::text, ',') FROM "$schema".outbox_check()}
+		),
+		'true',
+		'outbox_check() finds nothing');
+	quick('DROP DATABASE quoted');
+};
+
+subtest 'CREATE DATABASE TEMPLATE' => sub {
+	my $pid = wait_relay('one');
+	quick('CREATE DATABASE copy TEMPLATE one');
+	my %id = (one => publish('one', 'source'), copy => publish('copy', 'copy'));
+	wait_delivered($receiver, [ values %id ]);
+	isnt(wait_relay('one', $pid), wait_relay('copy'),
+		'source and copy have a relay each');
+	is( $node->safe_psql(
+			'copy',
+			q{SELECT string_agg(topic, ',' ORDER BY topic) FROM outbox_events}
+		),
+		'copy,to.one',
+		'the copy has its own events and those from before');
+	is(scalar($receiver->accepted(topic => 'to.one')),
+		1, 'what was published before is not sent again by the copy');
+};
+
+subtest 'ALTER DATABASE RENAME' => sub {
+	wait_relay('copy');
+	quick('ALTER DATABASE copy RENAME TO renamed');
+	my $id = publish('renamed', 'renamed');
+	wait_delivered($receiver, [$id]);
+	is_deeply([ map { $_->{source} } $receiver->accepted(id => $id) ],
+		['/databases/renamed'], 'the source has the new name');
+	is(relay_pid($node, 'copy'), undef, 'no relay has the old name');
+};
+
+subtest 'ALTER DATABASE SET TABLESPACE' => sub {
+	my $dir = PostgreSQL::Test::Utils::tempdir();
+	$node->safe_psql('postgres', "CREATE TABLESPACE other LOCATION '$dir'");
+	wait_relay('renamed');
+	quick('ALTER DATABASE renamed SET TABLESPACE other');
+	my $id = publish('renamed', 'moved');
+	wait_delivered($receiver, [$id]);
+	pass('the relay is back');
+};
+
+subtest 'a command that is refused lets the relay come back' => sub {
+	my $pid = wait_relay('renamed');
+	my ($status, undef, $stderr) = $node->psql('postgres',
+		'ALTER DATABASE renamed RENAME TO one');
+	like($stderr, qr/database "one" already exists/, 'refused');
+	my $id = publish('renamed', 'refused');
+	wait_delivered($receiver, [$id]);
+
+	$node->safe_psql('postgres', 'CREATE ROLE stranger CREATEDB LOGIN');
+	$pid = wait_relay('renamed');
+	(undef, undef, $stderr) = $node->psql(
+		'postgres',
+		'DROP DATABASE renamed',
+		extra_params => [ '-U', 'stranger' ]);
+	like($stderr, qr/must be owner of database renamed/,
+		'a stranger is refused');
+	is(relay_pid($node, 'renamed'), $pid, 'and does not disturb the relay');
+};
+
+subtest 'DROP DATABASE' => sub {
+	my $before = relay_count();
+	my $pid = wait_relay('renamed');
+	my $offset = -s $node->logfile;
+	quick('DROP DATABASE renamed');
+	is(relay_count(), $before - 1, 'its relay is gone');
+	is( $node->safe_psql('one', 'SELECT count(*) FROM outbox_relays'),
+		2, 'outbox_relays forgets it');
+
+	# The launcher has looked at the databases again when this is delivered.
+	$node->safe_psql('postgres', 'CREATE DATABASE later TEMPLATE two');
+	wait_delivered($receiver, [ publish('later', 'later') ]);
+	unlike(slurp_file($node->logfile, $offset),
+		qr/FATAL|ERROR/, 'nobody misses it in the log');
+	quick('DROP DATABASE later');
+};
+
+subtest 'DROP EXTENSION ends the relay quietly, CREATE EXTENSION starts one' =>
+  sub {
+	$receiver->faults([ { action => 'pass', delay_response => 0.01 } ]);
+	my $pid = wait_relay('two');
+	my $offset = -s $node->logfile;
+	$node->safe_psql('two',
+		q{SELECT outbox_publish('dropped', '{}') FROM generate_series(1, 2000)}
+	);
+	poll_until(sub { $receiver->accepted(topic => 'dropped') >= 50 },
+		'the relay to be in the middle of it');
+
+	my $start = time();
+	$node->safe_psql('two', 'DROP EXTENSION outbox');
+	cmp_ok(time() - $start, '<=', COMMAND_LIMIT, 'DROP EXTENSION: at once');
+	poll_until(sub { !defined relay_pid($node, 'two') }, 'the relay to end');
+	poll_until(
+		sub {
+			$node->safe_psql('one',
+				q{SELECT count(*) FROM outbox_relays WHERE datname = 'two'}) == 0;
+		},
+		'the database to be forgotten');
+	unlike(slurp_file($node->logfile, $offset),
+		qr/ERROR|FATAL|PANIC/, 'the log has no error');
+
+	$receiver->faults([]);
+	$node->safe_psql('two', 'CREATE EXTENSION outbox');
+	$start = time();
+	my $id = publish('two', 'again');
+	wait_delivered($receiver, [$id]);
+	cmp_ok(time() - $start, '<=', COMMAND_LIMIT, 'the new relay is there soon');
+	is(event_state($node, 'two', $id) ? 1 : 0, 1, 'the new tables are used');
+  };
+
+subtest 'an extension of another version' => sub {
+	my $pid = wait_relay('two');
+	my $offset = -s $node->logfile;
+	$node->safe_psql('two',
+		q{UPDATE pg_extension SET extversion = '0.9' WHERE extname = 'outbox'});
+	my $id = publish('two', 'version');
+	poll_until(
+		sub {
+			$node->safe_psql('two',
+				q{SELECT state, last_error FROM outbox_relays WHERE datname = 'two'}
+			) =~ /^stopped\|library is version 1\.0, extension is version 0\.9$/;
+		},
+		'the relay to stop');
+	like(check($node, 'two', 'versions match'),
+		qr/^f\|library 1\.0, SQL 0\.9; run ALTER EXTENSION/,
+		'outbox_check() tells what to do');
+	like(check($node, 'two', 'relay alive'), qr/^f\|/, 'and that nothing runs');
+
+	my $log = wait_log($node, qr/the relay of database "two" idles/, $offset);
+	my $relay = wait_relay('two');
+	$node->safe_psql('one', 'SELECT pg_reload_conf()');
+	wait_delivered($receiver, [ publish('one', 'meanwhile') ]);
+	is(relay_pid($node, 'two'), $relay, 'the process idles');
+	is(scalar($receiver->accepted(id => $id)), 0, 'nothing is sent');
+
+	$node->safe_psql('two',
+		q{UPDATE pg_extension SET extversion = '1.0' WHERE extname = 'outbox'});
+	wait_delivered($receiver, [$id]);
+	$log = slurp_file($node->logfile, $offset);
+	is(() = $log =~ /the relay of database "two" idles/g,
+		1, 'the log has one line');
+	unlike($log, qr/ERROR|FATAL/, 'and no error');
+};
+
+subtest 'two relays never serve one database' => sub {
+	# The lock that the relay of "one" holds, taken by somebody else.
+	$node->safe_psql('one', q{
+		CREATE FUNCTION hold_lock(classid oid, objid oid, objsubid int2)
+		RETURNS void LANGUAGE c AS 'outbox_test_publisher'});
+	my $pid = wait_relay('one');
+	my $lock;
+	poll_until(
+		sub {
+			$lock = $node->safe_psql('one',
+				qq{SELECT classid, objid, objsubid FROM pg_locks
+				   WHERE locktype = 'advisory' AND pid = $pid});
+		},
+		'the lock of the relay');
+	$lock =~ tr/|/,/;
+	my $rival = $node->background_psql('one');
+	my $offset = -s $node->logfile;
+	$rival->query_safe("SELECT pg_terminate_backend($pid)");
+	$rival->query_safe("SELECT hold_lock($lock\::int2)");
+	wait_log($node, qr/database "one" has a relay already/, $offset);
+	my $id = publish('one', 'rival');
+	wait_log($node, qr/(database "one" has a relay already.*){2}/s, $offset);
+	is(scalar($receiver->accepted(id => $id)), 0, 'the second relay is idle');
+
+	$rival->quit;
+	wait_delivered($receiver, [$id]);
+	pass('it takes over when the first one has gone');
+};
+
+$node->stop;
+
+subtest 'no worker process is free' => sub {
+	my $full = new_node(
+		'full',
+		conf => { %conf, max_worker_processes => 3 });
+	$full->safe_psql('postgres', 'CREATE DATABASE one; CREATE DATABASE two');
+	$full->safe_psql('one', 'CREATE EXTENSION outbox');
+	poll_until(sub { relay_pid($full, 'one') }, 'the first relay');
+	$full->safe_psql('two', 'CREATE EXTENSION outbox');
+	my $id =
+	  $full->safe_psql('two', q{SELECT outbox_publish('full', '{}')});
+	poll_until(
+		sub {
+			check($full, 'two', 'relay alive') eq
+			  'f|not running: no free worker process: raise max_worker_processes';
+		},
+		'outbox_check() to tell why');
+
+	$full->safe_psql('one', 'DROP EXTENSION outbox');
+	wait_delivered($receiver, [$id]);
+	like(check($full, 'two', 'relay alive'),
+		qr/^t\|pid \d+/, 'as soon as there is one, the relay runs');
+	$full->stop;
+};
+
+subtest 'outbox.max_databases' => sub {
+	my $few = new_node('few', conf => { %conf, 'outbox.max_databases' => 1 });
+	$few->safe_psql('postgres', 'CREATE EXTENSION outbox');
+	wait_delivered($receiver,
+		[ $few->safe_psql('postgres', q{SELECT outbox_publish('few', '{}')}) ]);
+
+	my $offset = -s $few->logfile;
+	$few->safe_psql('postgres', 'CREATE DATABASE more');
+	$few->safe_psql('more', 'CREATE EXTENSION outbox');
+	$few->safe_psql('more', q{SELECT outbox_publish('more', '{}')});
+	wait_log($few, qr/Raise outbox\.max_databases/, $offset);
+	like(check($few, 'more', 'relay alive'), qr/^f\|/,
+		'outbox_check() says that no relay runs');
+	like(check($few, 'postgres', 'relay alive'),
+		qr/^t\|/, 'the first database keeps its relay');
+
+	my ($status, undef, $stderr) =
+	  $few->psql('postgres', 'SET outbox.max_databases = 2');
+	like($stderr, qr/cannot be changed without restarting/,
+		'it needs a restart');
+	reload($few, 'outbox.max_databases' => 2);
+	$few->restart;
+	poll_until(sub { relay_pid($few, 'more') }, 'the second relay');
+	$few->stop;
+};
+
+subtest 'without shared_preload_libraries' => sub {
+	my $plain = new_node('plain', conf => \%conf);
+	$plain->safe_psql('postgres', 'CREATE EXTENSION outbox');
+	reload($plain, shared_preload_libraries => '');
+	$plain->restart;
+
+	my ($status, $ids, $stderr) = $plain->psql('postgres',
+		q{SELECT outbox_publish('plain', '{}'); SELECT outbox_publish('plain', '{}')}
+	);
+	is($status, 0, 'events are stored');
+	is(() = $stderr =~ /WARNING:  events are stored but not delivered/g,
+		1, 'with one warning a session');
+	like($stderr, qr/HINT:  Add outbox to shared_preload_libraries/,
+		'that says what to do');
+	is(check($plain, 'postgres', 'library preloaded'),
+		'f|add outbox to shared_preload_libraries and restart the server',
+		'so does outbox_check()');
+	like(check($plain, 'postgres', 'relay alive'), qr/^f\|/, 'no relay');
+
+	reload($plain, shared_preload_libraries => 'outbox');
+	$plain->restart;
+	wait_delivered($receiver, [ split /\n/, $ids ]);
+	pass('they are delivered as soon as it is preloaded');
+	$plain->stop;
+};
+
+done_testing();
