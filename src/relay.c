@@ -88,8 +88,6 @@ relay_start(Relay *relay)
 {
 	StorePosition position;
 	RelayWindow *window;
-	MemoryContext old;
-	StoreResult result;
 
 	relay->now = relay_clock();
 	if (!relay_store_ok(relay, store_load_position(&position)) ||
@@ -99,16 +97,12 @@ relay_start(Relay *relay)
 
 	window = queue_add_window(&relay->queue, position.lo, position.hi);
 	window->store.cursor = position.last_id;
-	old = MemoryContextSwitchTo(window->context);
-	result = store_open_window(&window->store);
-	MemoryContextSwitchTo(old);
 	if (!position.clean)
 	{
 		relay->careful = guc_batch_size + guc_max_in_flight;
 		relay->careful_max_id = position.max_id;
 	}
-	if (!relay_store_ok(relay, result) ||
-		!relay_checkpoint(relay, true, false))
+	if (!relay_checkpoint(relay, true, false))
 	{
 		queue_drop_window(&relay->queue, window);
 		return false;
@@ -366,41 +360,33 @@ claim_due(Relay *relay)
 	list_free(events);
 }
 
-/* Go on to the next window, if there may be something in it. */
-static bool
-open_next_window(Relay *relay)
+/*
+ * The window to read from, which is a new one if the last is exhausted and
+ * there may be something in it.  NULL: there is nothing to read.
+ */
+static RelayWindow *
+window_to_read(Relay *relay)
 {
 	RelayWindow *last = queue_last_window(&relay->queue);
-	RelayWindow *next;
-	MemoryContext old;
-	StoreResult result;
 
+	if (!last->store.exhausted)
+		return last;
 	if (!relay->look)
-		return false;
+		return NULL;
 	relay->look = false;
 	relay->poll_at = relay->now + guc_poll_interval;
 	if (store_nothing_since(last->store.hi))
-		return false;
-	next = queue_add_window(&relay->queue, last->store.hi, NULL);
-	old = MemoryContextSwitchTo(next->context);
-	result = store_open_window(&next->store);
-	MemoryContextSwitchTo(old);
-	if (!relay_store_ok(relay, result))
-	{
-		queue_drop_window(&relay->queue, next);
-		relay->look = true;
-		return false;
-	}
-	if (dlist_is_empty(&last->entries))
-		queue_drop_window(&relay->queue, last);
-	return !next->store.exhausted;
+		return NULL;
+	return queue_add_window(&relay->queue, last->store.hi, NULL);
 }
 
 /* New events, while there are few to be sent and there is room for more. */
 static void
 read_new(Relay *relay)
 {
-	RelayWindow *window = queue_last_window(&relay->queue);
+	RelayQueue *queue = &relay->queue;
+	RelayWindow *last = queue_last_window(queue);
+	RelayWindow *window;
 	List	   *events = NIL;
 	ListCell   *lc;
 
@@ -409,20 +395,23 @@ read_new(Relay *relay)
 		relay->look = true;
 		relay->poll_at = relay->now + guc_poll_interval;
 	}
-	if (!wants_events(relay))
+	if (!wants_events(relay) || !(window = window_to_read(relay)))
 		return;
-	if (window->store.exhausted)
-	{
-		if (!open_next_window(relay))
-			return;
-		window = queue_last_window(&relay->queue);
-	}
-	MemoryContextSwitchTo(relay->queue.context);
+
+	MemoryContextSwitchTo(queue->context);
 	if (!relay_store_ok(relay,
-						store_read_window(&window->store, guc_batch_size,
-										  (Size) guc_relay_memory * 1024 - relay->queue.bytes,
+						store_read_window(&window->store, window->context,
+										  guc_batch_size,
+										  (Size) guc_relay_memory * 1024 - queue->bytes,
 										  &events)))
+	{
+		if (window != last)
+			queue_drop_window(queue, window);
+		relay->look = true;
 		return;
+	}
+	if (window != last && dlist_is_empty(&last->entries))
+		queue_drop_window(queue, last);
 	foreach(lc, events)
 		relay_admit(relay, lfirst(lc), window);
 	list_free(events);

@@ -41,6 +41,7 @@ typedef struct StoreWindow
 	int64		min_id;			/* ids of the transactions from xmax(lo) on */
 	int64		max_id;			/* less than min_id: there are none */
 	struct varlena *late;		/* xid8[]: transactions that "lo" saw running */
+	bool		opened;			/* hi, min_id, max_id and late are set */
 	bool		exhausted;		/* everything has been read */
 } StoreWindow;
 
@@ -74,8 +75,8 @@ extern bool store_lock_database(void);
 /* store_window.c: new events */
 extern StoreResult store_load_position(StorePosition *position);
 extern bool store_nothing_since(StoreSnapshot snapshot);
-extern StoreResult store_open_window(StoreWindow *window);
-extern StoreResult store_read_window(StoreWindow *window, int limit,
+extern StoreResult store_read_window(StoreWindow *window,
+									 MemoryContext window_context, int limit,
 									 Size max_bytes, List **events);
 
 /* store_delivery.c: exceptions and checkpoints */

@@ -171,22 +171,19 @@ flush_inserted(XLogRecPtr lsn)
 	XLogFlush(lsn);
 }
 
-typedef struct OpenArgs
-{
-	MemoryContext context;
-	StoreWindow *window;
-} OpenArgs;
-
+/*
+ * Open the window from window->lo to a snapshot taken now, or, if window->hi
+ * is set (a position from the table), up to that.
+ */
 static void
-open_window_body(void *arg)
+open_window_now(StoreWindow *window, MemoryContext context)
 {
-	OpenArgs   *args = arg;
-	StoreWindow *window = args->window;
 	Datum		values[2];
 	Datum		late;
 	bool		no_range,
 				no_late,
 				isnull;
+	MemoryContext old;
 
 	if (!window->hi)
 	{
@@ -194,8 +191,9 @@ open_window_body(void *arg)
 
 		if (!mutation_is("early"))
 			flush_inserted(GetXLogInsertRecPtr());
-		MemoryContextSwitchTo(args->context);
+		old = MemoryContextSwitchTo(context);
 		window->hi = copy_varlena(hi);
+		MemoryContextSwitchTo(old);
 	}
 	values[0] = PointerGetDatum(window->lo);
 	values[1] = PointerGetDatum(window->hi);
@@ -209,22 +207,11 @@ open_window_body(void *arg)
 		window->max_id = 0;
 	}
 	late = store_result(0, 3, &no_late);
-	MemoryContextSwitchTo(args->context);
+	old = MemoryContextSwitchTo(context);
 	window->late = no_late ? NULL : copy_varlena(late);
+	MemoryContextSwitchTo(old);
 	window->exhausted = no_range && no_late;
-}
-
-/*
- * Open the window from window->lo to a snapshot taken now, or, if window->hi
- * is set (a position from the table), up to that.  window->cursor is the
- * caller's; the rest is set here, in the current memory context.
- */
-StoreResult
-store_open_window(StoreWindow *window)
-{
-	OpenArgs	args = {CurrentMemoryContext, window};
-
-	return store_transaction(open_window_body, &args);
+	window->opened = true;
 }
 
 /*
@@ -247,7 +234,8 @@ store_nothing_since(StoreSnapshot snapshot)
 
 typedef struct ReadArgs
 {
-	MemoryContext context;
+	MemoryContext context;		/* of the events */
+	MemoryContext window_context;
 	StoreWindow *window;
 	int			limit;
 	Size		max_bytes;
@@ -260,10 +248,16 @@ read_window_body(void *arg)
 {
 	ReadArgs   *args = arg;
 	StoreWindow *window = args->window;
-	MemoryContext old = MemoryContextSwitchTo(args->context);
-	DestReceiver *dest = store_event_receiver(&args->events, args->max_bytes);
+	MemoryContext old;
+	DestReceiver *dest;
 	Datum		values[8];
 
+	if (!window->opened)
+		open_window_now(window, args->window_context);
+	if (window->exhausted)
+		return;
+	old = MemoryContextSwitchTo(args->context);
+	dest = store_event_receiver(&args->events, args->max_bytes);
 	MemoryContextSwitchTo(old);
 	values[0] = Int64GetDatum(Max(window->cursor, window->min_id - 1));
 	values[1] = Int64GetDatum(window->max_id);
@@ -280,17 +274,21 @@ read_window_body(void *arg)
 /*
  * The next events of the window, at most "limit" and not many more than
  * "max_bytes", in the order of their ids, appended to *events in the current
- * memory context.
+ * memory context.  The first call opens the window; what it sets there is in
+ * "window_context".  On failure the window is as before.
  */
 StoreResult
-store_read_window(StoreWindow *window, int limit, Size max_bytes,
-				  List **events)
+store_read_window(StoreWindow *window, MemoryContext window_context,
+				  int limit, Size max_bytes, List **events)
 {
-	ReadArgs	args = {CurrentMemoryContext, window, limit, max_bytes, NIL};
+	StoreWindow before = *window;
+	ReadArgs	args = {CurrentMemoryContext, window_context, window, limit,
+	max_bytes, NIL};
 	StoreResult result = store_transaction(read_window_body, &args);
 
 	if (result != STORE_OK)
 	{
+		*window = before;
 		list_free_deep(args.events);
 		return result;
 	}

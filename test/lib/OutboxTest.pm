@@ -83,6 +83,8 @@ sub new_node
 		# Cluster.pm turns it off; a crash of the relay is what we test.
 		restart_after_crash => 'on',
 		max_prepared_transactions => 10,
+		# A request an event, unless the test is about batches.
+		'outbox.dapr_bulk' => 'off',
 		%{ $opts{conf} // {} });
 
 	my $node = PostgreSQL::Test::Cluster->new($name);

@@ -35,6 +35,7 @@ my $receiver = start_receiver(mode => 'dapr');
 my $node = new_node(
 	'bulk',
 	conf => {
+		'outbox.dapr_bulk' => 'auto',
 		'outbox.dapr_endpoint' => $receiver->url,
 		'outbox.poll_interval' => '100ms',
 		'outbox.request_timeout' => '1s',
