@@ -1,0 +1,360 @@
+"""The checker: from what was committed and what was received to numbers.
+
+It reads no clock and asks no server: everything that it judges is in a Run, so that it can itself
+be tested with planted errors (checker_test.py).
+
+Which duplicate has a reason?  A copy of an event that was accepted before has one if the answer to
+the former copy was spoilt (the receiver's log names the fault rule), or if between the two the
+relay lost its memory, or its connections broke.  Anything else is the relay's own doing.
+"""
+
+import base64
+import bisect
+import hashlib
+import json
+import urllib.parse
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from faults import CRASH, NONE, OUTAGE, RESTART
+from load import BINARY, POISON, Journal
+from payloads import canonical, exact_json, find_token
+
+# Clocks are read a little before or after what they stand for.
+SLACK = 0.25
+
+# After a fault, the relay needs a moment: a new process, a probe, a request that times out.
+RECOVERY = 1.5
+
+# An event at which the relay crashed so often is set aside.
+MAX_CRASHES = 3
+CRASH_REASON = 'the relay crashed'
+
+# The longest time without a delivery that passes, with the receiver up and something to send.
+STALL_LIMIT = 5.0
+
+EXAMPLES = 5
+
+
+@dataclass
+class Truth:
+    """A committed event, as its writer recorded it."""
+    event_id: str
+    txn: str
+    mode: str
+    topic: str
+    key: str = None
+    seq: int = None
+    payload: str = ''           # as text; bytes in hexadecimal digits
+    due: float = None
+    times: int = 1              # committed anew with the same id, once the first was pruned
+
+
+@dataclass
+class Arrival:
+    """A request that the receiver took."""
+    time: float
+    event_id: str
+    topic: str
+    key: str
+    hash: str                   # of the payload
+    token: str
+    fault: str = None           # the rule it met
+    canonical: bool = False     # the hash is of the canonical form, since the receiver has rewritten it
+
+
+@dataclass
+class Dead:
+    event_id: str
+    reason: str
+    created_at: float
+
+
+@dataclass
+class Run:
+    truth: list
+    arrivals: list                                  # in the order in which they were taken
+    journal: dict = field(default_factory=dict)     # txn: (outcome, when COMMIT was sent)
+    disturbances: list = field(default_factory=list)
+    dead: list = field(default_factory=list)
+    unsettled: int = 0                              # at the deadline, with all faults over
+    load_end: float = float('inf')                  # no stall is looked for after that
+
+
+def digest(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def expected_hash(event, is_canonical):
+    """Of a committed event's payload, in the form in which it arrived."""
+    if event.mode == BINARY:
+        return digest(bytes.fromhex(event.payload))
+    return digest(canonical(exact_json(event.payload)) if is_canonical else event.payload.encode())
+
+
+def payload_of(entry):
+    """(the payload's bytes, whether they are only the canonical form of it).
+
+    From a request for one event they are those that were sent; the receiver decodes a request for
+    several ones and writes each of them anew."""
+    body = base64.b64decode(entry['body']) if entry['body_is_base64'] else entry['body'].encode()
+    kind = entry['headers'].get('content-type', '')
+    if entry['entry_index'] is not None or kind.startswith('application/cloudevents-batch+json'):
+        envelope = exact_json(body.decode())
+        if 'data_base64' in envelope:
+            return base64.b64decode(envelope['data_base64']), False
+        return canonical(envelope.get('data')), True
+    if not kind.startswith('application/cloudevents+json'):
+        return body, False
+    for name in (b',"data":', b',"data_base64":'):
+        start = body.find(name)
+        if start >= 0:
+            value = body[start + len(name):-1]
+            return value if name == b',"data":' else base64.b64decode(value.strip(b'"')), False
+    return b'', False
+
+
+def read_arrivals(paths):
+    """The arrivals of several processes of the receiver, one after the other."""
+    arrivals = []
+    for path in paths:
+        with open(path, 'rb') as file:
+            for line in file:
+                if not line.endswith(b'\n'):
+                    continue                        # it was killed while it wrote
+                entry = json.loads(line)
+                if entry['accepted']:
+                    payload, is_canonical = payload_of(entry)
+                    arrivals.append(Arrival(entry['time'], entry['id'], topic_of(entry), entry['key'],
+                                            digest(payload), find_token(payload), entry['fault'], is_canonical))
+    return arrivals
+
+
+def topic_of(entry):
+    """In mode dapr it is part of the path, otherwise an attribute: of the headers, or of the envelope."""
+    if entry['topic'] is not None:
+        return entry['topic']
+    header = entry['headers'].get('ce-topic')
+    if header is not None:
+        return urllib.parse.unquote(header)
+    try:
+        return json.loads(entry['body'])['topic']
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+class Report:
+    """Numbers, and a few examples of what is wrong."""
+
+    # Each of these has to be zero.
+    BROKEN = ('lost', 'invented', 'sent_before_durable', 'sent_before_due', 'duplicates_unexplained',
+              'order_violations', 'altered', 'dead_without_cause', 'unsettled')
+
+    def __init__(self):
+        self.numbers = {}
+        self.examples = defaultdict(list)
+
+    def count(self, name, number=0):
+        self.numbers[name] = self.numbers.get(name, 0) + number
+
+    def found(self, name, example):
+        self.count(name, 1)
+        if len(self.examples[name]) < EXAMPLES:
+            self.examples[name].append(example)
+
+    def failures(self):
+        failures = [name for name in self.BROKEN if self.numbers.get(name)]
+        if self.numbers.get('longest_stall_s', 0) > STALL_LIMIT:
+            failures.append('longest_stall_s')
+        return failures
+
+    def lines(self):
+        for name, number in self.numbers.items():
+            yield f'{name:30} {number}'
+            for example in self.examples.get(name, ()):
+                yield f'    {example}'
+
+
+class Spans:
+    """Times from ... to ..., which may overlap."""
+
+    def __init__(self, spans):
+        self.starts = []
+        self.ends = []
+        for start, end in sorted(spans):
+            if self.ends and start <= self.ends[-1]:
+                self.ends[-1] = max(end, self.ends[-1])
+            else:
+                self.starts.append(start)
+                self.ends.append(end)
+
+    def touch(self, start, end):
+        """Is any of it between these times?"""
+        n = bisect.bisect_right(self.starts, end)
+        return n > 0 and self.ends[n - 1] >= start
+
+    def gaps(self, start, end):
+        """The lengths of the parts between these times that are in no span."""
+        n = bisect.bisect_right(self.ends, start)
+        while start < end:
+            free_until = min(end, self.starts[n]) if n < len(self.starts) else end
+            if free_until > start:
+                yield free_until - start
+            start = self.ends[n] if n < len(self.starts) else end
+            n += 1
+
+
+def unsettling(disturbances):
+    """The times of the faults that explain a second copy."""
+    return Spans((d.start - SLACK, d.end + SLACK) for d in disturbances if d.effect in (CRASH, RESTART, OUTAGE))
+
+
+def check(run):
+    report = Report()
+    truth = {event.event_id: event for event in run.truth}
+    disturbed = unsettling(run.disturbances)
+    report.count('committed', sum(event.times for event in run.truth))
+    report.count('delivered', len({arrival.event_id for arrival in run.arrivals} & truth.keys()))
+    for name in Report.BROKEN[:3]:
+        report.count(name)
+    check_origin(run, truth, report)
+    check_copies(run, truth, disturbed, report)
+    check_order(run, truth, report)
+    check_content(run, truth, report)
+    check_dead(run, truth, report)
+    report.count('unsettled', run.unsettled)
+    stall, watched = longest_stall(run, truth)
+    report.numbers.update({'longest_stall_s': round(stall, 2), 'watched_for_stalls_s': round(watched, 1)})
+    return report
+
+
+def check_origin(run, truth, report):
+    """Nothing lost, nothing invented, nothing too early."""
+    arrived = set()
+    for arrival in run.arrivals:
+        if arrival.event_id in arrived:
+            continue
+        arrived.add(arrival.event_id)
+        event = truth.get(arrival.event_id)
+        outcome, asked_at = run.journal.get(event.txn if event else arrival.token, (Journal.ROLLED_BACK, None))
+        if event is None:
+            undone = outcome in (Journal.COMMITTED, Journal.IN_DOUBT)
+            report.found('sent_before_durable' if undone else 'invented',
+                         f'{arrival.event_id} of {arrival.token}, {outcome}, at {arrival.time:.3f}')
+        elif asked_at is not None and arrival.time < asked_at - SLACK:
+            report.found('sent_before_durable', f'{arrival.event_id} of {event.txn} ({event.mode}),'
+                         f' {asked_at - arrival.time:.3f} s before COMMIT')
+    for event_id in truth.keys() - arrived:
+        event = truth[event_id]
+        report.found('lost', f'{event_id} of {event.txn} ({event.mode}), key {event.key}, seq {event.seq}')
+    report.count('sent_before_due')
+    for arrival in run.arrivals:
+        event = truth.get(arrival.event_id)
+        if event and event.due is not None and arrival.time < event.due - SLACK:
+            report.found('sent_before_due', f'{arrival.event_id}: {event.due - arrival.time:.3f} s')
+
+
+def check_copies(run, truth, disturbed, report):
+    """Every further copy of an event needs a reason."""
+    report.count('duplicates')
+    report.count('duplicates_unexplained')
+    former = {}
+    copies = defaultdict(int)
+    for arrival in run.arrivals:
+        before = former.get(arrival.event_id)
+        former[arrival.event_id] = arrival
+        copies[arrival.event_id] += 1
+        event = truth.get(arrival.event_id)
+        if before is None or (event and copies[arrival.event_id] <= event.times):
+            continue
+        report.count('duplicates', 1)
+        if not (before.fault or arrival.fault or disturbed.touch(before.time, arrival.time)):
+            report.found('duplicates_unexplained', f'{arrival.event_id} ({event.mode if event else "?"}),'
+                         f' {before.time:.3f} and {arrival.time:.3f}')
+    report.numbers['most_copies'] = max(copies.values(), default=0)
+
+
+def check_order(run, truth, report):
+    """A key's events arrive by their numbers.  A copy may go back: if it has no reason, it was counted."""
+    report.count('order_violations')
+    report.count('order_steps_back')
+    highest = defaultdict(int)
+    former = {}
+    seen = set()
+    for arrival in run.arrivals:
+        event = truth.get(arrival.event_id)
+        if event is None or event.seq is None:
+            continue
+        if arrival.event_id not in seen and event.seq < highest[event.key]:
+            report.found('order_violations',
+                         f'{event.key}: {event.seq} ({event.mode}) after {highest[event.key]}, at {arrival.time:.3f}')
+        if event.seq < former.get(event.key, 0):
+            report.count('order_steps_back', 1)
+        seen.add(arrival.event_id)
+        highest[event.key] = max(event.seq, highest[event.key])
+        former[event.key] = event.seq
+
+
+def check_content(run, truth, report):
+    """The payload byte for byte, topic and key."""
+    report.count('altered')
+    for arrival in run.arrivals:
+        event = truth.get(arrival.event_id)
+        if event is None:
+            continue
+        for what, sent, got in (('payload', expected_hash(event, arrival.canonical), arrival.hash),
+                                ('topic', event.topic, arrival.topic), ('key', event.key, arrival.key)):
+            if sent != got:
+                report.found('altered', f'{arrival.event_id} ({event.mode}): {what} is {got!r}, was {sent!r}')
+                break
+
+
+def check_dead(run, truth, report):
+    """Poison dies, and what was in flight at enough crashes; nothing else."""
+    report.count('dead_with_cause')
+    report.count('dead_without_cause')
+    crashes = [d for d in run.disturbances if d.effect == CRASH]
+    for dead in run.dead:
+        event = truth.get(dead.event_id)
+        lived_through = sum(d.end >= dead.created_at for d in crashes)
+        poisoned = event is not None and event.mode == POISON
+        crashed = dead.reason.startswith(CRASH_REASON) and lived_through >= MAX_CRASHES
+        if poisoned or crashed:
+            report.count('dead_with_cause', 1)
+        else:
+            report.found('dead_without_cause', f'{dead.event_id}: {dead.reason}; {lived_through} crashes')
+
+
+def longest_stall(run, truth):
+    """(the longest time with nothing delivered, something to deliver, and no fault to blame;
+    all such time, from one delivery to the next)"""
+    waits = defaultdict(int)                        # time: change of the number of events that wait
+    first = {}
+    for arrival in run.arrivals:
+        first.setdefault(arrival.event_id, arrival.time)
+    for event in truth.values():
+        asked_at = run.journal.get(event.txn, (None, None))[1]
+        if asked_at is None or event.mode == POISON or event.event_id not in first:
+            continue
+        ready = max(asked_at, event.due or 0)
+        if first[event.event_id] > ready:
+            waits[ready] += 1
+            waits[first[event.event_id]] -= 1
+    blamed = Spans((d.start - SLACK, d.end + RECOVERY) for d in run.disturbances if d.effect != NONE)
+    arrivals = {arrival.time for arrival in run.arrivals}
+    longest = watched = 0.0
+    waiting = 0
+    since = None                                    # something waits, and nothing was delivered since then
+    for moment in sorted(arrivals | waits.keys()):
+        if moment > run.load_end:
+            break
+        if since is not None and moment in arrivals:
+            for part in blamed.gaps(since, moment):
+                longest = max(longest, part)
+                watched += part
+        waiting += waits.get(moment, 0)
+        if waiting == 0:
+            since = None
+        elif since is None or moment in arrivals:
+            since = moment
+    return longest, watched

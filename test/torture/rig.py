@@ -1,0 +1,153 @@
+"""The rig: a server, a receiver, a load and its faults, and the stages that they go through."""
+
+import os
+import time
+
+import checker
+from faults import CRASH, Injector
+from load import SCHEMA, Journal, Load
+from server import Receiver, Server, TortureError, poll
+
+DRAIN_TIMEOUT = 90
+
+BASE_SETTINGS = {
+    'restart_after_crash': 'on', 'max_connections': 40, 'max_prepared_transactions': 40, 'log_min_messages': 'info',
+    'log_line_prefix': '%m [%p] %b ', 'log_statement': 'none', 'checkpoint_timeout': '30s', 'fsync': 'off',
+    # What holds up the relay is in the log.
+    'shared_preload_libraries': 'outbox, auto_explain', 'auto_explain.log_min_duration': '100ms',
+    'auto_explain.log_analyze': 'on', 'auto_explain.log_timing': 'off', 'auto_explain.log_buffers': 'on',
+    # Commits with synchronous_commit = off stay in memory, where a crash can find them.
+    'wal_writer_delay': '10s', 'wal_writer_flush_after': '1GB', 'deadlock_timeout': '100ms',
+    # Everything is tried again soon, and nothing dies of it.
+    'outbox.local_failed_retry_interval': '100ms', 'outbox.failed_retry_interval': '300ms',
+    'outbox.minimum_retry_interval': '300ms', 'outbox.max_retry_interval': '2s', 'outbox.max_retry_times': 1000000,
+    'outbox.breaker_probe_interval': '200ms', 'outbox.request_timeout': '1s', 'outbox.connect_timeout': '1s'}
+
+# How many are neither settled nor behind a dead event of their key.
+UNSETTLED = """
+SELECT s.backlog - (
+    SELECT count(*) FROM outbox_delivery b WHERE b.state = 'blocked' AND EXISTS (
+        SELECT 1 FROM outbox_delivery d WHERE d.key = b.key AND d.id < b.id AND d.state = 'dead'))
+FROM outbox_stats s
+"""
+
+DEAD = """
+SELECT e.event_id::text, d.last_error, extract(epoch FROM e.created_at)
+FROM outbox_delivery d JOIN outbox_event e USING (id) WHERE d.state = 'dead'
+"""
+
+TRUTH = """
+SELECT event_id::text, txn, mode, topic, key, seq, payload, extract(epoch FROM due), times FROM torture_truth
+"""
+
+
+class Rig:
+    """One server, one receiver, and what is done to them."""
+
+    def __init__(self, options, directory, name='main', settings=None, data_directory=None):
+        self.options = options
+        self.directory = directory
+        self.name = name
+        self.servers = []
+        self.server = self.new_server(name, data_directory)
+        receiver_directory = os.path.join(directory, f'receiver.{name}')
+        os.mkdir(receiver_directory)
+        self.receiver = Receiver(receiver_directory, options.publisher)
+        self.settings = {**BASE_SETTINGS, **(settings or {})}
+        self.journal = Journal()
+        self.load = None
+        self.injector = None
+        self.dead = []
+        self.unsettled = 0
+        self.load_end = float('inf')
+        self.report = None
+
+    # --- set-up
+
+    def new_server(self, name, directory=None):
+        """One that is stopped at the end with the others."""
+        server = Server(directory or self.directory, self.options.bindir, self.options.temp_config, name)
+        self.servers.append(server)
+        return server
+
+    def set_up(self):
+        self.receiver.start()
+        self.settings.update({'outbox.publisher': self.options.publisher, 'outbox.dapr_endpoint': self.receiver.url(),
+                              'outbox.http_url': self.receiver.url() + '/{topic}'})
+        self.server.init(self.settings)
+        self.server.start()
+        self.server.execute('CREATE EXTENSION outbox')
+        self.server.execute(SCHEMA)
+        self.server.await_relay()
+
+    def new_load(self, **options):
+        self.load = Load(self.server, self.options.seed, self.journal, **options)
+        self.injector = Injector(self.server, self.receiver, self.load, self.settings, self.directory)
+        self.injector.calm()
+        return self.load
+
+    # --- stages
+
+    def run(self, schedule, duration):
+        """Load and faults; at the end there are neither."""
+        self.load.start()
+        self.injector.run(schedule, duration)
+        self.injector.calm()
+        self.load_end = time.time()
+        self.load.stop()
+
+    def drain(self):
+        """Everything has to be settled; then what is dead is sent again, and has to be delivered."""
+        self._settle()
+        self.dead = [checker.Dead(event_id, reason or '', float(created))
+                     for event_id, reason, created in self.server.execute(DEAD)]
+        self.receiver.faults([])
+        self.server.execute('SELECT outbox_retry_dead()')
+        self._settle()
+        self.unsettled = self.server.execute("SELECT count(*) FROM outbox_events WHERE state <> 'published'")[0][0]
+
+    def _settle(self):
+        try:
+            poll(lambda: self.server.query(UNSETTLED) == [(0,)], DRAIN_TIMEOUT, 'everything to be settled')
+        except TortureError as error:       # which the checker reports as a number
+            print(f'# {error}', flush=True)
+
+    def judge(self):
+        """The Report.  The receiver has nothing more to do then."""
+        self.report = checker.check(self._evidence())
+        self.report.numbers.update({
+            'transactions': len(self.journal.fates), 'failed_statements': sum(self.load.errors.values()),
+            'faults': len(self.injector.disturbances),
+            'crashes': sum(d.effect == CRASH for d in self.injector.disturbances)})
+        return self.report
+
+    def _evidence(self):
+        """All that the checker wants to know."""
+        truth = [checker.Truth(*row[:7], None if row[7] is None else float(row[7]), row[8])
+                 for row in self.server.execute(TRUTH)]
+        self.receiver.kill()
+        return checker.Run(truth, checker.read_arrivals(self.receiver.logs), self.journal.fates,
+                           self.injector.disturbances, self.dead, self.unsettled, self.load_end)
+
+    def clean_up(self):
+        """Stop everything.  Unless all went well, leave what helps to find out."""
+        if self.report is None or self.report.failures():
+            self._save_disturbances()
+            self._save_tables()
+        self.receiver.kill()
+        for server in self.servers:
+            server.remove()
+
+    def _save_disturbances(self):
+        if self.injector is not None:
+            with open(os.path.join(self.directory, f'{self.name}.disturbances'), 'w', encoding='utf-8') as file:
+                file.writelines(f'{d.start:.3f} {d.end:.3f} {d.effect} {d.name}\n'
+                                for d in self.injector.disturbances)
+
+    def _save_tables(self):
+        for table in ('outbox_event', 'outbox_delivery', 'outbox_progress', 'torture_truth'):
+            path = os.path.join(self.directory, f'{self.name}.{table}.csv')
+            try:
+                self.server.execute(f"COPY {table} TO '{path}' CSV HEADER")
+            except Exception as error:      # the server may be what is broken
+                print(f'# {table} was not saved: {error}')
