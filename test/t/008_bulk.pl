@@ -385,6 +385,12 @@ foreach my $topic (qw(old1 old2))
 #
 
 my $endpoint = start_receiver(mode => 'http');
+
+# A batch that is under way is recalled when the publisher changes.
+reload($node, 'outbox.request_timeout' => '60s');
+$old->faults([ { action => 'hang' } ]);
+my @recalled = publish(q{'recalled', '{}'}, 'generate_series(1, 5) n');
+poll_until(sub { $old->faults->[0]{seen} }, 'a batch to be under way');
 reload(
 	$node,
 	'outbox.publisher' => 'http',
@@ -398,6 +404,10 @@ sub batches
 	return map { $json->decode($_->{body}) }
 	  $endpoint->accepted(path => "/in/$topic");
 }
+
+wait_states('recalled', 'published*5');
+is_deeply([ sort map { $_->{id} } map { @$_ } batches('recalled') ],
+	[ sort @recalled ], 'a batch under way is recalled');
 
 @ids = publish(q{'batch', to_jsonb(n + 0.10), 'k' || n}, 'generate_series(1, 25) n');
 wait_states('batch', 'published*25');
@@ -414,14 +424,14 @@ is_deeply(
 is_deeply([ sort keys %{ $events[0] } ],
 	[ qw(data datacontenttype id partitionkey source specversion time topic type) ],
 	'an event is a complete CloudEvent');
-like(($endpoint->log)[0]{body}, qr/"data":1\.10\}/, 'numbers are as they were');
+like(($endpoint->log(path => '/in/batch'))[0]{body}, qr/"data":1\.10\}/, 'numbers are as they were');
 
 publish(q{'one', '{}'}, '(VALUES (1)) v');
 wait_states('one', 'published*1');
 is_deeply([ map { scalar @$_ } batches('one') ], [1], 'one event is an array, too');
 
-$endpoint->faults([ { match => { data => 'bad' }, status => 400, body => 'no' } ]);
-@ids = publish(q{'sieve', CASE WHEN n = 3 THEN '"bad"' ELSE '{}'::jsonb END},
+$endpoint->faults([ { match => { data => '"spoilt"' }, status => 400, body => 'no' } ]);
+@ids = publish(q{'sieve', CASE WHEN n = 3 THEN '"spoilt"' ELSE '{}'::jsonb END},
 	'generate_series(1, 10) n');
 wait_states('sieve', 'dead*1 published*9');
 is(query(qq{SELECT attempts, last_error FROM outbox_events
