@@ -19,7 +19,7 @@ typedef enum DaprBulk
 	DAPR_BULK_OFF,
 	DAPR_BULK_AUTO,
 	DAPR_BULK_ON
-}			DaprBulk;
+} DaprBulk;
 
 typedef enum HttpContentMode
 {

@@ -11,8 +11,8 @@
 #include "outbox_publisher.h"
 
 /* Bytes of a response's body that are kept, and after which it is cut off. */
-#define HTTP_BODY_KEPT		(8 * 1024)
-#define HTTP_BODY_LIMIT		(64 * 1024)
+#define HTTP_BODY_KEPT		(128 * 1024)
+#define HTTP_BODY_LIMIT		(256 * 1024)
 
 typedef struct HttpClient HttpClient;
 typedef struct HttpRequest HttpRequest;

@@ -44,7 +44,9 @@ struct HttpRequest
 	struct curl_slist *headers; /* ends with the config's */
 	bool		headers_end;	/* the response's headers are complete */
 	Size		received;		/* bytes of the body, kept or not */
-	char	   *body;			/* NULL: none received, or out of memory */
+	char	   *body;			/* its beginning, "kept" bytes; or NULL */
+	Size		kept;
+	Size		body_size;		/* allocated, without a place for a NUL */
 	char		error[CURL_ERROR_SIZE];
 };
 

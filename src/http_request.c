@@ -31,6 +31,30 @@ prepend_header(struct curl_slist *next, char *line)
 	return header;
 }
 
+/* Make room for so many bytes of a body.  False if there is no memory. */
+static bool
+reserve_body(HttpRequest *request, Size needed)
+{
+	Size		size = Max(needed, 2 * request->body_size);
+	char	   *body;
+
+	if (needed <= request->body_size)
+		return true;
+	size = Min(size, HTTP_BODY_KEPT);
+	body = MemoryContextAllocExtended(request->context, size + 1,
+									  MCXT_ALLOC_NO_OOM);
+	if (body == NULL)
+		return false;
+	if (request->body != NULL)
+	{
+		memcpy(body, request->body, request->kept);
+		pfree(request->body);
+	}
+	request->body = body;
+	request->body_size = size;
+	return true;
+}
+
 /*
  * Take a piece of a response's body: keep the beginning, drop the rest, and
  * end the transfer if there is no end to it.
@@ -41,13 +65,15 @@ body_received(char *data, size_t size, size_t nmemb, void *arg)
 	HttpRequest *request = arg;
 	Size		len = size * nmemb;
 
-	if (request->received == 0)
-		request->body = MemoryContextAllocExtended(request->context,
-												   HTTP_BODY_KEPT + 1,
-												   MCXT_ALLOC_NO_OOM);
-	if (request->body != NULL && request->received < HTTP_BODY_KEPT)
-		memcpy(request->body + request->received, data,
-			   Min(len, HTTP_BODY_KEPT - request->received));
+	Size		wanted = Min(len, HTTP_BODY_KEPT - request->kept);
+
+	/* nothing is kept behind a gap */
+	if (request->kept == request->received && wanted > 0 &&
+		reserve_body(request, request->kept + wanted))
+	{
+		memcpy(request->body + request->kept, data, wanted);
+		request->kept += wanted;
+	}
 	request->received += len;
 	return request->received > HTTP_BODY_LIMIT ? 0 : len;
 }
@@ -244,6 +270,8 @@ http_new_request(HttpClient *client, int64 id, HttpDoneCB done)
 	request->headers_end = false;
 	request->received = 0;
 	request->body = NULL;
+	request->kept = 0;
+	request->body_size = 0;
 	request->error[0] = '\0';
 	return request;
 }
@@ -344,7 +372,7 @@ http_finish_request(HttpRequest *request, CURLcode code)
 	result.body_len = 0;
 	if (request->body != NULL)
 	{
-		result.body_len = Min(request->received, HTTP_BODY_KEPT);
+		result.body_len = request->kept;
 		request->body[result.body_len] = '\0';
 		result.body = request->body;
 	}

@@ -118,6 +118,7 @@ struct OutboxPublisherState
 	/*
 	 * Set by check_configured_cb if one request can take several messages of
 	 * one topic: how many, and how many bytes of payload.  1 before the call.
+	 * Other callbacks may change it when the destination turns out to differ.
 	 */
 	int			max_batch;
 	Size		max_batch_bytes;

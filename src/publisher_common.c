@@ -6,7 +6,8 @@
  * A publisher is a PublisherKind: how to read its settings, how to make a
  * request of a message, what to think of a response.  All else, from the
  * check of a message to the line that tells the operator what went wrong, is
- * here and the same for all of them.
+ * here and the same for all of them; what is about requests that several
+ * messages share is in publisher_batch.c.
  *
  * Memory.  The publisher's state lives as long as the publisher is loaded.
  * Settings are in a context that is reset when they are read again; requests
@@ -32,6 +33,7 @@
 #include "cloudevent.h"
 #include "guc.h"
 #include "mb/pg_wchar.h"
+#include "publisher_batch.h"
 #include "publisher_common.h"
 #include "storage/fd.h"
 #include "utils/memutils.h"
@@ -60,6 +62,8 @@ common_startup(OutboxPublisherState *state, const PublisherKind *kind)
 											"outbox publisher answer",
 											ALLOCSET_DEFAULT_SIZES);
 	common->client = http_create(common);
+	dlist_init(&common->batches);
+	dlist_init(&common->again);
 	state->private_data = common;
 }
 
@@ -71,8 +75,10 @@ common_check_configured(OutboxPublisherState *state, const char **reason)
 	MemoryContext old;
 	bool		configured;
 
+	common->configured = false;
 	MemoryContextReset(common->settings);
 	common->secrets = NIL;
+	common->generation++;
 
 	old = MemoryContextSwitchTo(common->settings);
 	configured = common->kind->configure(common, &options, reason);
@@ -84,8 +90,10 @@ common_check_configured(OutboxPublisherState *state, const char **reason)
 		options.ca_file = guc_tls_ca_file;
 	options.connect_timeout = state->connect_timeout;
 	options.request_timeout = state->request_timeout;
-	options.max_connections = state->max_in_flight + 1; /* a probe */
+	/* a probe, and a question of the publisher's own */
+	options.max_connections = state->max_in_flight + 2;
 	http_configure(common->client, &options);
+	common->configured = true;
 	return true;
 }
 
@@ -161,9 +169,9 @@ mask_secrets(CommonState *common, char *str)
  * the server said", or what libcurl says if the server said nothing.  In the
  * current memory context.
  */
-static const char *
-error_line(CommonState *common, const HttpResult *result,
-		   const Verdict *verdict)
+const char *
+common_error_line(CommonState *common, const HttpResult *result,
+				  const Verdict *verdict)
 {
 	const char *str = verdict->message ? verdict->message : result->body;
 	StringInfoData foreign;
@@ -191,29 +199,29 @@ error_line(CommonState *common, const HttpResult *result,
 
 /*
  * What a result means for a message.  NULL if it is delivered, else the reason
- * in one line, which lasts until the next call.  The status decides, even if
+ * in one line; that and the verdict last until the next call.  The status decides, even if
  * the response broke off in its body.
  */
 const char *
 common_judge(CommonState *common, const HttpResult *result,
-			 OutboxOutcome *outcome)
+			 Verdict *verdict)
 {
-	Verdict		verdict = {OUTBOX_UNAVAILABLE, NULL, NULL};
 	MemoryContext old;
 	const char *error;
 
-	if (result->status >= 200 && result->status < 300)
-	{
-		*outcome = OUTBOX_DELIVERED;
-		return NULL;
-	}
 	MemoryContextReset(common->scratch);
+	verdict->outcome = OUTBOX_DELIVERED;
+	verdict->code = NULL;
+	verdict->message = NULL;
+	if (result->status >= 200 && result->status < 300)
+		return NULL;
+
+	verdict->outcome = OUTBOX_UNAVAILABLE;
 	old = MemoryContextSwitchTo(common->scratch);
 	if (result->status != 0)
-		common->kind->judge(result, &verdict);
-	error = error_line(common, result, &verdict);
+		common->kind->judge(result, verdict);
+	error = common_error_line(common, result, verdict);
 	MemoryContextSwitchTo(old);
-	*outcome = verdict.outcome;
 	return error;
 }
 
@@ -223,26 +231,54 @@ message_done(void *arg, int64 id, const HttpResult *result)
 {
 	CommonState *common = arg;
 	OutboxAnswer answer;
+	Verdict		verdict;
 
 	answer.id = id;
-	answer.error = common_judge(common, result, &answer.outcome);
+	answer.error = common_judge(common, result, &verdict);
+	answer.outcome = verdict.outcome;
 	answer.status = result->status;
 	answer.retry_after_ms = answer.error ? result->retry_after_ms : -1;
 	outbox_answer(common->state, &answer);
 }
 
-/* Answer at once for a message that cannot be sent. */
-static void
-reject_message(OutboxPublisherState *state, const OutboxMessage *message,
-			   const char *problem)
+/* Can the message be sent?  If not, this is the answer. */
+bool
+common_check_message(CommonState *common, const OutboxMessage *message)
 {
 	OutboxAnswer answer = {0};
 
+	answer.error = message_problem(message);
+	if (answer.error == NULL)
+		return true;
 	answer.id = message->id;
 	answer.outcome = OUTBOX_REJECTED;
 	answer.retry_after_ms = -1;
-	answer.error = problem;
-	outbox_answer(state, &answer);
+	outbox_answer(common->state, &answer);
+	return false;
+}
+
+/* Start the request of one message. */
+void
+common_send(CommonState *common, const OutboxMessage *message)
+{
+	HttpRequest *request;
+	MemoryContext old;
+
+	if (!common_check_message(common, message))
+		return;
+	request = http_new_request(common->client, message->id, message_done);
+	old = MemoryContextSwitchTo(http_request_context(request));
+	common->kind->send(common, request, message);
+	MemoryContextSwitchTo(old);
+}
+
+/* Let requests make progress, those included that come of others' answers. */
+void
+common_progress(CommonState *common, const OutboxSocket *ready, int n)
+{
+	http_ready(common->client, ready, n);
+	while (batch_send_again(common))
+		http_ready(common->client, NULL, 0);
 }
 
 void
@@ -250,25 +286,16 @@ common_submit(OutboxPublisherState *state,
 			  const OutboxMessage *const *messages, int n)
 {
 	CommonState *common = state->private_data;
+	int			next;
 
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < n; i = next)
 	{
-		const char *problem = message_problem(messages[i]);
-		HttpRequest *request;
-		MemoryContext old;
-
-		if (problem != NULL)
-		{
-			reject_message(state, messages[i], problem);
-			continue;
-		}
-		request = http_new_request(common->client, messages[i]->id,
-								   message_done);
-		old = MemoryContextSwitchTo(http_request_context(request));
-		common->kind->send(common, request, messages[i]);
-		MemoryContextSwitchTo(old);
+		next = i + 1;
+		while (next < n && messages[next]->batch == messages[i]->batch)
+			next++;
+		batch_send(common, messages + i, next - i);
 	}
-	http_ready(common->client, NULL, 0);
+	common_progress(common, NULL, 0);
 }
 
 int
@@ -283,9 +310,7 @@ common_sockets(OutboxPublisherState *state, const OutboxSocket **sockets,
 void
 common_ready(OutboxPublisherState *state, const OutboxSocket *ready, int n)
 {
-	CommonState *common = state->private_data;
-
-	http_ready(common->client, ready, n);
+	common_progress(state->private_data, ready, n);
 }
 
 void
@@ -293,7 +318,8 @@ common_cancel(OutboxPublisherState *state, int64 id)
 {
 	CommonState *common = state->private_data;
 
-	http_cancel(common->client, id, message_done);
+	if (!batch_cancel(common, id))
+		http_cancel(common->client, id, message_done);
 }
 
 void

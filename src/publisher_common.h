@@ -9,11 +9,15 @@
 #define OUTBOX_PUBLISHER_COMMON_H
 
 #include "http.h"
+#include "lib/ilist.h"
 #include "lib/stringinfo.h"
 #include "nodes/pg_list.h"
 
 /* Longest text of an error, in bytes. */
 #define ERROR_TEXT_MAX 300
+
+/* Most bytes of payload in a request that messages share. */
+#define BATCH_BYTES_MAX (1024 * 1024)
 
 /* What a publisher makes of a response that is not 2xx. */
 typedef struct Verdict
@@ -24,6 +28,24 @@ typedef struct Verdict
 } Verdict;
 
 typedef struct CommonState CommonState;
+
+/* Messages that share a request; made and freed in publisher_batch.c. */
+typedef struct MessageBatch
+{
+	dlist_node	node;			/* in one of the lists in CommonState */
+	int			route;			/* the publisher's note of how it was sent */
+	int			generation;		/* CommonState.generation when it was sent */
+	bool		singly;			/* to be sent again: each message alone */
+	int			nmessages;		/* that are not answered or cancelled */
+	const OutboxMessage *messages[FLEXIBLE_ARRAY_MEMBER];
+} MessageBatch;
+
+/* What to do when a shared request has failed. */
+typedef enum BatchFate
+{
+	BATCH_ANSWER,				/* give the answers */
+	BATCH_AGAIN					/* send it once more, there is another way */
+} BatchFate;
 
 /* What makes one publisher differ from another. */
 typedef struct PublisherKind
@@ -48,6 +70,22 @@ typedef struct PublisherKind
 	 * which it is set to.  The current memory context lasts long enough.
 	 */
 	void		(*judge) (const HttpResult *result, Verdict *verdict);
+
+	/*
+	 * Start the request of several messages, as send() does; may set "route".
+	 * Only used if configure() has set max_batch.
+	 */
+	void		(*send_batch) (CommonState *common, HttpRequest *request,
+							   MessageBatch *batch);
+
+	/*
+	 * Optional: look into a response to a shared request that is not 2xx and
+	 * that judge() did not reject.  "answers" has an entry for each message,
+	 * with judge()'s verdict, to be changed where the response tells more.
+	 */
+	BatchFate	(*judge_batch) (CommonState *common, const MessageBatch *batch,
+								const HttpResult *result,
+								const Verdict *verdict, OutboxAnswer *answers);
 } PublisherKind;
 
 struct CommonState
@@ -58,6 +96,10 @@ struct CommonState
 	MemoryContext settings;		/* what configure() allocates */
 	MemoryContext scratch;		/* work on one answer */
 	List	   *secrets;		/* char *: not to be shown */
+	bool		configured;		/* the settings can be used */
+	int			generation;		/* of the settings */
+	dlist_head	batches;		/* MessageBatch: requests under way */
+	dlist_head	again;			/* MessageBatch: to be sent once more */
 };
 
 /* Callbacks of OutboxPublisherCallbacks, and startup_cb's work. */
@@ -74,9 +116,17 @@ extern void common_ready(OutboxPublisherState *state,
 extern void common_cancel(OutboxPublisherState *state, int64 id);
 extern void common_shutdown(OutboxPublisherState *state);
 
-/* Help for them. */
+/* Help for them and for publisher_batch.c. */
+extern void common_progress(CommonState *common, const OutboxSocket *ready,
+							int n);
+extern bool common_check_message(CommonState *common,
+								 const OutboxMessage *message);
+extern void common_send(CommonState *common, const OutboxMessage *message);
 extern const char *common_judge(CommonState *common, const HttpResult *result,
-								OutboxOutcome *outcome);
+								Verdict *verdict);
+extern const char *common_error_line(CommonState *common,
+									 const HttpResult *result,
+									 const Verdict *verdict);
 extern void common_hide(CommonState *common, char *secret);
 extern bool common_read_file(const char *path, char **text,
 							 const char **reason);

@@ -7,8 +7,8 @@
  * CloudEvent as its body, which daprd passes on as it is (but for topic and
  * pubsubname, which it sets).  So an event has the same id, time and bytes at
  * every try.  Metadata are query parameters, for daprd and the broker behind
- * it.  Several events at a time are several requests: daprd's bulk API changes
- * large numbers in JSON.
+ * it.  Several events may share a request to daprd's bulk API, as far as that
+ * leaves them as they are: see publisher_dapr_bulk.c.
  *
  * Errors.  daprd's status and the errorCode in the response's body decide.
  * Only an error that this message will meet for ever makes it OUTBOX_REJECTED;
@@ -25,17 +25,11 @@
 #include "compat.h"
 #include "guc.h"
 #include "publisher_common.h"
+#include "publisher_dapr.h"
 #include "publishers.h"
 
 /* Anything in the place of an errorCode. */
 #define ANY_CODE "*"
-
-typedef struct DaprState
-{
-	CommonState common;
-	const char *base_url;		/* of the API, without a slash at its end */
-	const char *publish_url;	/* a topic is missing at its end */
-} DaprState;
 
 /* Responses that are not OUTBOX_UNAVAILABLE; code NULL: it has none. */
 static const struct DaprOutcome
@@ -95,6 +89,7 @@ dapr_configure(CommonState *common, HttpOptions *options, const char **reason)
 {
 	DaprState  *dapr = (DaprState *) common;
 	StringInfoData url;
+	StringInfoData pubsub;
 
 	initStringInfo(&url);
 	if (strncmp(guc_dapr_endpoint, "unix:", 5) == 0)
@@ -111,12 +106,11 @@ dapr_configure(CommonState *common, HttpOptions *options, const char **reason)
 		*reason = "outbox.dapr_endpoint is not set";
 		return false;
 	}
-	dapr->base_url = pstrdup(url.data);
+	dapr->base_url = url.data;
 
-	appendStringInfoString(&url, "/v1.0/publish/");
-	cloudevent_append_uri_segment(&url, guc_dapr_pubsub_name);
-	appendStringInfoChar(&url, '/');
-	dapr->publish_url = url.data;
+	initStringInfo(&pubsub);
+	cloudevent_append_uri_segment(&pubsub, guc_dapr_pubsub_name);
+	dapr->pubsub = pubsub.data;
 
 	if (guc_dapr_api_token_file[0] != '\0')
 	{
@@ -127,14 +121,27 @@ dapr_configure(CommonState *common, HttpOptions *options, const char **reason)
 		options->headers = line;
 		options->nheaders = 1;
 	}
+	dapr_configure_bulk(dapr);
 	return true;
+}
+
+/* The metadatum partitionKey that a message gets; NULL: it has its own. */
+const char *
+dapr_partition_key(const OutboxMessage *message)
+{
+	for (int i = 0; i < message->nmetadata; i++)
+	{
+		if (strcmp(message->metadata[i].name, "partitionKey") == 0)
+			return NULL;
+	}
+	return message->key;
 }
 
 /* Append a message's metadata as query parameters, its key among them. */
 static void
 append_query(StringInfo url, const OutboxMessage *message)
 {
-	bool		add_key = message->key != NULL;
+	const char *key = dapr_partition_key(message);
 	char		separator = '?';
 
 	for (int i = 0; i < message->nmetadata; i++)
@@ -144,13 +151,11 @@ append_query(StringInfo url, const OutboxMessage *message)
 		appendStringInfoChar(url, '=');
 		cloudevent_append_uri(url, message->metadata[i].value);
 		separator = '&';
-		if (strcmp(message->metadata[i].name, "partitionKey") == 0)
-			add_key = false;
 	}
-	if (add_key)
+	if (key != NULL)
 	{
 		appendStringInfo(url, "%cmetadata.partitionKey=", separator);
-		cloudevent_append_uri(url, message->key);
+		cloudevent_append_uri(url, key);
 	}
 }
 
@@ -167,7 +172,8 @@ dapr_send(CommonState *common, HttpRequest *request,
 	StringInfoData body;
 
 	initStringInfo(&url);
-	appendStringInfoString(&url, dapr->publish_url);
+	appendStringInfo(&url, "%s/v1.0/publish/%s/", dapr->base_url,
+					 dapr->pubsub);
 	cloudevent_append_uri_segment(&url, message->topic);
 	append_query(&url, message);
 
@@ -181,64 +187,64 @@ dapr_send(CommonState *common, HttpRequest *request,
 	http_post(request, url.data, body.data, body.len);
 }
 
-/*
- * Read token after token, and fill in errorCode and message of the outermost
- * object.  The body may end anywhere; daprd puts these two first.
- */
-static void
-scan_error(JsonLexContext *lex, Verdict *verdict)
+/* Read token after token.  False if the value does not end where it should. */
+static bool
+walk_json(JsonLexContext *lex, DaprMemberCB member, void *arg)
 {
-	const char **value = NULL;	/* where the next string goes */
+	char	   *str = NULL;		/* the last one */
+	char	   *name = NULL;	/* of the member whose value comes next */
 	int			depth = 0;
 
-	while (json_lex(lex) == JSON_SUCCESS && lex->token_type != JSON_TOKEN_END)
+	while (json_lex(lex) == JSON_SUCCESS)
 	{
 		switch (lex->token_type)
 		{
-			case JSON_TOKEN_OBJECT_START:
-			case JSON_TOKEN_ARRAY_START:
-				depth++;
-				value = NULL;
-				break;
+			case JSON_TOKEN_END:
+				return depth == 0;
 			case JSON_TOKEN_OBJECT_END:
+				member(arg, depth, NULL, NULL);
+				/* FALLTHROUGH */
 			case JSON_TOKEN_ARRAY_END:
 				depth--;
 				break;
 			case JSON_TOKEN_STRING:
-				if (value != NULL)
-					*value = pstrdup(lex->strval->data);
-				if (value != NULL || depth != 1)
-					value = NULL;
-				else if (strcmp(lex->strval->data, "errorCode") == 0)
-					value = &verdict->code;
-				else if (strcmp(lex->strval->data, "message") == 0)
-					value = &verdict->message;
+				str = pstrdup(lex->strval->data);
+				if (name != NULL)
+					member(arg, depth, name, str);
+				name = NULL;
 				break;
 			case JSON_TOKEN_COLON:
+				name = str;
 				break;
+			case JSON_TOKEN_OBJECT_START:
+			case JSON_TOKEN_ARRAY_START:
+				depth++;
+				/* FALLTHROUGH */
 			default:
-				value = NULL;
+				name = NULL;
 				break;
 		}
 	}
+	return false;
 }
 
 /*
- * Fill in errorCode and message if the body is one of daprd's errors.  The
- * lexer may throw, at an escape that this database's encoding cannot show for
- * one; what was found before that counts.
+ * Tell all strings in a body that is a JSON object.  False if it ends too
+ * early or cannot be read on; the lexer may throw, at an escape that this
+ * database's encoding cannot show for one.  What was told before that counts.
  */
-static void
-read_error(const HttpResult *result, Verdict *verdict)
+bool
+dapr_read_json(const HttpResult *result, DaprMemberCB member, void *arg)
 {
 	MemoryContext old = CurrentMemoryContext;
+	volatile bool whole = false;
 
 	if (result->body[0] != '{')
-		return;
+		return false;
 	PG_TRY();
 	{
-		scan_error(make_json_lex_compat(result->body, result->body_len),
-				   verdict);
+		whole = walk_json(make_json_lex_compat(result->body, result->body_len),
+						  member, arg);
 	}
 	PG_CATCH();
 	{
@@ -246,6 +252,21 @@ read_error(const HttpResult *result, Verdict *verdict)
 		FlushErrorState();
 	}
 	PG_END_TRY();
+	return whole;
+}
+
+/* DaprMemberCB: is it one of the two that tell an error? */
+static void
+error_member(void *arg, int depth, const char *name, const char *value)
+{
+	Verdict    *verdict = arg;
+
+	if (depth != 1 || name == NULL)
+		return;
+	if (strcmp(name, "errorCode") == 0)
+		verdict->code = value;
+	else if (strcmp(name, "message") == 0)
+		verdict->message = value;
 }
 
 static bool
@@ -266,7 +287,7 @@ ends_with(const char *str, const char *end)
 static void
 dapr_judge(const HttpResult *result, Verdict *verdict)
 {
-	read_error(result, verdict);
+	(void) dapr_read_json(result, error_member, verdict);
 	if (verdict->code == NULL && result->error != NULL)
 		return;
 
@@ -292,7 +313,9 @@ static const PublisherKind dapr_kind = {
 	.size = sizeof(DaprState),
 	.configure = dapr_configure,
 	.send = dapr_send,
-	.judge = dapr_judge
+	.judge = dapr_judge,
+	.send_batch = dapr_send_batch,
+	.judge_batch = dapr_judge_batch
 };
 
 static void
@@ -306,10 +329,10 @@ static void
 probe_done(void *arg, int64 id, const HttpResult *result)
 {
 	CommonState *common = arg;
-	OutboxOutcome outcome;
-	const char *error = common_judge(common, result, &outcome);
+	Verdict		verdict;
+	const char *error = common_judge(common, result, &verdict);
 
-	outbox_probe_answer(common->state, outcome == OUTBOX_DELIVERED, error);
+	outbox_probe_answer(common->state, error == NULL, error);
 }
 
 /*
@@ -330,7 +353,7 @@ dapr_probe(OutboxPublisherState *state)
 	old = MemoryContextSwitchTo(http_request_context(request));
 	http_get(request, psprintf("%s/v1.0/healthz/outbound", dapr->base_url));
 	MemoryContextSwitchTo(old);
-	http_ready(dapr->common.client, NULL, 0);
+	common_progress(&dapr->common, NULL, 0);
 }
 
 const OutboxPublisherCallbacks dapr_publisher = {
@@ -338,6 +361,7 @@ const OutboxPublisherCallbacks dapr_publisher = {
 	.startup_cb = dapr_startup,
 	.check_configured_cb = common_check_configured,
 	.submit_cb = common_submit,
+	.can_batch_cb = dapr_can_batch,
 	.sockets_cb = common_sockets,
 	.ready_cb = common_ready,
 	.cancel_cb = common_cancel,

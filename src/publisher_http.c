@@ -8,6 +8,9 @@
  * the attributes of CloudEvents, an event has "topic", and "metadata": a
  * string that holds a JSON object.
  *
+ * With outbox.http_batch_size above 1, events of one topic share a request: a
+ * JSON array of envelopes in CloudEvents' batch mode, even if it has only one.
+ *
  * Errors.  Four statuses say that this message will never be taken.  All
  * others but 2xx may as well come of a wrong setting or a server in trouble,
  * so that they are the destination's fault and cost no event its attempts.
@@ -31,6 +34,7 @@ typedef struct EndpointState
 	CommonState common;
 	const char *url;			/* with the placeholder */
 	HttpContentMode mode;
+	bool		batched;		/* batch mode, whatever the other mode */
 } EndpointState;
 
 /* Hide a header's value, and the last word of it ("Bearer word"). */
@@ -100,6 +104,9 @@ endpoint_configure(CommonState *common, HttpOptions *options,
 	}
 	endpoint->url = pstrdup(guc_http_url);
 	endpoint->mode = guc_http_content_mode;
+	endpoint->batched = guc_http_batch_size > 1;
+	common->state->max_batch = guc_http_batch_size;
+	common->state->max_batch_bytes = BATCH_BYTES_MAX;
 
 	if (!add_headers(common, pstrdup(guc_http_headers), "outbox.http_headers",
 					 false, &headers, reason))
@@ -175,6 +182,37 @@ add_attributes(HttpRequest *request, const OutboxMessage *message,
 	http_add_header(request, "Content-Type", message->content_type);
 }
 
+/* Post messages of one topic in batch mode. */
+static void
+post_batch(EndpointState *endpoint, HttpRequest *request,
+		   const OutboxMessage *const *messages, int n)
+{
+	StringInfoData array;
+
+	initStringInfo(&array);
+	for (int i = 0; i < n; i++)
+	{
+		appendStringInfoChar(&array, i == 0 ? '[' : ',');
+		cloudevent_append(&array, messages[i], endpoint->common.state->source,
+						  CLOUDEVENT_TOPIC | CLOUDEVENT_METADATA);
+	}
+	appendStringInfoChar(&array, ']');
+
+	http_add_header(request, "Content-Type",
+					"application/cloudevents-batch+json");
+	http_post(request, topic_url(endpoint->url, messages[0]->topic),
+			  array.data, array.len);
+}
+
+/* PublisherKind.send_batch */
+static void
+endpoint_send_batch(CommonState *common, HttpRequest *request,
+					MessageBatch *batch)
+{
+	post_batch((EndpointState *) common, request, batch->messages,
+			   batch->nmessages);
+}
+
 /* PublisherKind.send */
 static void
 endpoint_send(CommonState *common, HttpRequest *request,
@@ -187,6 +225,11 @@ endpoint_send(CommonState *common, HttpRequest *request,
 
 	if (message->traceparent != NULL)
 		http_add_header(request, "traceparent", message->traceparent);
+	if (endpoint->batched)
+	{
+		post_batch(endpoint, request, &message, 1);
+		return;
+	}
 	if (endpoint->mode == HTTP_MODE_BINARY)
 	{
 		add_attributes(request, message, source);
@@ -221,7 +264,8 @@ static const PublisherKind endpoint_kind = {
 	.size = sizeof(EndpointState),
 	.configure = endpoint_configure,
 	.send = endpoint_send,
-	.judge = endpoint_judge
+	.judge = endpoint_judge,
+	.send_batch = endpoint_send_batch
 };
 
 static void
