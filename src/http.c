@@ -204,6 +204,7 @@ cleanup_libcurl(void *arg)
 
 		http_stop_request(request);
 		curl_easy_cleanup(request->easy);
+		curl_url_cleanup(request->parsed_url);
 	}
 	dlist_init(&client->requests);
 	curl_multi_cleanup(client->multi);

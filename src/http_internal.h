@@ -34,6 +34,8 @@ struct HttpRequest
 	HttpClient *client;
 	HttpConfig *config;
 	CURL	   *easy;
+	CURLU	   *parsed_url;
+	char	   *url;			/* what parsed_url was made of; NULL: nothing */
 	bool		busy;			/* in use */
 	bool		started;		/* easy has been added to the multi handle */
 

@@ -152,6 +152,9 @@ destroy_request(HttpRequest *request)
 {
 	dlist_delete(&request->node);
 	curl_easy_cleanup(request->easy);
+	curl_url_cleanup(request->parsed_url);
+	if (request->url)
+		pfree(request->url);
 	MemoryContextDelete(request->context);
 	pfree(request);
 }
@@ -172,7 +175,8 @@ http_make_request(HttpClient *client, HttpConfig *config)
 	PG_TRY();
 	{
 		request->easy = curl_easy_init();
-		if (request->easy == NULL)
+		request->parsed_url = curl_url();
+		if (request->easy == NULL || request->parsed_url == NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_OUT_OF_MEMORY),
 					 errmsg("out of memory"),
@@ -299,11 +303,37 @@ http_add_header(HttpRequest *request, const char *name, const char *value)
 	MemoryContextSwitchTo(old);
 }
 
+/*
+ * Set the URL, which mostly is the one of the last time: parsing it takes
+ * libcurl longer than anything else that it does before it sends.
+ */
+static void
+set_url(HttpRequest *request, const char *url)
+{
+	if (request->url && strcmp(request->url, url) == 0)
+		return;
+	if (request->url)
+		pfree(request->url);
+	request->url = NULL;
+	if (curl_url_set(request->parsed_url, CURLUPART_URL, url,
+					 CURLU_PATH_AS_IS) == CURLUE_OK)
+	{
+		CHECK_SETOPT(request->easy, CURLOPT_CURLU, request->parsed_url);
+		request->url = MemoryContextStrdup(request->client->context, url);
+	}
+	else
+	{
+		/* the transfer will tell what is wrong with it */
+		CHECK_SETOPT(request->easy, CURLOPT_CURLU, NULL);
+		CHECK_SETOPT(request->easy, CURLOPT_URL, url);
+	}
+}
+
 static void
 start_request(HttpRequest *request, const char *url)
 {
 	Assert(request->busy && !request->started);
-	CHECK_SETOPT(request->easy, CURLOPT_URL, url);
+	set_url(request, url);
 	CHECK_SETOPT(request->easy, CURLOPT_HTTPHEADER, request->headers);
 	http_add_to_multi(request);
 }

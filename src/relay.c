@@ -36,6 +36,9 @@
 /* How long next_due is believed; rows may be changed behind our back. */
 #define DUE_CHECK_MS	60000
 
+/* So often in a step is there something to send after a quick answer. */
+#define MAX_SUBMITS		16
+
 /* With nothing at all to do, still look after things this often. */
 #define MAX_WAIT_MS		60000
 
@@ -495,6 +498,8 @@ time_to_wait(Relay *relay)
 		until = Min(until, relay->breaker.probe_at);
 	if (!TIMESTAMP_IS_NOEND(relay->next_due) && wants_events(relay))
 		until = Min(until, relay->now + wall_clock_wait(relay->next_due));
+	if (relay_can_submit(relay))
+		until = relay->now;
 	if (wants_events(relay) &&
 		(relay->look || !queue_last_window(&relay->queue)->store.exhausted))
 		until = relay->now;
@@ -520,8 +525,8 @@ relay_step(Relay *relay)
 	if (relay->now >= relay->store_retry_at)
 		read_events(relay);
 	MemoryContextSwitchTo(step_context);
-	relay_submit(relay);
-	take_answers(relay);
+	for (int i = 0; i < MAX_SUBMITS && relay_submit(relay); i++)
+		take_answers(relay);
 	if (relay_checkpoint_is_due(relay))
 		(void) relay_checkpoint(relay, false, false);
 	if (relay->now >= relay->store_retry_at)

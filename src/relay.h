@@ -64,7 +64,8 @@ extern bool relay_can_send(Relay *relay);
 extern int64 relay_clock(void);
 
 /* relay_submit.c */
-extern void relay_submit(Relay *relay);
+extern bool relay_can_submit(Relay *relay);
+extern bool relay_submit(Relay *relay);
 
 /* relay_report.c */
 extern void relay_set_status(Relay *relay, RelayStatus status);

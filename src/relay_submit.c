@@ -176,8 +176,25 @@ request_room(Relay *relay)
 			   breaker_allowance(&relay->breaker, relay->queue.nrequests));
 }
 
-/* Hand to the publisher what may be sent now. */
-void
+/* Is there something that may be sent now? */
+bool
+relay_can_submit(Relay *relay)
+{
+	if (relay->queue.nready == 0 || request_room(relay) <= 0)
+		return false;
+
+	/* a suspect at the head waits until it can go alone */
+	return relay->queue.nrequests == 0 ||
+		!is_suspect(dlist_head_element(RelayEntry, in_list,
+									   &relay->queue.ready));
+}
+
+/*
+ * Hand to the publisher what may be sent now.  It may have answered some or
+ * all of it when this returns, so that there is room for more.  False if
+ * nothing was sent.
+ */
+bool
 relay_submit(Relay *relay)
 {
 	Submission	sub = {0};
@@ -185,16 +202,16 @@ relay_submit(Relay *relay)
 	int64		deadline = relay->now + guc_request_timeout + ANSWER_GRACE_MS;
 	int			n = 0;
 
+	if (!relay_can_submit(relay))
+		return false;
 	sub.room = request_room(relay);
-	if (sub.room <= 0 || relay->queue.nready == 0)
-		return;
 	sub.max_batch = publisher_max_batch(&sub.max_bytes);
 	if (relay->breaker.state == BREAKER_HALF_OPEN)
 		sub.max_batch = 1;
 	sub.batches = palloc(sizeof(Batch) * Min(sub.room, relay->queue.nready));
 	choose(relay, &sub);
 	if (sub.nbatches == 0 || !record_tries(relay, &sub))
-		return;
+		return false;
 
 	relay->exclusive = sub.alone;
 	messages = palloc(sizeof(OutboxMessage *) * sub.nentries);
@@ -212,4 +229,5 @@ relay_submit(Relay *relay)
 						sub.batches[b].n, deadline);
 	}
 	publisher_submit(messages, n);
+	return true;
 }
