@@ -84,6 +84,30 @@ subtest 'a good publisher' => sub {
 	recovers();
 };
 
+# It answers while the messages are handed to it: nothing is in flight then, and
+# no socket and no commit wakes the relay.
+subtest 'quick answers do not make the relay wait for its next poll' => sub {
+	reload(
+		$node,
+		'outbox.publisher' => 'outbox_test_publisher',
+		'outbox.max_in_flight' => 4,
+		'outbox.poll_interval' => '1h');
+	$node->safe_psql('postgres',
+		q{SELECT outbox_publish('quick', '{}') FROM generate_series(1, 500)});
+	poll_until(
+		sub {
+			$node->safe_psql('postgres', q{
+				SELECT count(*) FROM outbox_events
+				WHERE topic = 'quick' AND state = 'published'}) == 500;
+		},
+		'all of them to be published');
+	reload(
+		$node,
+		'outbox.max_in_flight' => undef,
+		'outbox.poll_interval' => '100ms');
+	recovers();
+};
+
 # Those that can't even start, and what outbox_check() says of them
 my %broken = (
 	wrong_magic => qr/built for another version of outbox/,
