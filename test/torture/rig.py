@@ -21,7 +21,7 @@ BASE_SETTINGS = {
     # Everything is tried again soon, and nothing dies of it.
     'outbox.local_failed_retry_interval': '100ms', 'outbox.failed_retry_interval': '300ms',
     'outbox.minimum_retry_interval': '300ms', 'outbox.max_retry_interval': '2s', 'outbox.max_retry_times': 1000000,
-    'outbox.breaker_probe_interval': '200ms', 'outbox.request_timeout': '1s', 'outbox.connect_timeout': '1s'}
+    'outbox.breaker_probe_interval': '200ms', 'outbox.request_timeout': '4s', 'outbox.connect_timeout': '1s'}
 
 # How many are neither settled nor behind a dead event of their key.
 UNSETTLED = """
