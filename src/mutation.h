@@ -13,6 +13,8 @@
 
 #ifdef OUTBOX_MUTATION
 
+#include "tcop/dest.h"
+
 static inline bool
 mutation_is(const char *name)
 {
@@ -21,8 +23,11 @@ mutation_is(const char *name)
 	return value != NULL && strcmp(value, name) == 0;
 }
 
+extern void mutation_read_uncommitted(Oid nspoid, DestReceiver *dest);
+
 #else
 #define mutation_is(name)	false
+#define mutation_read_uncommitted(nspoid, dest) ((void) 0)
 #endif
 
 #endif							/* OUTBOX_MUTATION_H */

@@ -179,6 +179,13 @@ store_skips_dead(void)
 	return guc_dead_key_policy == DEAD_KEY_SKIP;
 }
 
+/* The schema of the extension that we are attached to. */
+Oid
+store_schema(void)
+{
+	return attached.nspoid;
+}
+
 /*
  * Is the extension still the one that we were attached to?  Keeps it from
  * being dropped until the end of the transaction.  While somebody else is

@@ -45,6 +45,7 @@ extern void store_execute_into(Statement *stmt, const Datum *values,
 extern Datum store_result(int row, int column, bool *isnull);
 extern StoreResult store_transaction(void (*body) (void *arg), void *arg);
 extern bool store_skips_dead(void);
+extern Oid	store_schema(void);
 
 /* store_event.c */
 extern DestReceiver *store_event_receiver(List **events, Size max_bytes);

@@ -254,11 +254,13 @@ read_window_body(void *arg)
 
 	if (!window->opened)
 		open_window_now(window, args->window_context);
-	if (window->exhausted)
-		return;
 	old = MemoryContextSwitchTo(args->context);
 	dest = store_event_receiver(&args->events, args->max_bytes);
 	MemoryContextSwitchTo(old);
+	if (mutation_is("uncommitted"))
+		mutation_read_uncommitted(store_schema(), dest);
+	if (window->exhausted)
+		return;
 	values[0] = Int64GetDatum(Max(window->cursor, window->min_id - 1));
 	values[1] = Int64GetDatum(window->max_id);
 	values[2] = PointerGetDatum(window->lo);

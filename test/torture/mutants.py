@@ -18,7 +18,8 @@ EXPECTED = {
     'skip': 'lost',                         # the relay passes over an event
     'reorder': 'order_violations',          # an event does not wait for the one before it of its key
     'alter': 'altered',                     # a byte of a payload changes
-    'early': 'sent_before_durable'}         # events are sent before their commit is on disk
+    'early': 'sent_before_durable',         # events are sent before their commit is on disk
+    'uncommitted': 'invented'}              # events are sent before their commit, rolled back ones too
 
 
 def run_all(options, directory):
