@@ -52,6 +52,14 @@ relay_clock(void)
 	return (int64) INSTR_TIME_GET_MICROSEC(now) / 1000;
 }
 
+/* Rows may be due that were changed behind our back, or when the clock was. */
+static void
+forget_due(Relay *relay)
+{
+	relay->next_due = DT_NOBEGIN;
+	relay->due_floor = DT_NOBEGIN;
+}
+
 /* "database" is not copied. */
 Relay *
 relay_create(const char *database)
@@ -70,7 +78,7 @@ relay_create(const char *database)
 	relay->prune.context = context;
 	queue_init(&relay->queue, AllocSetContextCreate(context, "outbox queue",
 													ALLOCSET_DEFAULT_SIZES));
-	relay->next_due = DT_NOBEGIN;
+	forget_due(relay);
 	relay->look = true;
 	relay->prune_at = relay->now + guc_cleaning_expire_interval;
 	relay->sweep_at = relay->now + guc_cleaning_local_queue_expire_interval;
@@ -200,6 +208,10 @@ relay_configure(Relay *relay)
 
 	/* what was open on account of the old settings may be well now */
 	relay->breaker.probe_at = Min(relay->breaker.probe_at, relay->now);
+	relay->prune_at = Min(relay->prune_at,
+						  relay->now + guc_cleaning_expire_interval);
+	relay->sweep_at = Min(relay->sweep_at,
+						  relay->now + guc_cleaning_local_queue_expire_interval);
 	relay->look = true;
 	relay->recheck = true;
 }
@@ -285,7 +297,7 @@ sweep(Relay *relay)
 	if (!relay_store_ok(relay, store_take_over(guc_minimum_retry_interval,
 											   ids, n)))
 		return;
-	relay->next_due = DT_NOBEGIN;
+	forget_due(relay);
 	if (n == 0 || !relay_store_ok(relay, store_find_given_up(ids, n, &gone)))
 		return;
 	foreach(lc, gone)
@@ -340,6 +352,20 @@ claim_limit(Relay *relay)
 	return Max(1, Min(guc_retry_batch_size, room / guc_max_payload_size));
 }
 
+/* All that was due "now" may be taken: when is the next? */
+static void
+find_next_due(Relay *relay, TimestampTz now)
+{
+	TimestampTz due = relay->due_floor;
+
+	if (!relay_store_ok(relay, store_next_due(&due)))
+		return;
+	relay->next_due = due;
+	relay->due_check_at = relay->now + DUE_CHECK_MS;
+	if (due > now)
+		relay->due_floor = now;
+}
+
 /* The persistent tier: take what is due. */
 static void
 claim_due(Relay *relay)
@@ -347,19 +373,19 @@ claim_due(Relay *relay)
 	List	   *events = NIL;
 	ListCell   *lc;
 	int			limit = claim_limit(relay);
+	TimestampTz now = GetCurrentTimestamp();
 
-	if (relay->now >= relay->due_check_at)
-		relay->next_due = DT_NOBEGIN;
-	if (relay->next_due > GetCurrentTimestamp() || !wants_events(relay))
+	if (relay->now >= relay->due_check_at || now < relay->due_floor)
+		forget_due(relay);
+	if (relay->next_due > now || !wants_events(relay))
 		return;
 	MemoryContextSwitchTo(relay->queue.context);
-	if (!relay_store_ok(relay, store_claim_due(limit, &events)))
+	if (!relay_store_ok(relay, store_claim_due(relay->due_floor, limit, &events)))
 		return;
 	foreach(lc, events)
 		relay_admit(relay, lfirst(lc), NULL);
-	if (list_length(events) < limit &&
-		relay_store_ok(relay, store_next_due(&relay->next_due)))
-		relay->due_check_at = relay->now + DUE_CHECK_MS;
+	if (list_length(events) < limit)
+		find_next_due(relay, now);
 	list_free(events);
 }
 

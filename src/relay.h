@@ -41,6 +41,7 @@ typedef struct Relay
 	bool		look;			/* there may be new events */
 	int64		poll_at;
 	TimestampTz next_due;		/* of the persistent tier */
+	TimestampTz due_floor;		/* what was due before is taken */
 	int64		due_check_at;	/* do not trust next_due beyond this */
 	int64		store_retry_at; /* the store failed: leave it alone until then */
 	int64		sweep_at;

@@ -82,7 +82,8 @@ extern StoreResult store_read_window(StoreWindow *window,
 /* store_delivery.c: exceptions and checkpoints */
 extern StoreResult store_take_over(int minimum_interval_ms, const int64 *ids,
 								   int n);
-extern StoreResult store_claim_due(int limit, List **events);
+extern StoreResult store_claim_due(TimestampTz not_before, int limit,
+								   List **events);
 extern StoreResult store_next_due(TimestampTz *due);
 extern StoreResult store_checkpoint(StoreCheckpoint *checkpoint);
 extern StoreResult store_find_given_up(const int64 *ids, int n, List **gone);

@@ -57,7 +57,7 @@ static Statement take_over = {
 };
 
 /*
- * $1 limit, $2 dead ones are skipped.  With an event whose turn has just come
+ * $1 limit, $2 dead ones are skipped, $3 not before.  With an event whose turn has just come
  * ("pending") go the ones blocked behind it, up to the limit and up to one
  * that is in trouble of its own: if all goes well, a long queue is not read
  * one by one.
@@ -66,6 +66,7 @@ static Statement claim_due = {
 	"WITH due AS ("
 	" SELECT d.id, d.state FROM @s@.outbox_delivery d"
 	" WHERE d.state IN ('pending', 'failed', 'scheduled')"
+	" AND d.next_attempt_at >= $3"
 	" AND d.next_attempt_at <= clock_timestamp()"
 	" ORDER BY d.next_attempt_at, d.id LIMIT $1"
 	" FOR UPDATE),"
@@ -101,13 +102,15 @@ static Statement claim_due = {
 	" SELECT " STORE_EVENT_COLUMNS ", false, c.attempts, c.crashes"
 	" FROM claimed c JOIN @s@.outbox_event e ON e.id = c.id"
 	" ORDER BY e.id",
-	2, {INT8OID, BOOLOID}
+	3, {INT8OID, BOOLOID, TIMESTAMPTZOID}
 };
 
+/* $1 not before */
 static Statement next_due = {
 	"SELECT min(d.next_attempt_at) FROM @s@.outbox_delivery d"
-	" WHERE d.state IN ('pending', 'failed', 'scheduled')",
-	0
+	" WHERE d.state IN ('pending', 'failed', 'scheduled')"
+	" AND d.next_attempt_at >= $1",
+	1, {TIMESTAMPTZOID}
 };
 
 /* $1 id, $2 state, $3 attempts, $4 crashes, $5 due, $6 status, $7 error */
@@ -172,6 +175,7 @@ static Statement find_given_up = {
 typedef struct ClaimArgs
 {
 	MemoryContext context;
+	TimestampTz not_before;
 	int			limit;
 	List	   *events;
 } ClaimArgs;
@@ -182,22 +186,25 @@ claim_due_body(void *arg)
 	ClaimArgs  *args = arg;
 	MemoryContext old = MemoryContextSwitchTo(args->context);
 	DestReceiver *dest = store_event_receiver(&args->events, 0);
-	Datum		values[2];
+	Datum		values[3];
 
 	MemoryContextSwitchTo(old);
 	values[0] = Int64GetDatum(args->limit);
 	values[1] = BoolGetDatum(store_skips_dead());
+	values[2] = TimestampTzGetDatum(args->not_before);
 	store_execute_into(&claim_due, values, dest);
 }
 
 /*
  * Take at most "limit" of the events that are due, marking them in_progress,
- * appended to *events in the current memory context.
+ * appended to *events in the current memory context.  Those due before
+ * "not_before" are known to be taken: while somebody holds an old snapshot,
+ * their dead entries stay in the index and are not to be passed every time.
  */
 StoreResult
-store_claim_due(int limit, List **events)
+store_claim_due(TimestampTz not_before, int limit, List **events)
 {
-	ClaimArgs	args = {CurrentMemoryContext, limit, NIL};
+	ClaimArgs	args = {CurrentMemoryContext, not_before, limit, NIL};
 	StoreResult result = store_transaction(claim_due_body, &args);
 
 	if (result != STORE_OK)
@@ -214,14 +221,17 @@ next_due_body(void *arg)
 {
 	TimestampTz *due = arg;
 	bool		isnull;
-	Datum		value;
+	Datum		value = TimestampTzGetDatum(*due);
 
-	store_execute(&next_due, NULL, NULL);
+	store_execute(&next_due, &value, NULL);
 	value = store_result(0, 1, &isnull);
 	*due = isnull ? DT_NOEND : DatumGetTimestampTz(value);
 }
 
-/* When the next row is due; infinity if none is. */
+/*
+ * When the next row is due that is not due before *due; infinity if there is
+ * none.
+ */
 StoreResult
 store_next_due(TimestampTz *due)
 {
