@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * guc.c
- *		Every setting of the extension, in the order of their names.
+ *		Every setting of the extension, by type and name.
  *
  * All of them but max_databases can be set in postgresql.conf and follow a
  * reload; a superuser can also set them for one database with ALTER DATABASE
@@ -266,152 +266,184 @@ check_source(char **newval, void **extra, GucSource source)
 	return check_no_blanks(*newval);
 }
 
-static void
-define_bool(const char *name, const char *desc, bool *var)
+static const struct
 {
-	DefineCustomBoolVariable(name, desc, NULL, var, *var, PGC_SUSET, 0,
-							 NULL, NULL, NULL);
-}
+	const char *name;
+	const char *description;
+	int		   *variable;		/* has its default */
+	int			min;
+	int			max;
+	int			flags;
+}			int_settings[] = {
 
-static void
-define_int(const char *name, const char *desc, int *var, int min, int max,
-		   int flags)
-{
-	DefineCustomIntVariable(name, desc, NULL, var, *var, min, max, PGC_SUSET,
-							flags, NULL, NULL, NULL);
-}
+	{"outbox.batch_size",
+		"Events that the relay reads at once.",
+	&guc_batch_size, 1, 100000, 0},
+	{"outbox.breaker_probe_interval",
+		"Wait between two probes of a destination that is down.",
+	&guc_breaker_probe_interval, 10, INT_MAX, GUC_UNIT_MS},
+	{"outbox.breaker_threshold",
+		"Failures in a row after which the destination counts as down; 0: never.",
+	&guc_breaker_threshold, 0, INT_MAX, 0},
+	{"outbox.cleaning_expire_interval",
+		"Wait between two prunes.",
+	&guc_cleaning_expire_interval, 100, INT_MAX, GUC_UNIT_MS},
+	{"outbox.cleaning_local_queue_expire_interval",
+		"Wait between two sweeps of the events in the relay's memory.",
+	&guc_cleaning_local_queue_expire_interval, 100, INT_MAX, GUC_UNIT_MS},
+	{"outbox.connect_timeout",
+		"Longest wait for a connection to the destination.",
+	&guc_connect_timeout, 1, INT_MAX, GUC_UNIT_MS},
+	{"outbox.delete_batch_count",
+		"Rows that one statement of a prune deletes.",
+	&guc_delete_batch_count, 1, 1000000, 0},
+	{"outbox.failed_retry_interval",
+		"First wait of the persistent retry tier.",
+	&guc_failed_retry_interval, 1, INT_MAX, GUC_UNIT_MS},
+	{"outbox.http_batch_size",
+		"Events that share a request of the http publisher; more than 1: CloudEvents' batch mode.",
+	&guc_http_batch_size, 1, 10000, 0},
+	{"outbox.local_failed_retry_interval",
+		"Wait between two tries of the local retry tier.",
+	&guc_local_failed_retry_interval, 1, INT_MAX, GUC_UNIT_MS},
+	{"outbox.local_retry_times",
+		"Retries from the relay's memory, before the persistent tier.",
+	&guc_local_retry_times, 0, INT_MAX, 0},
+	{"outbox.max_in_flight",
+		"Requests without an answer that a relay has at most.",
+	&guc_max_in_flight, 1, 10000, 0},
+	{"outbox.max_payload_size",
+		"Largest payload of an event.",
+	&guc_max_payload_size, 1, 256 * 1024 * 1024, GUC_UNIT_BYTE},
+	{"outbox.max_retry_interval",
+		"Longest wait between two retries.",
+	&guc_max_retry_interval, 1, INT_MAX, GUC_UNIT_MS},
+	{"outbox.max_retry_times",
+		"Retries in all before an event is dead.",
+	&guc_max_retry_times, 0, INT_MAX - 1, 0},
+	{"outbox.minimum_retry_interval",
+		"An event found failed or in progress in the table is not retried sooner after its last change.",
+	&guc_minimum_retry_interval, 0, INT_MAX, GUC_UNIT_MS},
+	{"outbox.poll_interval",
+		"Longest wait of an idle relay before it looks for events.",
+	&guc_poll_interval, 1, 3600000, GUC_UNIT_MS},
+	{"outbox.published_expire_time",
+		"How long a published event is kept.",
+	&guc_published_expire_time, 0, INT_MAX, GUC_UNIT_S},
+	{"outbox.relay_memory",
+		"Memory for events that a relay has read and not settled.",
+	&guc_relay_memory, 64, 8 * 1024 * 1024, GUC_UNIT_KB},
+	{"outbox.request_timeout",
+		"Longest wait for the answer to a request.",
+	&guc_request_timeout, 1, INT_MAX / 2, GUC_UNIT_MS},
+	{"outbox.retry_batch_size",
+		"Events that the persistent retry tier reads at once.",
+	&guc_retry_batch_size, 1, 10000, 0}
+};
 
-static void
-define_string(const char *name, const char *desc, char **var,
-			  const char *boot, GucStringCheckHook check)
+static const struct
 {
-	DefineCustomStringVariable(name, desc, NULL, var, boot, PGC_SUSET, 0,
-							   check, NULL, NULL);
-}
+	const char *name;
+	const char *description;
+	char	  **variable;
+	const char *boot_value;
+	GucStringCheckHook check;
+}			string_settings[] = {
 
-static void
-define_enum(const char *name, const char *desc, int *var,
-			const struct config_enum_entry *options)
+	{"outbox.dapr_api_token_file",
+		"File with the token that Dapr asks for.",
+	&guc_dapr_api_token_file, "", NULL},
+	{"outbox.dapr_endpoint",
+		"Address of Dapr's HTTP API: a URL, or unix:/path.",
+	&guc_dapr_endpoint, "http://127.0.0.1:3500", check_dapr_endpoint},
+	{"outbox.dapr_pubsub_name",
+		"Name of Dapr's pubsub component.",
+	&guc_dapr_pubsub_name, "pubsub", check_name},
+	{"outbox.http_headers",
+		"Headers that the http publisher adds, one a line.",
+	&guc_http_headers, "", check_http_headers},
+	{"outbox.http_headers_file",
+		"File with further such headers, secret ones for instance.",
+	&guc_http_headers_file, "", NULL},
+	{"outbox.http_url",
+		"Where the http publisher posts events; {topic} stands for the topic.",
+	&guc_http_url, "", check_http_url},
+	{"outbox.publisher",
+		"Who takes events to their destination: dapr, http, or a library.",
+	&guc_publisher, "dapr", check_name},
+	{"outbox.source",
+		"CloudEvents source; empty: made of the cluster's and the database's name.",
+	&guc_source, "", check_source},
+	{"outbox.tls_ca_file",
+		"File with the certificate authorities to trust; empty: the system's.",
+	&guc_tls_ca_file, "", NULL}
+};
+
+static const struct
 {
-	DefineCustomEnumVariable(name, desc, NULL, var, *var, options, PGC_SUSET,
-							 0, NULL, NULL, NULL);
+	const char *name;
+	const char *description;
+	int		   *variable;		/* has its default */
+	const struct config_enum_entry *options;
+}			enum_settings[] = {
+
+	{"outbox.dapr_bulk",
+		"Whether events share a request to Dapr; auto: those whose numbers Dapr's bulk API leaves as they are.",
+	&guc_dapr_bulk, dapr_bulks},
+	{"outbox.dead_key_policy",
+		"Whether the events behind a dead one of their key wait for an operator or pass.",
+	&guc_dead_key_policy, dead_key_policies},
+	{"outbox.http_content_mode",
+		"CloudEvents content mode of the http publisher.",
+	&guc_http_content_mode, http_content_modes}
+};
+
+/* Settings that follow a reload. */
+static void
+define_tables(void)
+{
+	for (int i = 0; i < lengthof(int_settings); i++)
+		DefineCustomIntVariable(int_settings[i].name,
+								int_settings[i].description, NULL,
+								int_settings[i].variable,
+								*int_settings[i].variable,
+								int_settings[i].min, int_settings[i].max,
+								PGC_SUSET, int_settings[i].flags,
+								NULL, NULL, NULL);
+	for (int i = 0; i < lengthof(string_settings); i++)
+		DefineCustomStringVariable(string_settings[i].name,
+								   string_settings[i].description, NULL,
+								   string_settings[i].variable,
+								   string_settings[i].boot_value,
+								   PGC_SUSET, 0,
+								   string_settings[i].check, NULL, NULL);
+	for (int i = 0; i < lengthof(enum_settings); i++)
+		DefineCustomEnumVariable(enum_settings[i].name,
+								 enum_settings[i].description, NULL,
+								 enum_settings[i].variable,
+								 *enum_settings[i].variable,
+								 enum_settings[i].options,
+								 PGC_SUSET, 0, NULL, NULL, NULL);
 }
 
 void
 guc_define(void)
 {
-	define_int("outbox.batch_size",
-			   "Events that the relay reads at once.",
-			   &guc_batch_size, 1, 100000, 0);
-	define_int("outbox.breaker_probe_interval",
-			   "Wait between two probes of a destination that is down.",
-			   &guc_breaker_probe_interval, 10, INT_MAX, GUC_UNIT_MS);
-	define_int("outbox.breaker_threshold",
-			   "Failures in a row after which the destination counts as down; 0: never.",
-			   &guc_breaker_threshold, 0, INT_MAX, 0);
-	define_int("outbox.cleaning_expire_interval",
-			   "Wait between two prunes.",
-			   &guc_cleaning_expire_interval, 100, INT_MAX, GUC_UNIT_MS);
-	define_int("outbox.cleaning_local_queue_expire_interval",
-			   "Wait between two sweeps of the events in the relay's memory.",
-			   &guc_cleaning_local_queue_expire_interval, 100, INT_MAX,
-			   GUC_UNIT_MS);
-	define_int("outbox.connect_timeout",
-			   "Longest wait for a connection to the destination.",
-			   &guc_connect_timeout, 1, INT_MAX, GUC_UNIT_MS);
-	define_string("outbox.dapr_api_token_file",
-				  "File with the token that Dapr asks for.",
-				  &guc_dapr_api_token_file, "", NULL);
-	define_enum("outbox.dapr_bulk",
-				"Whether events share a request to Dapr; auto: those whose numbers Dapr's bulk API leaves as they are.",
-				&guc_dapr_bulk, dapr_bulks);
-	define_string("outbox.dapr_endpoint",
-				  "Address of Dapr's HTTP API: a URL, or unix:/path.",
-				  &guc_dapr_endpoint, "http://127.0.0.1:3500",
-				  check_dapr_endpoint);
-	define_string("outbox.dapr_pubsub_name",
-				  "Name of Dapr's pubsub component.",
-				  &guc_dapr_pubsub_name, "pubsub", check_name);
-	define_enum("outbox.dead_key_policy",
-				"Whether the events behind a dead one of their key wait for an operator or pass.",
-				&guc_dead_key_policy, dead_key_policies);
-	define_int("outbox.delete_batch_count",
-			   "Rows that one statement of a prune deletes.",
-			   &guc_delete_batch_count, 1, 1000000, 0);
-	define_bool("outbox.enabled",
-				"Whether relays send events.",
-				&guc_enabled);
-	define_int("outbox.failed_retry_interval",
-			   "First wait of the persistent retry tier.",
-			   &guc_failed_retry_interval, 1, INT_MAX, GUC_UNIT_MS);
-	define_int("outbox.http_batch_size",
-			   "Events that share a request of the http publisher; more than 1: CloudEvents' batch mode.",
-			   &guc_http_batch_size, 1, 10000, 0);
-	define_enum("outbox.http_content_mode",
-				"CloudEvents content mode of the http publisher.",
-				&guc_http_content_mode, http_content_modes);
-	define_string("outbox.http_headers",
-				  "Headers that the http publisher adds, one a line.",
-				  &guc_http_headers, "", check_http_headers);
-	define_string("outbox.http_headers_file",
-				  "File with further such headers, secret ones for instance.",
-				  &guc_http_headers_file, "", NULL);
-	define_string("outbox.http_url",
-				  "Where the http publisher posts events; {topic} stands for the topic.",
-				  &guc_http_url, "", check_http_url);
-	define_int("outbox.local_failed_retry_interval",
-			   "Wait between two tries of the local retry tier.",
-			   &guc_local_failed_retry_interval, 1, INT_MAX, GUC_UNIT_MS);
-	define_int("outbox.local_retry_times",
-			   "Retries from the relay's memory, before the persistent tier.",
-			   &guc_local_retry_times, 0, INT_MAX, 0);
+	define_tables();
+	DefineCustomBoolVariable("outbox.enabled",
+							 "Whether relays send events.",
+							 NULL, &guc_enabled, true, PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomRealVariable("outbox.retry_backoff",
+							 "Factor from one wait of the persistent tier to the next.",
+							 NULL, &guc_retry_backoff, 2.0, 1.0, 100.0,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
+
+	/* the size of shared memory; a library that is loaded later has none */
 	if (process_shared_preload_libraries_in_progress)
 		DefineCustomIntVariable("outbox.max_databases",
 								"Databases that can have a relay.",
 								NULL, &guc_max_databases, 100, 1, 100000,
 								PGC_POSTMASTER, 0, NULL, NULL, NULL);
-	define_int("outbox.max_in_flight",
-			   "Requests without an answer that a relay has at most.",
-			   &guc_max_in_flight, 1, 10000, 0);
-	define_int("outbox.max_payload_size",
-			   "Largest payload of an event.",
-			   &guc_max_payload_size, 1, 256 * 1024 * 1024, GUC_UNIT_BYTE);
-	define_int("outbox.max_retry_interval",
-			   "Longest wait between two retries.",
-			   &guc_max_retry_interval, 1, INT_MAX, GUC_UNIT_MS);
-	define_int("outbox.max_retry_times",
-			   "Retries in all before an event is dead.",
-			   &guc_max_retry_times, 0, INT_MAX - 1, 0);
-	define_int("outbox.minimum_retry_interval",
-			   "An event found failed or in progress in the table is not retried sooner after its last change.",
-			   &guc_minimum_retry_interval, 0, INT_MAX, GUC_UNIT_MS);
-	define_int("outbox.poll_interval",
-			   "Longest wait of an idle relay before it looks for events.",
-			   &guc_poll_interval, 1, 3600000, GUC_UNIT_MS);
-	define_int("outbox.published_expire_time",
-			   "How long a published event is kept.",
-			   &guc_published_expire_time, 0, INT_MAX, GUC_UNIT_S);
-	define_string("outbox.publisher",
-				  "Who takes events to their destination: dapr, http, or a library.",
-				  &guc_publisher, "dapr", check_name);
-	define_int("outbox.relay_memory",
-			   "Memory for events that a relay has read and not settled.",
-			   &guc_relay_memory, 64, 8 * 1024 * 1024, GUC_UNIT_KB);
-	define_int("outbox.request_timeout",
-			   "Longest wait for the answer to a request.",
-			   &guc_request_timeout, 1, INT_MAX / 2, GUC_UNIT_MS);
-	DefineCustomRealVariable("outbox.retry_backoff",
-							 "Factor from one wait of the persistent tier to the next.",
-							 NULL, &guc_retry_backoff, 2.0, 1.0, 100.0,
-							 PGC_SUSET, 0, NULL, NULL, NULL);
-	define_int("outbox.retry_batch_size",
-			   "Events that the persistent retry tier reads at once.",
-			   &guc_retry_batch_size, 1, 10000, 0);
-	define_string("outbox.source",
-				  "CloudEvents source; empty: made of the cluster's and the database's name.",
-				  &guc_source, "", check_source);
-	define_string("outbox.tls_ca_file",
-				  "File with the certificate authorities to trust; empty: the system's.",
-				  &guc_tls_ca_file, "", NULL);
 	reserve_guc_prefix_compat("outbox");
 }
