@@ -196,8 +196,8 @@ claim_due_body(void *arg)
 }
 
 /*
- * Take at most "limit" of the events that are due, marking them in_progress,
- * appended to *events in the current memory context.  Those due before
+ * Take at most "limit" of the events that are due, marking them in_progress;
+ * *events becomes the list of them, in the current memory context.  Those due before
  * "not_before" are known to be taken: while somebody holds an old snapshot,
  * their dead entries stay in the index and are not to be passed every time.
  */
@@ -212,7 +212,7 @@ store_claim_due(TimestampTz not_before, int limit, List **events)
 		list_free_deep(args.events);
 		return result;
 	}
-	*events = list_concat(*events, args.events);
+	*events = args.events;
 	return STORE_OK;
 }
 

@@ -275,8 +275,8 @@ read_window_body(void *arg)
 
 /*
  * The next events of the window, at most "limit" and not many more than
- * "max_bytes", in the order of their ids, appended to *events in the current
- * memory context.  The first call opens the window; what it sets there is in
+ * "max_bytes", in the order of their ids; *events becomes the list of them,
+ * in the current memory context.  The first call opens the window; what it sets there is in
  * "window_context".  On failure the window is as before.
  */
 StoreResult
@@ -298,6 +298,6 @@ store_read_window(StoreWindow *window, MemoryContext window_context,
 		window->exhausted = true;
 	if (args.events != NIL)
 		window->cursor = ((OutboxEvent *) llast(args.events))->msg.id;
-	*events = list_concat(*events, args.events);
+	*events = args.events;
 	return STORE_OK;
 }
