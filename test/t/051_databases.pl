@@ -289,8 +289,17 @@ subtest 'two relays never serve one database' => sub {
 	$lock =~ tr/|/,/;
 	my $rival = $node->background_psql('one');
 	my $offset = -s $node->logfile;
-	$rival->query_safe("SELECT pg_terminate_backend($pid)");
-	$rival->query_safe("SELECT hold_lock($lock\::int2)");
+	# It stands in line when the relay leaves; the next relay comes too late.
+	$rival->query_until(qr/in line/,
+		"\\echo in line\nSELECT hold_lock($lock\::int2);\n");
+	poll_until(
+		sub {
+			$node->safe_psql('one',
+				q{SELECT count(*) FROM pg_locks
+				  WHERE locktype = 'advisory' AND NOT granted});
+		},
+		'the rival to wait for the lock');
+	$node->safe_psql('one', "SELECT pg_terminate_backend($pid)");
 	wait_log($node, qr/database "one" has a relay already/, $offset);
 	my $id = publish('one', 'rival');
 	wait_log($node, qr/(database "one" has a relay already.*){2}/s, $offset);
