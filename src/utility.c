@@ -19,6 +19,7 @@
 
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "nodes/parsenodes.h"
@@ -94,6 +95,24 @@ database_wanted(Node *stmt)
 	}
 }
 
+/* May this user create databases? */
+static bool
+may_create_databases(void)
+{
+	bool		may = superuser();
+	HeapTuple	tuple;
+
+	if (may)
+		return true;
+	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
+	if (HeapTupleIsValid(tuple))
+	{
+		may = ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
+		ReleaseSysCache(tuple);
+	}
+	return may;
+}
+
 /* May this user copy (or else change) this database? */
 static bool
 user_may(Node *stmt, Oid dboid)
@@ -103,7 +122,7 @@ user_may(Node *stmt, Oid dboid)
 
 	if (owns_database_compat(dboid))
 		return true;
-	if (!IsA(stmt, CreatedbStmt) || !have_createdb_privilege())
+	if (!IsA(stmt, CreatedbStmt) || !may_create_databases())
 		return false;
 	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(dboid));
 	if (HeapTupleIsValid(tuple))
