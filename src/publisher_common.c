@@ -199,8 +199,8 @@ common_error_line(CommonState *common, const HttpResult *result,
 
 /*
  * What a result means for a message.  NULL if it is delivered, else the reason
- * in one line; that and the verdict last until the next call.  The status decides, even if
- * the response broke off in its body.
+ * in one line; that and the verdict last until the next call.  The status
+ * decides, even if the response broke off in its body.
  */
 const char *
 common_judge(CommonState *common, const HttpResult *result,

@@ -164,6 +164,18 @@ is_deeply(
 	kept(),
 	{ dead => 1, failed => 1, blocked => 1, scheduled => 1 },
 	'the rest is still there');
+
+# A relay that has an hour to wait follows a reload.
+reload($node, 'outbox.cleaning_expire_interval' => '1h');
+my $old = relay_pid($node, 'postgres');
+$node->safe_psql('postgres', "SELECT pg_terminate_backend($old)");
+poll_until(sub { (relay_pid($node, 'postgres') // $old) != $old },
+	'another relay');
+my ($patient) = publish('rate', 1);
+wait_state($patient, 'published');
+reload($node, 'outbox.cleaning_expire_interval' => '100ms');
+poll_until(sub { !kept()->{rate} },
+	'a shorter interval to be followed at once');
 unlike(slurp_file($node->logfile, $offset), qr/ERROR/, 'the log has no error');
 
 $node->stop;
