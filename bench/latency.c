@@ -92,13 +92,33 @@ answer(int fd, const char *response)
 		die("receiver: %s", strerror(errno));
 }
 
+/* Note when the samples in a body arrived: several, if they share a request. */
+static void
+samples_arrived(const char *body)
+{
+	static const char mark[] = "\"sample\": ";
+	const char *number = strstr(body, mark);
+	int64_t		at = now();
+
+	pthread_mutex_lock(&lock);
+	if (number == NULL)
+		arrived[current] = at;
+	for (; number; number = strstr(number, mark))
+	{
+		number += sizeof(mark) - 1;
+		arrived[atol(number)] = at;
+	}
+	pthread_cond_signal(&arrival);
+	pthread_mutex_unlock(&lock);
+}
+
 /* Take one complete request from the buffer; 0: there is none. */
 static int
 take_request(int fd, Connection *c)
 {
 	char	   *end,
 			   *length,
-			   *number;
+				next;
 	size_t		total;
 
 	c->buf[c->len] = '\0';
@@ -110,11 +130,10 @@ take_request(int fd, Connection *c)
 		return 0;
 	if (strncmp(c->buf, "POST", 4) == 0)
 	{
-		number = strstr(end, "\"sample\": ");
-		pthread_mutex_lock(&lock);
-		arrived[number ? atol(number + 10) : current] = now();
-		pthread_cond_signal(&arrival);
-		pthread_mutex_unlock(&lock);
+		next = c->buf[total];
+		c->buf[total] = '\0';
+		samples_arrived(end);
+		c->buf[total] = next;
 	}
 	answer(fd, "HTTP/1.1 204 No Content\r\n\r\n");
 	c->len -= total;
