@@ -16,7 +16,7 @@
 
 #include "cloudevent.h"
 #include "common/base64.h"
-#include "utils/json.h"
+#include "json_text.h"
 #include "utils/memutils.h"
 
 /* Append ,"name":"value" unless there is no value. */
@@ -25,8 +25,10 @@ append_attribute(StringInfo buf, const char *name, const char *value)
 {
 	if (value == NULL)
 		return;
-	appendStringInfo(buf, ",\"%s\":", name);
-	escape_json(buf, value);
+	appendStringInfoString(buf, ",\"");
+	appendStringInfoString(buf, name);
+	appendStringInfoString(buf, "\":");
+	json_append_string(buf, value, strlen(value));
 }
 
 /* Append bytes in base64; there are at most CLOUDEVENT_MAX_PAYLOAD of them. */
@@ -100,9 +102,11 @@ cloudevent_append_metadata(StringInfo buf, const OutboxMessage *message)
 	{
 		if (i > 0)
 			appendStringInfoChar(buf, ',');
-		escape_json(buf, message->metadata[i].name);
+		json_append_string(buf, message->metadata[i].name,
+						   strlen(message->metadata[i].name));
 		appendStringInfoChar(buf, ':');
-		escape_json(buf, message->metadata[i].value);
+		json_append_string(buf, message->metadata[i].value,
+						   strlen(message->metadata[i].value));
 	}
 	appendStringInfoChar(buf, '}');
 }
@@ -130,7 +134,12 @@ is_unreserved(unsigned char c)
 void
 cloudevent_append_uri(StringInfo buf, const char *text)
 {
-	for (const char *p = text; *p != '\0'; p++)
+	const char *p = text;
+
+	while (is_unreserved((unsigned char) *p))
+		p++;
+	appendBinaryStringInfo(buf, text, p - text);
+	for (; *p != '\0'; p++)
 	{
 		if (is_unreserved((unsigned char) *p))
 			appendStringInfoChar(buf, *p);

@@ -37,6 +37,7 @@
 #include "utils/xid8.h"
 
 #include "guc.h"
+#include "json_text.h"
 #include "shmem.h"
 #include "store.h"
 #include "uuidv7.h"
@@ -178,7 +179,7 @@ check_payload(Datum *values, bool *nulls)
 		StringInfoData text;
 
 		initStringInfo(&text);
-		JsonbToCString(&text, &jb->root, VARSIZE(jb));
+		json_append_jsonb(&text, jb);
 		if (text.len > guc_max_payload_size)
 			report_payload_size(text.len);
 		check_encoding(text.data, text.len);

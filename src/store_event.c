@@ -27,6 +27,7 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
+#include "json_text.h"
 #include "store_internal.h"
 
 /* The columns of STORE_EVENT_COLUMNS, and those that follow them. */
@@ -57,7 +58,6 @@ typedef struct EventReceiver
 	MemoryContext context;		/* of the events and the list */
 	MemoryContext row_context;	/* reset for every row */
 	StringInfoData pool;		/* strings of the current event */
-	StringInfoData json;
 	Size		max_bytes;
 	Size		bytes;
 	bool		stopped;		/* because of max_bytes */
@@ -121,15 +121,29 @@ pool_time(EventReceiver *self, TimestampTz when)
 	struct pg_tm tm;
 	fsec_t		fsec;
 	char		buf[64];
+	char	   *p = buf;
 
 	if (timestamp2tm(when, NULL, &tm, &fsec, NULL, NULL) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("timestamp out of range")));
-	snprintf(buf, sizeof(buf), "%04d-%02d-%02dT%02d:%02d:%02d.%06dZ",
-			 tm.tm_year, tm.tm_mon, tm.tm_mday, tm.tm_hour, tm.tm_min,
-			 tm.tm_sec, fsec);
-	return pool_bytes(self, buf, strlen(buf));
+	if (tm.tm_year < 0)
+		*p++ = '-';
+	p = pg_ultostr_zeropad(p, abs(tm.tm_year), 4);
+	*p++ = '-';
+	p = pg_ultostr_zeropad(p, tm.tm_mon, 2);
+	*p++ = '-';
+	p = pg_ultostr_zeropad(p, tm.tm_mday, 2);
+	*p++ = 'T';
+	p = pg_ultostr_zeropad(p, tm.tm_hour, 2);
+	*p++ = ':';
+	p = pg_ultostr_zeropad(p, tm.tm_min, 2);
+	*p++ = ':';
+	p = pg_ultostr_zeropad(p, tm.tm_sec, 2);
+	*p++ = '.';
+	p = pg_ultostr_zeropad(p, fsec, 6);
+	*p++ = 'Z';
+	return pool_bytes(self, buf, p - buf);
 }
 
 static Size
@@ -138,6 +152,26 @@ pool_uuid(EventReceiver *self, Datum value)
 	const char *text = DatumGetCString(DirectFunctionCall1(uuid_out, value));
 
 	return pool_bytes(self, text, strlen(text));
+}
+
+/* JSON, which is made where it stays unless it has to be converted. */
+static Size
+pool_json(EventReceiver *self, Datum value)
+{
+	Jsonb	   *jb = DatumGetJsonbP(value);
+	StringInfo	pool = &self->pool;
+	Size		offset = pool->len;
+	char	   *utf8;
+
+	json_append_jsonb(pool, jb);
+	utf8 = pg_server_to_any(pool->data + offset, pool->len - offset, PG_UTF8);
+	if (utf8 != pool->data + offset)
+	{
+		pool->len = offset;
+		appendStringInfoString(pool, utf8);
+	}
+	appendStringInfoChar(pool, '\0');
+	return offset;
 }
 
 /* The payload, whichever it is; sets its length and kind. */
@@ -149,11 +183,7 @@ pool_payload(EventReceiver *self, TupleTableSlot *slot, OutboxMessage *msg)
 	msg->is_json = !slot->tts_isnull[COL_PAYLOAD];
 	if (msg->is_json)
 	{
-		Jsonb	   *jb = DatumGetJsonbP(slot->tts_values[COL_PAYLOAD]);
-
-		resetStringInfo(&self->json);
-		JsonbToCString(&self->json, &jb->root, VARSIZE(jb));
-		offset = pool_text(self, self->json.data, self->json.len);
+		offset = pool_json(self, slot->tts_values[COL_PAYLOAD]);
 	}
 	else
 	{
@@ -304,7 +334,6 @@ store_event_receiver(List **events, Size max_bytes)
 											  "outbox row",
 											  ALLOCSET_DEFAULT_SIZES);
 	initStringInfo(&self->pool);
-	initStringInfo(&self->json);
 	self->max_bytes = max_bytes > 0 ? max_bytes : SIZE_MAX;
 	MemoryContextSwitchTo(old);
 	return (DestReceiver *) self;

@@ -2,7 +2,7 @@
 #
 # Promises:
 # - A committed event arrives with its own id, source, type, time, key, trace
-#   context and data; JSON numbers digit by digit, bytes as base64.
+#   context and data; JSON byte for byte as the server shows it, bytes as base64.
 # - What rolled back, be it only a savepoint, is never delivered.
 # - INSERT and COPY into outbox_event publish as outbox_publish() does.
 # - An event_id that is there already is not published again, and counted.
@@ -118,6 +118,17 @@ sub utf8_text
 	utf8::encode($text);
 	return $text;
 }
+
+# Every character, at every place in a word of eight bytes, and what JSON has
+# besides strings.
+$id = publish(q{'orders', jsonb_build_object('strings',
+		(SELECT jsonb_agg(repeat('x', n) || chr(c) || 'ü')
+		 FROM generate_series(0, 17) n, generate_series(1, 127) c),
+		'others', '[[], {}, [[1, -0.5], {"a": {"b": []}}], "", true, false]'::jsonb)});
+$stored = $node->safe_psql('postgres',
+	"SELECT payload FROM outbox_event WHERE event_id = '$id'");
+ok(utf8_text(delivered($id)->{body}) =~ /\Q"data":$stored}\E$/,
+	'data is what the cast to text makes of the payload');
 
 $event = delivered(publish(q{'orders', 'null'}))->{event};
 is($event->{type}, 'orders', 'without a type it is the topic');

@@ -1,0 +1,17 @@
+/*-------------------------------------------------------------------------
+ *
+ * json_text.h
+ *		JSON as text.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_JSON_TEXT_H
+#define OUTBOX_JSON_TEXT_H
+
+#include "lib/stringinfo.h"
+#include "utils/jsonb.h"
+
+extern void json_append_string(StringInfo buf, const char *str, Size len);
+extern void json_append_jsonb(StringInfo buf, Jsonb *jb);
+
+#endif							/* OUTBOX_JSON_TEXT_H */
