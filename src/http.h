@@ -61,7 +61,7 @@ extern void http_add_header(HttpRequest *request, const char *name,
 							const char *value);
 extern void http_get(HttpRequest *request, const char *url);
 extern void http_post(HttpRequest *request, const char *url,
-					  const char *body, Size len);
+					  const char *content_type, const char *body, Size len);
 extern void http_cancel(HttpClient *client, int64 id, HttpDoneCB done);
 
 extern int	http_sockets(HttpClient *client, const OutboxSocket **sockets,

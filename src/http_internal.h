@@ -12,6 +12,7 @@
 
 #include "http.h"
 #include "lib/ilist.h"
+#include "lib/stringinfo.h"
 
 #if LIBCURL_VERSION_NUM < 0x074200
 #error "libcurl 7.66 or later is required"
@@ -43,7 +44,7 @@ struct HttpRequest
 	MemoryContext context;
 	int64		id;
 	HttpDoneCB	done;
-	struct curl_slist *headers; /* ends with the config's */
+	StringInfoData headers;		/* lines, each behind a line end; or NULL */
 	bool		headers_end;	/* the response's headers are complete */
 	Size		received;		/* bytes of the body, kept or not */
 	char	   *body;			/* its beginning, "kept" bytes; or NULL */

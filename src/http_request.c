@@ -9,6 +9,12 @@
  * therefore mean new requests: those in use end with their old options, an
  * HttpConfig, which goes when the last of them has.
  *
+ * libcurl looks at every header that it is given for longer than it takes to
+ * send it.  It passes strings on verbatim, control characters included (see
+ * CURLOPT_HTTPHEADER), so that the headers of one request are given to it as
+ * one string of several lines.  Content-Type is the first: libcurl makes one of
+ * its own if it sees none, and only looks at the beginning of a string.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -19,6 +25,12 @@
 #include "utils/memutils.h"
 
 #define HTTP_USER_AGENT "outbox/1.0"
+
+/*
+ * What is kept of a request's memory from one use to the next: enough for the
+ * headers and a small body, so that most uses allocate nothing.
+ */
+#define REQUEST_MEMORY	0, 8 * 1024, ALLOCSET_DEFAULT_MAXSIZE
 
 /* A list node in front of "next", in the current memory context. */
 static struct curl_slist *
@@ -111,6 +123,7 @@ set_policy(CURL *easy)
 #endif
 	CHECK_SETOPT(easy, CURLOPT_NOSIGNAL, 1L);
 	CHECK_SETOPT(easy, CURLOPT_PROXY, "");
+	CHECK_SETOPT(easy, CURLOPT_NOPROXY, "*");
 	CHECK_SETOPT(easy, CURLOPT_FOLLOWLOCATION, 0L);
 	CHECK_SETOPT(easy, CURLOPT_PATH_AS_IS, 1L);
 	CHECK_SETOPT(easy, CURLOPT_HTTP_VERSION, (long) CURL_HTTP_VERSION_1_1);
@@ -170,7 +183,7 @@ http_make_request(HttpClient *client, HttpConfig *config)
 	request->config = config;
 	request->context = AllocSetContextCreate(client->context,
 											 "outbox HTTP request",
-											 ALLOCSET_START_SMALL_SIZES);
+											 REQUEST_MEMORY);
 	dlist_push_tail(&client->requests, &request->node);
 	PG_TRY();
 	{
@@ -270,7 +283,7 @@ http_new_request(HttpClient *client, int64 id, HttpDoneCB done)
 	request->busy = true;
 	request->id = id;
 	request->done = done;
-	request->headers = config->headers;
+	request->headers.data = NULL;
 	request->headers_end = false;
 	request->received = 0;
 	request->body = NULL;
@@ -292,14 +305,13 @@ void
 http_add_header(HttpRequest *request, const char *name, const char *value)
 {
 	MemoryContext old = MemoryContextSwitchTo(request->context);
-	Size		namelen = strlen(name);
-	Size		valuelen = strlen(value);
-	char	   *line = palloc(namelen + valuelen + 3);
 
-	memcpy(line, name, namelen);
-	memcpy(line + namelen, ": ", 2);
-	memcpy(line + namelen + 2, value, valuelen + 1);
-	request->headers = prepend_header(request->headers, line);
+	if (request->headers.data == NULL)
+		initStringInfo(&request->headers);
+	appendStringInfoString(&request->headers, "\r\n");
+	appendStringInfoString(&request->headers, name);
+	appendStringInfoString(&request->headers, ": ");
+	appendStringInfoString(&request->headers, value);
 	MemoryContextSwitchTo(old);
 }
 
@@ -330,29 +342,43 @@ set_url(HttpRequest *request, const char *url)
 }
 
 static void
-start_request(HttpRequest *request, const char *url)
+start_request(HttpRequest *request, const char *url,
+			  struct curl_slist *headers)
 {
 	Assert(request->busy && !request->started);
 	set_url(request, url);
-	CHECK_SETOPT(request->easy, CURLOPT_HTTPHEADER, request->headers);
+	CHECK_SETOPT(request->easy, CURLOPT_HTTPHEADER, headers);
 	http_add_to_multi(request);
 }
 
 void
 http_get(HttpRequest *request, const char *url)
 {
+	Assert(request->headers.data == NULL);
 	CHECK_SETOPT(request->easy, CURLOPT_HTTPGET, 1L);
-	start_request(request, url);
+	start_request(request, url, request->config->headers);
 }
 
 /* "body" is not copied: it must last as long as the request is in use. */
 void
-http_post(HttpRequest *request, const char *url, const char *body, Size len)
+http_post(HttpRequest *request, const char *url, const char *content_type,
+		  const char *body, Size len)
 {
+	MemoryContext old = MemoryContextSwitchTo(request->context);
+	StringInfoData headers;
+
 	CHECK_SETOPT(request->easy, CURLOPT_POST, 1L);
 	CHECK_SETOPT(request->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) len);
 	CHECK_SETOPT(request->easy, CURLOPT_POSTFIELDS, len > 0 ? body : "");
-	start_request(request, url);
+	initStringInfo(&headers);
+	appendStringInfoString(&headers, "Content-Type: ");
+	appendStringInfoString(&headers, content_type);
+	if (request->headers.data != NULL)
+		appendBinaryStringInfo(&headers, request->headers.data,
+							   request->headers.len);
+	start_request(request, url,
+				  prepend_header(request->config->headers, headers.data));
+	MemoryContextSwitchTo(old);
 }
 
 /* Forget a request; nothing happens if it is not in use. */
@@ -383,7 +409,8 @@ http_finish_request(HttpRequest *request, CURLcode code)
 	curl_off_t	retry_after = 0;
 
 	curl_easy_getinfo(request->easy, CURLINFO_RESPONSE_CODE, &status);
-	curl_easy_getinfo(request->easy, CURLINFO_RETRY_AFTER, &retry_after);
+	if (status < 200 || status >= 300)
+		curl_easy_getinfo(request->easy, CURLINFO_RETRY_AFTER, &retry_after);
 	http_stop_request(request);
 
 	result.status = 0;

@@ -111,6 +111,8 @@ dapr_configure(CommonState *common, HttpOptions *options, const char **reason)
 	initStringInfo(&pubsub);
 	cloudevent_append_uri_segment(&pubsub, guc_dapr_pubsub_name);
 	dapr->pubsub = pubsub.data;
+	dapr->publish_url = psprintf("%s/v1.0/publish/%s/", dapr->base_url,
+								 dapr->pubsub);
 
 	if (guc_dapr_api_token_file[0] != '\0')
 	{
@@ -172,8 +174,7 @@ dapr_send(CommonState *common, HttpRequest *request,
 	StringInfoData body;
 
 	initStringInfo(&url);
-	appendStringInfo(&url, "%s/v1.0/publish/%s/", dapr->base_url,
-					 dapr->pubsub);
+	appendStringInfoString(&url, dapr->publish_url);
 	cloudevent_append_uri_segment(&url, message->topic);
 	append_query(&url, message);
 
@@ -181,10 +182,10 @@ dapr_send(CommonState *common, HttpRequest *request,
 	cloudevent_append(&body, message, common->state->source,
 					  CLOUDEVENT_TRACEID);
 
-	http_add_header(request, "Content-Type", "application/cloudevents+json");
 	if (message->traceparent != NULL)
 		http_add_header(request, "traceparent", message->traceparent);
-	http_post(request, url.data, body.data, body.len);
+	http_post(request, url.data, "application/cloudevents+json", body.data,
+			  body.len);
 }
 
 /* Read token after token.  False if the value does not end where it should. */

@@ -24,6 +24,7 @@ typedef struct DaprState
 	CommonState common;
 	const char *base_url;		/* of the API, without a slash at its end */
 	const char *pubsub;			/* a segment of a URL */
+	const char *publish_url;	/* of single events; the topic follows */
 
 	/* Of bulk: see publisher_dapr_bulk.c. */
 	DaprBulk	bulk;

@@ -25,8 +25,8 @@
 #include <float.h>
 
 #include "cloudevent.h"
+#include "json_text.h"
 #include "publisher_dapr.h"
-#include "utils/json.h"
 #include "utils/memutils.h"
 
 #define BULK_MAX_ENTRIES 100
@@ -219,7 +219,7 @@ append_metadata(StringInfo body, const OutboxMessage *message)
 	if (message->nmetadata > 0)
 		appendStringInfoChar(body, ',');
 	appendStringInfoString(body, "\"partitionKey\":");
-	escape_json(body, key);
+	json_append_string(body, key, strlen(key));
 	appendStringInfoChar(body, '}');
 }
 
@@ -227,8 +227,9 @@ static void
 append_entry(StringInfo body, const OutboxMessage *message,
 			 const char *source)
 {
-	appendStringInfo(body, "{\"entryId\":\"%s\",\"event\":",
-					 message->event_id);
+	appendStringInfoString(body, "{\"entryId\":\"");
+	appendStringInfoString(body, message->event_id);
+	appendStringInfoString(body, "\",\"event\":");
 	cloudevent_append(body, message, source, CLOUDEVENT_TRACEID);
 	appendStringInfoString(body, ",\"contentType\":"
 						   "\"application/cloudevents+json\",\"metadata\":");
@@ -270,8 +271,7 @@ dapr_send_batch(CommonState *common, HttpRequest *request,
 	}
 	appendStringInfoChar(&body, ']');
 
-	http_add_header(request, "Content-Type", "application/json");
-	http_post(request, url.data, body.data, body.len);
+	http_post(request, url.data, "application/json", body.data, body.len);
 }
 
 /*

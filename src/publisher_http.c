@@ -179,7 +179,6 @@ add_attributes(HttpRequest *request, const OutboxMessage *message,
 		cloudevent_append_metadata(&metadata, message);
 		add_attribute(request, "ce-metadata", metadata.data);
 	}
-	http_add_header(request, "Content-Type", message->content_type);
 }
 
 /* Post messages of one topic in batch mode. */
@@ -198,10 +197,8 @@ post_batch(EndpointState *endpoint, HttpRequest *request,
 	}
 	appendStringInfoChar(&array, ']');
 
-	http_add_header(request, "Content-Type",
-					"application/cloudevents-batch+json");
 	http_post(request, topic_url(endpoint->url, messages[0]->topic),
-			  array.data, array.len);
+			  "application/cloudevents-batch+json", array.data, array.len);
 }
 
 /* PublisherKind.send_batch */
@@ -233,14 +230,15 @@ endpoint_send(CommonState *common, HttpRequest *request,
 	if (endpoint->mode == HTTP_MODE_BINARY)
 	{
 		add_attributes(request, message, source);
-		http_post(request, url, message->payload, message->payload_len);
+		http_post(request, url, message->content_type, message->payload,
+				  message->payload_len);
 		return;
 	}
-	http_add_header(request, "Content-Type", "application/cloudevents+json");
 	initStringInfo(&envelope);
 	cloudevent_append(&envelope, message, source,
 					  CLOUDEVENT_TOPIC | CLOUDEVENT_METADATA);
-	http_post(request, url, envelope.data, envelope.len);
+	http_post(request, url, "application/cloudevents+json", envelope.data,
+			  envelope.len);
 }
 
 /* PublisherKind.judge */
