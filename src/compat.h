@@ -9,6 +9,7 @@
 #ifndef OUTBOX_COMPAT_H
 #define OUTBOX_COMPAT_H
 
+#include "access/genam.h"
 #include "catalog/pg_database.h"
 #include "common/jsonapi.h"
 #if PG_VERSION_NUM >= 150000
@@ -71,6 +72,18 @@ make_json_lex_compat(const char *json, int len)
 #else
 	return makeJsonLexContextCstringLen(unconstify(char *, json), len,
 										PG_UTF8, true);
+#endif
+}
+
+/* 18: a place to count index searches. */
+static inline IndexScanDesc
+index_beginscan_compat(Relation table, Relation index, Snapshot snapshot,
+					   int nkeys)
+{
+#if PG_VERSION_NUM >= 180000
+	return index_beginscan(table, index, snapshot, NULL, nkeys, 0);
+#else
+	return index_beginscan(table, index, snapshot, nkeys, 0);
 #endif
 }
 

@@ -38,7 +38,8 @@ typedef struct StoreWindow
 	StoreSnapshot lo;
 	StoreSnapshot hi;
 	int64		cursor;			/* events up to this id have been read */
-	int64		min_id;			/* ids of the transactions from xmax(lo) on */
+	int64		min_id;			/* range of ids of transactions from xmax(lo)
+								 * on */
 	int64		max_id;			/* less than min_id: there are none */
 	struct varlena *late;		/* xid8[]: transactions that "lo" saw running */
 	bool		opened;			/* hi, min_id, max_id and late are set */

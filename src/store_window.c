@@ -33,43 +33,49 @@
  */
 #include "postgres.h"
 
-#include "access/transam.h"
+#include "access/genam.h"
+#include "access/relscan.h"
+#include "access/stratnum.h"
+#include "access/table.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
 #include "catalog/pg_type.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/xid8.h"
 
+#include "compat.h"
 #include "mutation.h"
 #include "store_internal.h"
 
 /* $1 lo, $2 hi */
-static Statement open_window = {
-	"SELECT r.min_id, r.max_id,"
-	" (SELECT array_agg(x.xid)"
-	"  FROM pg_snapshot_xip($1) x(xid)"
-	"  WHERE pg_visible_in_snapshot(x.xid, $2)"
-	"  AND EXISTS (SELECT 1 FROM @s@.outbox_event l WHERE l.xid = x.xid))"
-	" FROM (SELECT min(w.id), max(w.id)"
-	"  FROM (SELECT e.id FROM @s@.outbox_event e"
-	"   WHERE e.xid >= pg_snapshot_xmax($1)"
-	"   AND e.xid < pg_snapshot_xmax($2)"
-	"   AND pg_visible_in_snapshot(e.xid, $2)"
-	"   OFFSET 0) w) r(min_id, max_id)",
+static Statement find_late = {
+	"SELECT array_agg(x.xid)"
+	" FROM pg_snapshot_xip($1) x(xid)"
+	" WHERE pg_visible_in_snapshot(x.xid, $2)"
+	" AND EXISTS (SELECT 1 FROM @s@.outbox_event e WHERE e.xid = x.xid)",
 	2, {PG_SNAPSHOTOID, PG_SNAPSHOTOID}
 };
 
+/* OFFSET 0: one probe of the index, never a hash table of all there are */
 #define NEW_EVENT \
-	" NOT EXISTS (SELECT 1 FROM @s@.outbox_delivery d WHERE d.id = e.id)"
+	" NOT EXISTS (SELECT 1 FROM @s@.outbox_delivery d WHERE d.id = e.id" \
+	"  OFFSET 0)"
 
+/* Mostly there is not a single exception, so that no event is looked up. */
 #define IN_WALK \
 	" e.id > $1 AND e.id <= $2" \
 	" AND pg_visible_in_snapshot(e.xid, $4)" \
-	" AND NOT pg_visible_in_snapshot(e.xid, $3) AND" NEW_EVENT
+	" AND NOT pg_visible_in_snapshot(e.xid, $3)" \
+	" AND (NOT EXISTS (SELECT 1 FROM @s@.outbox_delivery x" \
+	"   WHERE x.id > $1 AND x.id <= $2)" \
+	"  OR" NEW_EVENT ")"
 
 #define KEY_BLOCKED(skip_dead) \
 	", e.key IS NOT NULL AND EXISTS (SELECT 1 FROM @s@.outbox_delivery b" \
@@ -171,6 +177,62 @@ flush_inserted(XLogRecPtr lsn)
 	XLogFlush(lsn);
 }
 
+/* A table or an index of ours. */
+static Oid
+relation_oid(const char *name)
+{
+	Oid			oid = get_relname_relid(name, store_schema());
+
+	if (!OidIsValid(oid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("relation \"%s\" does not exist", name),
+				 errhint("Somebody dropped it; it is made in the script of extension outbox.")));
+	return oid;
+}
+
+/*
+ * The smallest and the largest id that the transactions from xmax(lo) on took.
+ * Only the index is looked at, whether or not the rows are visible: that may
+ * make the range wider than need be, whereas visits to all rows of a large
+ * backlog would delay its first event by seconds.
+ */
+static void
+find_range(StoreWindow *window)
+{
+	Relation	table = table_open(relation_oid("outbox_event"),
+								   AccessShareLock);
+	Relation	index = index_open(relation_oid("outbox_event_xid_id_idx"),
+								   AccessShareLock);
+	IndexScanDesc scan = index_beginscan_compat(table, index, SnapshotAny, 2);
+	ScanKeyData keys[2];
+
+	ScanKeyInit(&keys[0], 1, BTGreaterEqualStrategyNumber, F_XID8GE,
+				DirectFunctionCall1(pg_snapshot_xmax,
+									PointerGetDatum(window->lo)));
+	ScanKeyInit(&keys[1], 1, BTLessStrategyNumber, F_XID8LT,
+				DirectFunctionCall1(pg_snapshot_xmax,
+									PointerGetDatum(window->hi)));
+	window->min_id = PG_INT64_MAX;
+	window->max_id = 0;
+	scan->xs_want_itup = true;
+	index_rescan(scan, keys, lengthof(keys), NULL, 0);
+	while (index_getnext_tid(scan, ForwardScanDirection))
+	{
+		bool		isnull;
+		int64		id = DatumGetInt64(index_getattr(scan->xs_itup, 2,
+													 scan->xs_itupdesc,
+													 &isnull));
+
+		CHECK_FOR_INTERRUPTS();
+		window->min_id = Min(window->min_id, id);
+		window->max_id = Max(window->max_id, id);
+	}
+	index_endscan(scan);
+	index_close(index, AccessShareLock);
+	table_close(table, AccessShareLock);
+}
+
 /*
  * Open the window from window->lo to a snapshot taken now, or, if window->hi
  * is set (a position from the table), up to that.
@@ -180,9 +242,7 @@ open_window_now(StoreWindow *window, MemoryContext context)
 {
 	Datum		values[2];
 	Datum		late;
-	bool		no_range,
-				no_late,
-				isnull;
+	bool		no_late;
 	MemoryContext old;
 
 	if (!window->hi)
@@ -197,20 +257,13 @@ open_window_now(StoreWindow *window, MemoryContext context)
 	}
 	values[0] = PointerGetDatum(window->lo);
 	values[1] = PointerGetDatum(window->hi);
-	store_execute(&open_window, values, NULL);
-
-	window->min_id = DatumGetInt64(store_result(0, 1, &no_range));
-	window->max_id = DatumGetInt64(store_result(0, 2, &isnull));
-	if (no_range)
-	{
-		window->min_id = 1;
-		window->max_id = 0;
-	}
-	late = store_result(0, 3, &no_late);
+	find_range(window);
+	store_execute(&find_late, values, NULL);
+	late = store_result(0, 1, &no_late);
 	old = MemoryContextSwitchTo(context);
 	window->late = no_late ? NULL : copy_varlena(late);
 	MemoryContextSwitchTo(old);
-	window->exhausted = no_range && no_late;
+	window->exhausted = window->min_id > window->max_id && no_late;
 	window->opened = true;
 }
 
