@@ -10,6 +10,7 @@
 #define OUTBOX_COMPAT_H
 
 #include "access/genam.h"
+#include "access/transam.h"
 #include "catalog/pg_database.h"
 #include "common/jsonapi.h"
 #if PG_VERSION_NUM >= 150000
@@ -72,6 +73,20 @@ make_json_lex_compat(const char *json, int len)
 #else
 	return makeJsonLexContextCstringLen(unconstify(char *, json), len,
 										PG_UTF8, true);
+#endif
+}
+
+/*
+ * 17: another name.  The oldest transaction whose commit can be looked up; the
+ * caller holds XactTruncationLock.
+ */
+static inline TransactionId
+oldest_clog_xid_compat(void)
+{
+#if PG_VERSION_NUM >= 170000
+	return TransamVariables->oldestClogXid;
+#else
+	return ShmemVariableCache->oldestClogXid;
 #endif
 }
 

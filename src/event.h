@@ -16,6 +16,8 @@ typedef struct OutboxEvent
 {
 	OutboxMessage msg;
 	Size		size;			/* of the chunk */
+	uint64		xid;			/* full id of the transaction that published
+								 * it */
 	TimestampTz deliver_after;	/* 0: at once */
 	bool		key_blocked;	/* an earlier event of its key is in trouble */
 	bool		stored;			/* has a row in outbox_delivery */

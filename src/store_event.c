@@ -26,6 +26,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
+#include "utils/xid8.h"
 
 #include "json_text.h"
 #include "store_internal.h"
@@ -34,6 +35,7 @@
 enum
 {
 	COL_ID,
+	COL_XID,
 	COL_EVENT_ID,
 	COL_TOPIC,
 	COL_KEY,
@@ -269,6 +271,7 @@ make_event(EventReceiver *self, TupleTableSlot *slot)
 
 	event->msg = msg;
 	event->size = size;
+	event->xid = U64FromFullTransactionId(DatumGetFullTransactionId(values[COL_XID]));
 	if (!nulls[COL_DELIVER_AFTER])
 		event->deliver_after = DatumGetTimestampTz(values[COL_DELIVER_AFTER]);
 	event->key_blocked = DatumGetBool(values[COL_KEY_BLOCKED]);

@@ -33,7 +33,7 @@ typedef struct Statement
 
 /* The columns that store_event_receiver() takes, of "e" and "d". */
 #define STORE_EVENT_COLUMNS \
-	"e.id, e.event_id, e.topic, e.key, e.type, e.payload, e.body, " \
+	"e.id, e.xid, e.event_id, e.topic, e.key, e.type, e.payload, e.body, " \
 	"e.content_type, e.metadata, e.traceparent, e.created_at, " \
 	"e.deliver_after"
 

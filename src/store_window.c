@@ -25,9 +25,11 @@
  *
  * An event that has a row in outbox_delivery is not a new one.
  *
- * Before a window is used, WAL is flushed past the commits in it: with
- * synchronous_commit = off they are visible before they are durable, and an
- * event must not be sent that a crash could undo.
+ * With synchronous_commit = off, commits are visible before they are durable,
+ * and an event must not be sent that a crash could undo.  Before events are
+ * used, WAL is flushed past the commits of their transactions; usually it is
+ * already.  The snapshots need no flush: a position in outbox_progress has its
+ * place in WAL behind all that was visible when it was taken.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,9 +39,10 @@
 #include "access/relscan.h"
 #include "access/stratnum.h"
 #include "access/table.h"
+#include "access/transam.h"
 #include "access/xlog.h"
-#include "access/xlog_internal.h"
 #include "catalog/pg_type.h"
+#include "storage/lwlock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -162,19 +165,44 @@ store_load_position(StorePosition *position)
 }
 
 /*
- * Flush WAL up to "lsn", an insert position.  Where the last record ended
- * exactly with its page, the insert position is already behind the header of
- * the next page, which is not written yet: XLogFlush() would throw.
+ * How far WAL has to be flushed for the commit of a transaction to be durable;
+ * InvalidXLogRecPtr if it is, as after any commit that waited for its flush.
+ * What is too old to be looked up was flushed long ago.
  */
-static void
-flush_inserted(XLogRecPtr lsn)
+static XLogRecPtr
+commit_lsn(uint64 fxid)
 {
-	int			header = XLogSegmentOffset(lsn, wal_segment_size) < XLOG_BLCKSZ ?
-	SizeOfXLogLongPHD : SizeOfXLogShortPHD;
+	TransactionId xid = (TransactionId) fxid;
+	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
+	XLogRecPtr	lsn = InvalidXLogRecPtr;
 
-	if (lsn % XLOG_BLCKSZ == header)
-		lsn -= header;
-	XLogFlush(lsn);
+	if (next - fxid > MaxTransactionId / 2)
+		return lsn;
+	LWLockAcquire(XactTruncationLock, LW_SHARED);
+	if (!TransactionIdPrecedes(xid, oldest_clog_xid_compat()))
+		lsn = TransactionIdGetCommitLSN(xid);
+	LWLockRelease(XactTruncationLock);
+	return lsn;
+}
+
+/* See to it that no crash undoes these events. */
+static void
+flush_commits(List *events)
+{
+	XLogRecPtr	lsn = InvalidXLogRecPtr;
+	uint64		last = 0;
+	ListCell   *lc;
+
+	foreach(lc, events)
+	{
+		uint64		xid = ((OutboxEvent *) lfirst(lc))->xid;
+
+		if (xid != last)
+			lsn = Max(lsn, commit_lsn(xid));
+		last = xid;
+	}
+	if (!XLogRecPtrIsInvalid(lsn) && !mutation_is("early"))
+		XLogFlush(lsn);
 }
 
 /* A table or an index of ours. */
@@ -249,8 +277,6 @@ open_window_now(StoreWindow *window, MemoryContext context)
 	{
 		Datum		hi = DirectFunctionCall1(pg_current_snapshot, (Datum) 0);
 
-		if (!mutation_is("early"))
-			flush_inserted(GetXLogInsertRecPtr());
 		old = MemoryContextSwitchTo(context);
 		window->hi = copy_varlena(hi);
 		MemoryContextSwitchTo(old);
@@ -324,6 +350,7 @@ read_window_body(void *arg)
 	values[7] = Int64GetDatum(window->cursor);
 	store_execute_into(window->late ? &read_merged : &read_walk, values, dest);
 	args->stopped = store_event_receiver_stopped(dest);
+	flush_commits(args->events);
 }
 
 /*
