@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * relay.c
- *		One step of the relay: read, submit, settle, checkpoint.
+ *		One step of the relay: settle, read, submit, checkpoint, prune.
  *
  * The relay is a single thread of control that never waits in here: worker.c
  * waits, on the latch, the publisher's sockets and the time that relay_step()
@@ -13,9 +13,6 @@
  * Transactions are the store's and short; none is open while the publisher
  * works.  Whatever a transaction wrote or read counts only when it has
  * committed, so that a failed one leaves the relay as it was.
- *
- * Before anything is read, what was settled is written: the statements that
- * read look at the rows of outbox_delivery to keep the order by key.
  *
  * Times are milliseconds of a monotonic clock, so that nobody who sets the
  * clock makes the relay hurry or sleep.  Only what lasts longer than the
@@ -33,8 +30,8 @@
 #include "guc.h"
 #include "relay.h"
 
-/* How long next_due is believed; rows may be changed behind our back. */
-#define DUE_CHECK_MS	60000
+/* While there is something to send, pruning pauses so often its own time. */
+#define PRUNE_PAUSE		30
 
 /* So often in a step is there something to send after a quick answer. */
 #define MAX_SUBMITS		16
@@ -50,14 +47,6 @@ relay_clock(void)
 
 	INSTR_TIME_SET_CURRENT(now);
 	return (int64) INSTR_TIME_GET_MICROSEC(now) / 1000;
-}
-
-/* Rows may be due that were changed behind our back, or when the clock was. */
-static void
-forget_due(Relay *relay)
-{
-	relay->next_due = DT_NOBEGIN;
-	relay->due_floor = DT_NOBEGIN;
 }
 
 /* "database" is not copied. */
@@ -78,8 +67,7 @@ relay_create(const char *database)
 	relay->prune.context = context;
 	queue_init(&relay->queue, AllocSetContextCreate(context, "outbox queue",
 													ALLOCSET_DEFAULT_SIZES));
-	forget_due(relay);
-	relay->look = true;
+	relay_read_init(relay);
 	relay->prune_at = relay->now + guc_cleaning_expire_interval;
 	relay->sweep_at = relay->now + guc_cleaning_local_queue_expire_interval;
 	relay->report.started_at = GetCurrentTimestamp();
@@ -265,65 +253,6 @@ wake_backoff(Relay *relay)
 	}
 }
 
-/* Forget an entry that was discarded, or deleted from the table. */
-static void
-forget_entry(Relay *relay, RelayEntry *entry)
-{
-	if (entry->state == ENTRY_IN_FLIGHT)
-	{
-		publisher_cancel(entry->event->msg.id);
-		relay->exclusive = false;
-	}
-	queue_remove(&relay->queue, entry);
-	if (relay->dirty_since == 0)
-		relay->dirty_since = relay->now;
-}
-
-/*
- * Compare memory with the table: forget the entries that were given up there,
- * and take over rows in progress that are not here.
- */
-static void
-sweep(Relay *relay)
-{
-	int64	   *ids = palloc(sizeof(int64) * Max(relay->queue.nentries, 1));
-	int			n = 0;
-	List	   *gone;
-	ListCell   *lc;
-
-	relay->sweep_at = relay->now + guc_cleaning_local_queue_expire_interval;
-	foreach(lc, queue_entries(&relay->queue))
-		ids[n++] = ((RelayEntry *) lfirst(lc))->event->msg.id;
-	if (!relay_store_ok(relay, store_take_over(guc_minimum_retry_interval,
-											   ids, n)))
-		return;
-	forget_due(relay);
-	if (n == 0 || !relay_store_ok(relay, store_find_given_up(ids, n, &gone)))
-		return;
-	foreach(lc, gone)
-		forget_entry(relay, queue_find(&relay->queue, *(int64 *) lfirst(lc)));
-}
-
-/*
- * Somebody changed exceptions by hand, or the settings that rule them.  A
- * sweep looks at all there is.
- */
-static void
-recheck(Relay *relay)
-{
-	relay->recheck = false;
-	sweep(relay);
-	if (relay->must_checkpoint)
-		relay->recheck = true;
-}
-
-static bool
-has_room(Relay *relay)
-{
-	return relay->queue.nentries < 4 * guc_batch_size &&
-		relay->queue.bytes < (Size) guc_relay_memory * 1024;
-}
-
 /* Can anything be sent at all? */
 bool
 relay_can_send(Relay *relay)
@@ -332,139 +261,14 @@ relay_can_send(Relay *relay)
 		!breaker_is_down(&relay->breaker);
 }
 
-/* Are there too few events ready, and is there room for more? */
-static bool
-wants_events(Relay *relay)
-{
-	Size		bytes;
-	int			enough = guc_max_in_flight * publisher_max_batch(&bytes);
-
-	return relay_can_send(relay) && has_room(relay) &&
-		relay->queue.nready < Min(enough, guc_batch_size);
-}
-
-/* How many events of the largest size there is memory for; at least one. */
-static int
-claim_limit(Relay *relay)
-{
-	Size		room = (Size) guc_relay_memory * 1024 - relay->queue.bytes;
-
-	return Max(1, Min(guc_retry_batch_size, room / guc_max_payload_size));
-}
-
-/* All that was due "now" may be taken: when is the next? */
-static void
-find_next_due(Relay *relay, TimestampTz now)
-{
-	TimestampTz due = relay->due_floor;
-
-	if (!relay_store_ok(relay, store_next_due(&due)))
-		return;
-	relay->next_due = due;
-	relay->due_check_at = relay->now + DUE_CHECK_MS;
-	if (due > now)
-		relay->due_floor = now;
-}
-
-/* The persistent tier: take what is due. */
-static void
-claim_due(Relay *relay)
-{
-	List	   *events = NIL;
-	ListCell   *lc;
-	int			limit = claim_limit(relay);
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (relay->now >= relay->due_check_at || now < relay->due_floor)
-		forget_due(relay);
-	if (relay->next_due > now || !wants_events(relay))
-		return;
-	MemoryContextSwitchTo(relay->queue.context);
-	if (!relay_store_ok(relay, store_claim_due(relay->due_floor, limit, &events)))
-		return;
-	foreach(lc, events)
-		relay_admit(relay, lfirst(lc), NULL);
-	if (list_length(events) < limit)
-		find_next_due(relay, now);
-	list_free(events);
-}
-
 /*
- * The window to read from, which is a new one if the last is exhausted and
- * there may be something in it.  NULL: there is nothing to read.
+ * A batch of a prune.  While there are events to be sent, that has a small
+ * share of the time; otherwise the next batch follows at once.
  */
-static RelayWindow *
-window_to_read(Relay *relay)
-{
-	RelayWindow *last = queue_last_window(&relay->queue);
-
-	if (!last->store.exhausted)
-		return last;
-	if (!relay->look)
-		return NULL;
-	relay->look = false;
-	relay->poll_at = relay->now + guc_poll_interval;
-	if (store_nothing_since(last->store.hi))
-		return NULL;
-	return queue_add_window(&relay->queue, last->store.hi, NULL);
-}
-
-/* New events, while there are few to be sent and there is room for more. */
-static void
-read_new(Relay *relay)
-{
-	RelayQueue *queue = &relay->queue;
-	RelayWindow *last = queue_last_window(queue);
-	RelayWindow *window;
-	List	   *events = NIL;
-	ListCell   *lc;
-
-	if (relay->now >= relay->poll_at)
-	{
-		relay->look = true;
-		relay->poll_at = relay->now + guc_poll_interval;
-	}
-	if (!wants_events(relay) || !(window = window_to_read(relay)))
-		return;
-
-	MemoryContextSwitchTo(queue->context);
-	if (!relay_store_ok(relay,
-						store_read_window(&window->store, window->context,
-										  guc_batch_size,
-										  (Size) guc_relay_memory * 1024 - queue->bytes,
-										  &events)))
-	{
-		if (window != last)
-			queue_drop_window(queue, window);
-		relay->look = true;
-		return;
-	}
-	if (window != last && dlist_is_empty(&last->entries))
-		queue_drop_window(queue, last);
-	foreach(lc, events)
-		relay_admit(relay, lfirst(lc), window);
-	list_free(events);
-}
-
-static void
-read_events(Relay *relay)
-{
-	if ((relay->ndeliveries > 0 || relay->must_checkpoint) &&
-		!relay_checkpoint(relay, false, false))
-		return;
-	if (relay->recheck)
-		recheck(relay);
-	else if (relay->now >= relay->sweep_at)
-		sweep(relay);
-	if (!relay->must_checkpoint)
-		claim_due(relay);
-	if (!relay->must_checkpoint)
-		read_new(relay);
-}
-
 static void
 prune(Relay *relay)
 {
+	int64		start = relay_clock();
 	int64		npruned;
 	bool		more;
 
@@ -474,6 +278,9 @@ prune(Relay *relay)
 												guc_delete_batch_count,
 												&npruned, &more)) || !more)
 		relay->prune_at = relay->now + guc_cleaning_expire_interval;
+	else if (relay->queue.nentries > 0)
+		relay->prune_at = start +
+			PRUNE_PAUSE * Max(relay_clock() - start, 1);
 	if (npruned > 0)
 	{
 		relay->report.counters.pruned += npruned;
@@ -497,20 +304,11 @@ update_status(Relay *relay)
 	relay_send_report(relay);
 }
 
-/* Milliseconds until a time of the wall clock. */
-static int64
-wall_clock_wait(TimestampTz when)
-{
-	TimestampTz now = GetCurrentTimestamp();
-
-	return when <= now ? 0 : Min((when - now) / 1000 + 1, MAX_WAIT_MS);
-}
-
 /* How long there is nothing to do, unless something happens. */
 static long
 time_to_wait(Relay *relay)
 {
-	int64		until = Min(relay->poll_at, relay_checkpoint_time(relay));
+	int64		until = relay_checkpoint_time(relay);
 	RelayEntry *entry = queue_next_backoff(&relay->queue);
 
 	until = Min(until, relay->prune_at);
@@ -522,13 +320,9 @@ time_to_wait(Relay *relay)
 											  &relay->queue.in_flight)->due_at);
 	if (breaker_is_down(&relay->breaker))
 		until = Min(until, relay->breaker.probe_at);
-	if (!TIMESTAMP_IS_NOEND(relay->next_due) && wants_events(relay))
-		until = Min(until, relay->now + wall_clock_wait(relay->next_due));
 	if (relay_can_submit(relay))
 		until = relay->now;
-	if (wants_events(relay) &&
-		(relay->look || !queue_last_window(&relay->queue)->store.exhausted))
-		until = relay->now;
+	until = Min(until, relay_read_time(relay));
 	until = Max(until, relay->store_retry_at);
 	return (long) Min(Max(until - relay_clock(), 0), MAX_WAIT_MS);
 }
@@ -549,7 +343,7 @@ relay_step(Relay *relay)
 	wake_backoff(relay);
 	relay_spill(relay);
 	if (relay->now >= relay->store_retry_at)
-		read_events(relay);
+		relay_read(relay);
 	MemoryContextSwitchTo(step_context);
 	for (int i = 0; i < MAX_SUBMITS && relay_submit(relay); i++)
 		take_answers(relay);

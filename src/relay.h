@@ -39,6 +39,10 @@ typedef struct Relay
 
 	/* When to do what; monotonic but for next_due. */
 	bool		look;			/* there may be new events */
+	bool		listening;		/* commits wake us; see relay_read.c */
+	int64		look_at;		/* but not before this time */
+	int64		found_at;		/* the last look */
+	int			nfound;			/* looks in that millisecond that found some */
 	int64		poll_at;
 	TimestampTz next_due;		/* of the persistent tier */
 	TimestampTz due_floor;		/* what was due before is taken */
@@ -63,6 +67,11 @@ extern void relay_publisher_failed(Relay *relay);
 extern void relay_stop(Relay *relay);
 extern bool relay_can_send(Relay *relay);
 extern int64 relay_clock(void);
+
+/* relay_read.c */
+extern void relay_read_init(Relay *relay);
+extern void relay_read(Relay *relay);
+extern int64 relay_read_time(Relay *relay);
 
 /* relay_submit.c */
 extern bool relay_can_submit(Relay *relay);

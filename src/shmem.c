@@ -14,6 +14,11 @@
  * writes.  A Latch pointer in a slot points into the PGPROC array, so that
  * it means the same in every process.
  *
+ * A relay that is going to look for events anyway says so ("listening" is
+ * false), which saves each commit a signal.  It looks once more after it has
+ * said that it listens again: a commit that found it not listening was visible
+ * before that.
+ *
  * Errors: nothing here throws once the server is up.  A database beyond
  * outbox.max_databases has no slot; outbox_check() then says that no relay
  * is alive, and the launcher logs it.
@@ -44,6 +49,7 @@ typedef struct RelaySlot
 	Latch	   *latch;			/* of the relay; NULL: none */
 	int			holds;			/* commands that want the database free */
 	int			requests;		/* RELAY_REQUEST_ bits for the relay */
+	volatile bool listening;	/* the relay wants to be woken by commits */
 	bool		orderly;		/* the last relay, if any, meant to end */
 	pg_atomic_uint64 duplicates;	/* publishes that were there already */
 	slock_t		mutex;			/* guards report */
@@ -171,7 +177,9 @@ wake_relay(bool recheck)
 	slot = find_slot(MyDatabaseId);
 	if (slot && slot->latch && !recheck)
 	{
-		SetLatch(slot->latch);
+		pg_memory_barrier();	/* pairs with shmem_relay_listen() */
+		if (slot->listening)
+			SetLatch(slot->latch);
 		LWLockRelease(shared->lock);
 		return;
 	}
@@ -433,6 +441,7 @@ shmem_relay_attach(Oid dboid)
 	slot->pid = MyProcPid;
 	slot->latch = MyLatch;
 	slot->requests = 0;
+	slot->listening = true;
 	slot->orderly = false;
 	pg_atomic_write_u64(&slot->duplicates, 0);
 	my_slot = slot;
@@ -448,6 +457,17 @@ shmem_relay_report(const RelayReport *report)
 	SpinLockAcquire(&my_slot->mutex);
 	my_slot->report = *report;
 	SpinLockRelease(&my_slot->mutex);
+}
+
+/*
+ * Shall commits wake this relay?  Whoever says so has to look for events after
+ * that, or a commit may have been missed.
+ */
+void
+shmem_relay_listen(bool on)
+{
+	my_slot->listening = on;
+	pg_memory_barrier();		/* pairs with wake_relay() */
 }
 
 /* What others asked of this relay since the last call. */

@@ -90,6 +90,7 @@ extern void shmem_note_start_failure(Oid dboid, const char *error);
 /* shmem.c: relays */
 extern bool shmem_relay_attach(Oid dboid);
 extern void shmem_relay_report(const RelayReport *report);
+extern void shmem_relay_listen(bool on);
 extern int	shmem_relay_take_requests(void);
 extern void shmem_relay_ends_in_order(void);
 extern bool shmem_relay_forget_database(void);

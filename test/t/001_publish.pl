@@ -8,7 +8,8 @@
 # - An event_id that is there already is not published again, and counted.
 # - Topics, keys and metadata arrive as they are, whatever they consist of.
 # - deliver_after is kept to.
-# - A commit wakes the relay; only COMMIT PREPARED is found by the poll.
+# - A commit wakes the relay, in a crowd and after it was disabled as well; only
+#   COMMIT PREPARED is found by the poll.
 
 use strict;
 use warnings FATAL => 'all';
@@ -282,6 +283,30 @@ my $late_by = delivered($id)->{time} - $node->safe_psql('postgres',
 	   FROM outbox_event WHERE event_id = '$id'});
 cmp_ok($late_by, '>=', 0, 'and is not delivered before its time');
 cmp_ok($late_by, '<', 2, 'but soon after, whatever the poll interval');
+
+# A crowd of commits does not wake the relay one by one.  When it is over, and
+# that comes at another moment each time, none of them has been missed.
+my $crowd = $node->basedir . '/crowd.sql';
+append_to_file($crowd, q{SELECT outbox_publish('crowd', '{}');});
+foreach my $round (1 .. 5)
+{
+	$node->command_ok(
+		[ 'pgbench', '-n', '-c', 4, '-t', 10 + $round, '-f', $crowd, 'postgres' ],
+		"crowd of commits, round $round");
+	poll_until(
+		sub {
+			$node->safe_psql('postgres', 'SELECT backlog FROM outbox_stats') eq
+			  '0';
+		},
+		"all of crowd $round to be settled");
+}
+
+# While the relay is disabled, nothing is missed either.
+reload($node, 'outbox.enabled' => 'off');
+$id = publish(q{'disabled', '{}'});
+reload($node, 'outbox.enabled' => 'on');
+is(delivered($id)->{topic}, 'disabled',
+	'what was committed while the relay was disabled is found');
 
 # The poll is an hour away: whatever arrived up to here came of a commit.
 # Nothing tells the relay of COMMIT PREPARED in another session.
