@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 
-from lib import report
+from lib import knobs, report
 from lib.cluster import Cluster
 
 ROWS = ('relay', 'relay-cost', 'bulk', 'latency', 'publish', 'live', 'held', 'old', 'slow', 'backlog', 'idle')
@@ -52,8 +52,9 @@ def run(stage, results, names):
             print(f'{name}: {time.monotonic() - started:.0f} s', flush=True)
     finally:
         cluster.stop()
-        table = report.table(rows, 'make bench' + (f' BENCH={",".join(names)}' if names != ROWS else ''),
-                             stage.version)
+        command = ' '.join(filter(None, [knobs.settings(), 'make bench',
+                                         f'BENCH={",".join(names)}' if names != ROWS else '']))
+        table = report.table(rows, command, stage.version)
         with open(os.path.join(results, 'table.md'), 'w', encoding='utf-8') as file:
             file.write(table)
         print('\n' + table)

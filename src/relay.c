@@ -30,8 +30,8 @@
 #include "guc.h"
 #include "relay.h"
 
-/* While there is something to send, pruning pauses so often its own time. */
-#define PRUNE_PAUSE		30
+/* While there is a backlog, pruning pauses so often its own time. */
+#define PRUNE_PAUSE		50
 
 /* So often in a step is there something to send after a quick answer. */
 #define MAX_SUBMITS		16
@@ -261,9 +261,17 @@ relay_can_send(Relay *relay)
 		!breaker_is_down(&relay->breaker);
 }
 
+/* Is there more to be sent than goes out at once? */
+static bool
+has_backlog(Relay *relay)
+{
+	return !queue_last_window(&relay->queue)->store.exhausted ||
+		relay->queue.nready >= guc_max_in_flight;
+}
+
 /*
- * A batch of a prune.  While there are events to be sent, that has a small
- * share of the time; otherwise the next batch follows at once.
+ * A batch of a prune.  While there is a backlog, that has a small share of the
+ * time; otherwise the next batch follows at once.
  */
 static void
 prune(Relay *relay)
@@ -278,7 +286,7 @@ prune(Relay *relay)
 												guc_delete_batch_count,
 												&npruned, &more)) || !more)
 		relay->prune_at = relay->now + guc_cleaning_expire_interval;
-	else if (relay->queue.nentries > 0)
+	else if (has_backlog(relay))
 		relay->prune_at = start +
 			PRUNE_PAUSE * Max(relay_clock() - start, 1);
 	if (npruned > 0)

@@ -28,6 +28,9 @@ def engine_at_most(bound, text):
     return Goal(f'<= {text}', lambda series: series.engine <= bound)
 
 
+NO_GOAL = Goal('-', lambda series: True)
+
+
 @dataclasses.dataclass
 class Series:
     """

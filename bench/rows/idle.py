@@ -44,9 +44,9 @@ def run(stage, cluster):
         with_extension = make(stage, 'idle', True, receiver.url)
         without = make(stage, 'plain', False, receiver.url)
         try:
-            for _ in range(2):
-                series.add(percent_of_a_core(with_extension.pid, knobs.IDLE_SECONDS / 2),
-                           percent_of_a_core(without.pid, knobs.IDLE_SECONDS / 2))
+            for _ in range(knobs.PAIRS):
+                series.add(percent_of_a_core(with_extension.pid, knobs.SECONDS),
+                           percent_of_a_core(without.pid, knobs.SECONDS))
         finally:
             with_extension.stop()
             without.stop()
