@@ -27,7 +27,7 @@
 void
 mutation_read_uncommitted(Oid nspoid, DestReceiver *dest)
 {
-	static const int columns[] = {1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 12};
+	static const int columns[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 12};
 	static int64 sent = 0;
 	Relation	rel = table_open(get_relname_relid("outbox_event", nspoid),
 								 AccessShareLock);
