@@ -276,12 +276,13 @@ has_backlog(Relay *relay)
 static void
 prune(Relay *relay)
 {
-	int64		start = relay_clock();
+	int64		start;
 	int64		npruned;
 	bool		more;
 
 	if (relay->now < relay->prune_at)
 		return;
+	start = relay_clock();
 	if (!relay_store_ok(relay, store_prune_step(&relay->prune,
 												guc_delete_batch_count,
 												&npruned, &more)) || !more)
