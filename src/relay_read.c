@@ -159,7 +159,7 @@ claim_due(Relay *relay)
 
 /* Whoever begins to listen has to look after that; who ends it, some time. */
 static void
-listen(Relay *relay, bool on)
+set_listening(Relay *relay, bool on)
 {
 	if (relay->listening != on)
 		shmem_relay_listen(on);
@@ -173,7 +173,7 @@ listen(Relay *relay, bool on)
  * time to time for what has come since.
  */
 static void
-found(Relay *relay, int nevents)
+look_found(Relay *relay, int nevents)
 {
 	bool		crowd = !queue_last_window(&relay->queue)->store.exhausted;
 
@@ -189,11 +189,11 @@ found(Relay *relay, int nevents)
 
 	if (crowd)
 	{
-		listen(relay, false);
+		set_listening(relay, false);
 		relay->look_at = relay->now + LOOK_PAUSE_MS;
 	}
 	else if (!relay->listening)
-		listen(relay, true);
+		set_listening(relay, true);
 }
 
 /*
@@ -213,7 +213,7 @@ window_to_read(Relay *relay)
 	relay->poll_at = relay->now + guc_poll_interval;
 	if (store_nothing_since(last->store.hi))
 	{
-		found(relay, 0);
+		look_found(relay, 0);
 		return NULL;
 	}
 	return queue_add_window(&relay->queue, last->store.hi, NULL);
@@ -235,7 +235,7 @@ read_new(Relay *relay)
 		relay->poll_at = relay->now + guc_poll_interval;
 	}
 	if (!relay_can_send(relay))
-		listen(relay, false);
+		set_listening(relay, false);
 	if (!wants_events(relay) || !(window = window_to_read(relay)))
 		return;
 
@@ -253,7 +253,7 @@ read_new(Relay *relay)
 	}
 	if (window != last && dlist_is_empty(&last->entries))
 		queue_drop_window(queue, last);
-	found(relay, list_length(events));
+	look_found(relay, list_length(events));
 	foreach(lc, events)
 		relay_admit(relay, lfirst(lc), window);
 	list_free(events);

@@ -37,14 +37,14 @@ def _cells(row, series):
     ratios = series.ratios
     return (row, series.name, series.unit, _figure(series.engine), _figure(series.limit), _figure(series.ratio),
             f'{_figure(min(ratios))} .. {_figure(max(ratios))}' if ratios else '-',
-            series.goal.text, 'yes' if series.met else 'NO')
+            series.goal.text, series.verdict)
 
 
 def line(row, series):
     """One series for the terminal, as soon as it is there."""
     cells = _cells(row, series)
     text = (f'{cells[0]:<10} {cells[1]:<38} {cells[3]:>9} {cells[2]} (limit {cells[4]}), '
-            f'ratio {cells[5]} ({cells[6]}), goal {cells[7]}: {"met" if series.met else "MISSED"}')
+            f'ratio {cells[5]} ({cells[6]}), goal {cells[7]}, met: {cells[8]}')
     return f'{text}\n{"":<11}{series.note}' if series.note else text
 
 

@@ -7,9 +7,9 @@ from typing import Callable
 
 @dataclasses.dataclass
 class Goal:
-    """"text" is for the table; "met" judges a Series."""
+    """"text" is for the table; "met" judges a Series, and is None if there is no goal."""
     text: str
-    met: Callable
+    met: Callable | None
 
 
 def ratio_at_least(bound):
@@ -20,15 +20,11 @@ def ratio_at_most(bound):
     return Goal(f'<= {bound:g}', lambda series: series.ratio <= bound)
 
 
-def engine_at_least(bound, text):
-    return Goal(f'>= {text}', lambda series: series.engine >= bound)
-
-
 def engine_at_most(bound, text):
     return Goal(f'<= {text}', lambda series: series.engine <= bound)
 
 
-NO_GOAL = Goal('-', lambda series: True)
+NO_GOAL = Goal('-', None)
 
 
 @dataclasses.dataclass
@@ -66,8 +62,11 @@ class Series:
         return statistics.median(self.ratios) if self.ratios else None
 
     @property
-    def met(self):
-        return self.goal.met(self)
+    def verdict(self):
+        """For the table: is the goal met?"""
+        if self.goal.met is None:
+            return '-'
+        return 'yes' if self.goal.met(self) else 'NO'
 
 
 def alternate(series, count, engine, limit):
