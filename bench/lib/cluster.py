@@ -64,12 +64,17 @@ class Cluster:
                    *map(str, arguments), database]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-    def configure(self, **settings):
-        """Set outbox.* until the next call of reset(), and start all relays anew with it."""
+    def set(self, **settings):
+        """Set outbox.* until the next call of reset()."""
         with self.connect() as sql:
             for name, value in settings.items():
                 sql.run(f"ALTER SYSTEM SET outbox.{name} = '{value}'")
             self._reload(sql)
+
+    def configure(self, **settings):
+        """set(), and start all relays anew with it."""
+        self.set(**settings)
+        with self.connect() as sql:
             before = sql.value("SELECT clock_timestamp()")
             sql.run("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE backend_type = 'outbox relay'")
             self._await_relays(sql, f"backend_start > '{before}'")
