@@ -35,6 +35,14 @@
 #include "guc.h"
 #include "publisher.h"
 #include "publishers.h"
+#include "shmem.h"
+
+/* An answer with its own copy of the error. */
+typedef struct PublisherAnswer
+{
+	OutboxAnswer answer;
+	char		error[OUTBOX_ERROR_SIZE];	/* answer.error, unless NULL */
+} PublisherAnswer;
 
 static const struct
 {
@@ -148,18 +156,21 @@ expect_answers(const OutboxMessage *const *messages, int n)
 		hash_search(in_flight, &messages[i]->id, HASH_ENTER, NULL);
 }
 
-/* The next answer that came in; false if there is none. */
-bool
-publisher_next_answer(PublisherAnswer *answer)
+/* The next answer that came in, until the next call; NULL if there is none. */
+const OutboxAnswer *
+publisher_next_answer(void)
 {
+	PublisherAnswer *entry;
+
 	if (answers_first == answers_last)
 	{
 		answers_first = answers_last = 0;
-		return false;
+		return NULL;
 	}
-	*answer = answers[answers_first++];
-	answer->answer.error = answer->answer.error ? answer->error : NULL;
-	return true;
+	entry = &answers[answers_first++];
+	if (entry->answer.error)
+		entry->answer.error = entry->error; /* the queue may have moved */
+	return &entry->answer;
 }
 
 /*

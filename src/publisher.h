@@ -9,14 +9,6 @@
 #define OUTBOX_PUBLISHER_HOST_H
 
 #include "outbox_publisher.h"
-#include "shmem.h"
-
-/* An answer with its own copy of the error. */
-typedef struct PublisherAnswer
-{
-	OutboxAnswer answer;
-	char		error[OUTBOX_ERROR_SIZE];	/* answer.error, unless NULL */
-} PublisherAnswer;
 
 typedef enum ProbeResult
 {
@@ -33,7 +25,7 @@ extern void publisher_submit(const OutboxMessage *const *messages, int n);
 extern int	publisher_sockets(const OutboxSocket **sockets, long *timeout_ms);
 extern bool publisher_ready(const OutboxSocket *ready, int n);
 extern void publisher_cancel(int64 id);
-extern bool publisher_next_answer(PublisherAnswer *answer);
+extern const OutboxAnswer *publisher_next_answer(void);
 extern bool publisher_can_probe(void);
 extern void publisher_probe(void);
 extern ProbeResult publisher_probe_result(void);

@@ -136,10 +136,10 @@ give_up_in_flight(Relay *relay, int64 due_until, const char *reason)
 static void
 take_answers(Relay *relay)
 {
-	PublisherAnswer answer;
+	const OutboxAnswer *answer;
 
-	while (publisher_next_answer(&answer))
-		relay_settle(relay, &answer.answer);
+	while ((answer = publisher_next_answer()) != NULL)
+		relay_settle(relay, answer);
 	give_up_in_flight(relay, relay->now,
 					  "the publisher did not answer in time");
 }
