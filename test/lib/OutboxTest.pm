@@ -24,11 +24,15 @@ our @EXPORT = qw(
   launcher_pid
   new_node
   poll_until
+  private_memory
   relay_pid
   reload
   restart_after_kill9
   start_receiver
   wait_delivered
+  wait_log
+  wait_relay
+  wait_state
 );
 
 use constant {
@@ -177,6 +181,57 @@ sub event_state
 		'SELECT state FROM outbox_events WHERE event_id = '
 		  . _literal($event_id),
 		$db) || undef;
+}
+
+# wait_relay($node, %opts)
+#
+# Wait until the server is there and a relay runs, and return its pid.  Options:
+#	db	of this database (default: postgres)
+#	not	it is not this one
+sub wait_relay
+{
+	my ($node, %opts) = @_;
+	my $db = $opts{db} // 'postgres';
+	my $other = $opts{not} // 0;
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return poll_until(
+		sub {
+			my $pid = relay_pid($node, $db);
+			return defined $pid && $pid ne $other ? $pid : 0;
+		},
+		"a relay of database $db");
+}
+
+# wait_state($node, $event_id, $state, $timeout_s): of an event in postgres
+sub wait_state
+{
+	my ($node, $id, $state, $timeout) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return poll_until(
+		sub { (event_state($node, 'postgres', $id) // '') eq $state },
+		"the event to be $state", $timeout);
+}
+
+# wait_log($node, $pattern, $offset)
+#
+# Wait until the server's log has the pattern behind $offset, and return what is
+# there.
+sub wait_log
+{
+	my ($node, $pattern, $offset) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	poll_until(sub { slurp_file($node->logfile, $offset) =~ $pattern },
+		"$pattern in the log");
+	return slurp_file($node->logfile, $offset);
+}
+
+# private_memory($pid): kilobytes that are the process's own
+sub private_memory
+{
+	my ($pid) = @_;
+	my ($kb) = slurp_file("/proc/$pid/status") =~ /^RssAnon:\s*(\d+) kB$/m;
+	return $kb;
 }
 
 # --- The receiver

@@ -196,12 +196,7 @@ publish('restart', 'r', 20);
 wait_states('restart', 'failed*1 blocked*19', 'a key that waits');
 my $pid = relay_pid($node, 'postgres');
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
-poll_until(
-	sub {
-		my $new = relay_pid($node, 'postgres');
-		$new && $new ne $pid;
-	},
-	'a new relay');
+wait_relay($node, not => $pid);
 publish('restart', 'r', 5);
 wait_states('restart', 'failed*1 blocked*24', 'waits across a restart');
 $receiver->faults(

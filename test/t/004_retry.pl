@@ -67,14 +67,6 @@ sub fail_topic
 	return;
 }
 
-sub wait_state
-{
-	my ($id, $state, $timeout) = @_;
-	return poll_until(
-		sub { (event_state($node, 'postgres', $id) // '') eq $state; },
-		"state $state", $timeout);
-}
-
 # Seconds between the tries of an event
 sub waits
 {
@@ -109,8 +101,8 @@ sub fails_with
 
 fail_topic('local');
 my ($id) = publish('local');
-wait_state($id, 'in_progress', 1 + 2);
-wait_state($id, 'failed');
+wait_state($node, $id, 'in_progress', 1 + 2);
+wait_state($node, $id, 'failed');
 my @waits = waits($id);
 is(scalar(@waits), 2, 'the local tier retries local_retry_times');
 wait_is($_, 1.2, 1.2, 'local_failed_retry_interval apart') foreach @waits;
@@ -137,7 +129,7 @@ $node->safe_psql('postgres', q{SELECT outbox_publish_bytes('persistent',
 	'\x00ff', 'application/octet-stream', key => 'k',
 	metadata => '{"a": "b"}')});
 $id = query(q{SELECT event_id FROM outbox_events WHERE topic = 'persistent'});
-wait_state($id, 'dead');
+wait_state($node, $id, 'dead');
 @waits = waits($id);
 is(scalar(@waits), 5, 'max_retry_times retries are made');
 my @promised = (0.2, 0.4, 0.8, 1.0, 1.0);
@@ -215,7 +207,7 @@ reload(
 	'outbox.minimum_retry_interval' => '0');
 fail_topic('by hand');
 my ($retried, $discarded) = publish('by hand', 2);
-wait_state($_, 'failed') foreach $retried, $discarded;
+wait_state($node, $_, 'failed') foreach $retried, $discarded;
 query("SELECT outbox_discard('$discarded')");
 is( query("SELECT state, next_attempt_at IS NULL, last_error"
 		  . " FROM outbox_events WHERE event_id = '$discarded'"),
@@ -223,7 +215,7 @@ is( query("SELECT state, next_attempt_at IS NULL, last_error"
 	'a failed event can be given up');
 $receiver->faults([]);
 query("SELECT outbox_retry('$retried')");
-wait_state($retried, 'published');
+wait_state($node, $retried, 'published');
 is( query(qq{
 		SELECT attempts, published_at > created_at
 		FROM outbox_events WHERE event_id = '$retried'}),
@@ -241,13 +233,13 @@ fails_with('SELECT outbox_retry(gen_random_uuid())',
 fails_with('SELECT outbox_discard(gen_random_uuid())', 'P0002', 'nor given up');
 
 query("SELECT outbox_retry('$discarded')");
-wait_state($discarded, 'published');
+wait_state($node, $discarded, 'published');
 is(scalar($receiver->accepted(id => $discarded)),
 	1, 'an event that was given up can be sent after all');
 
 my $scheduled = query(
 	q{SELECT outbox_publish('by hand', '3', deliver_after => now() + '1 h')});
-wait_state($scheduled, 'scheduled');
+wait_state($node, $scheduled, 'scheduled');
 query("SELECT outbox_retry('$scheduled')");
 wait_delivered($receiver, [$scheduled]);
 $scheduled = query(
@@ -288,7 +280,7 @@ reload(
 	'outbox.minimum_retry_interval' => '4s');
 $receiver->faults([ { match => { topic => 'crash' }, action => 'hang' } ]);
 ($id) = publish('crash');
-wait_state($id, 'in_progress', 1 + 2);
+wait_state($node, $id, 'in_progress', 1 + 2);
 query('CHECKPOINT');    # what the relay wrote is not durable at once
 my $since = query(q{
 	SELECT extract(epoch FROM updated_at)
@@ -297,7 +289,7 @@ kill 'KILL', relay_pid($node, 'postgres');
 poll_until(sub { $receiver->stats->{concurrent} == 0 },
 	'the relay to be gone');
 $receiver->faults([]);
-wait_state($id, 'failed');
+wait_state($node, $id, 'failed');
 wait_delivered($receiver, [$id]);
 my ($entry) = $receiver->accepted(id => $id);
 wait_is($entry->{time} - $since, 4, 5,

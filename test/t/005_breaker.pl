@@ -215,9 +215,7 @@ recovered($http, \@ids, 'wrong URL');
 reload($node, 'outbox.breaker_threshold' => 0);
 $http->faults([ { status => 503 } ]);
 @ids = publish('mortal', 1);
-poll_until(
-	sub { (event_state($node, 'postgres', $ids[0]) // '') eq 'dead' },
-	'a dead event');
+wait_state($node, $ids[0], 'dead');
 is( query("SELECT attempts, last_status FROM outbox_events"
 		  . " WHERE event_id = '$ids[0]'"),
 	'4|503',

@@ -68,14 +68,6 @@ sub publish
 	return query("SELECT outbox_publish($arguments)");
 }
 
-sub wait_state
-{
-	my ($id, $state) = @_;
-	return poll_until(
-		sub { (event_state($node, 'postgres', $id) // '') eq $state; },
-		"state $state");
-}
-
 # A column of outbox_events, or several of them with | in between
 sub event_value
 {
@@ -135,7 +127,7 @@ foreach my $case (
 
 	$receiver->faults([ $rule // () ]);
 	my $id = publish("'$name', $arguments");
-	wait_state($id, 'dead');
+	wait_state($node, $id, 'dead');
 	is(event_value($id, 'attempts, last_status'), "1|$status",
 		"$name: dead at once");
 	like(event_value($id, 'last_error'), qr/^HTTP $status ?$error/,
@@ -156,7 +148,7 @@ foreach my $case (
 	reload($node, 'outbox.dapr_pubsub_name' => $pubsub);
 	$receiver->faults([ $rule // () ]);
 	my $id = publish("'$name', '{}'");
-	wait_state($id, 'dead');
+	wait_state($node, $id, 'dead');
 	is(event_value($id, 'attempts, last_status'), "2|$status",
 		"$name: dead after max_retry_times");
 	like(event_value($id, 'last_error'), qr/^HTTP $status ?$error/,

@@ -66,14 +66,6 @@ sub delivered
 	return { %$entry, attributes => \%attributes };
 }
 
-sub wait_state
-{
-	my ($id, $state) = @_;
-	return poll_until(
-		sub { (event_state($node, 'postgres', $id) // '') eq $state; },
-		"state $state");
-}
-
 # An event's time as CloudEvents writes it
 sub time_of
 {
@@ -232,9 +224,9 @@ my %id_of = map { split /\|/ } split /\n/, query(
 	"SELECT status, outbox_publish('status ' || status, '{}')"
 	  . ' FROM unnest(ARRAY[' . join(',', @refusals, @retried, @taken)
 	  . ']) status');
-wait_state($_, 'dead') foreach @id_of{@refusals};
+wait_state($node, $_, 'dead') foreach @id_of{@refusals};
 wait_delivered($receiver, [ @id_of{ @retried, @taken } ]);
-wait_state($_, 'published') foreach @id_of{ @retried, @taken };
+wait_state($node, $_, 'published') foreach @id_of{ @retried, @taken };
 foreach my $status (sort keys %id_of)
 {
 	my $tries =
@@ -272,7 +264,7 @@ $receiver->faults([ map { {
 %id_of = map { split /\|/ } split /\n/, query(
 	'SELECT name, outbox_publish(name, \'{}\') FROM unnest(ARRAY['
 	  . join(',', map { "'$_'" } sort keys %broken) . ']) name');
-wait_state($_, 'published') foreach values %id_of;
+wait_state($node, $_, 'published') foreach values %id_of;
 foreach my $name (sort keys %broken)
 {
 	my @tries = $receiver->log(id => $id_of{$name});
@@ -295,7 +287,7 @@ $receiver->faults([ {
 	action => 'nul_body',
 } ]);
 $id = publish(q{'nul', '{}'});
-wait_state($id, 'dead');
+wait_state($node, $id, 'dead');
 unlike(
 	query("SELECT last_error FROM outbox_events WHERE event_id = '$id'"),
 	qr/[\x00-\x1f\x7f]/,
@@ -338,7 +330,7 @@ $id = publish(q{'t', '{}', deliver_after => now() + interval '1 h'});
 query(qq{
 	UPDATE outbox_event SET type = E'a\r\nX-Evil: 1' WHERE event_id = '$id';
 	SELECT outbox_retry('$id')});
-wait_state($id, 'dead');
+wait_state($node, $id, 'dead');
 like(
 	query("SELECT last_error FROM outbox_events WHERE event_id = '$id'"),
 	qr/control character/, 'what got past the trigger is set aside');

@@ -40,19 +40,6 @@ sub publish
 		FROM generate_series(1, $n) n});
 }
 
-# The server is there and a relay runs, which is not $old; its pid.
-sub wait_relay
-{
-	my ($old) = @_;
-	$old //= 0;
-	return poll_until(
-		sub {
-			my $pid = relay_pid($node, 'postgres');
-			return defined $pid && $pid ne $old ? $pid : 0;
-		},
-		'a relay');
-}
-
 sub wait_in_flight
 {
 	my ($n) = @_;
@@ -84,7 +71,7 @@ sub delivered_are
 
 subtest 'the relay is killed in the middle of a batch' => sub {
 	$receiver->faults([ { action => 'pass', delay_response => 0.02 } ]);
-	my $pid = wait_relay();
+	my $pid = wait_relay($node);
 	my @ids = publish('batch', 400);
 	poll_until(sub { $receiver->stats->{distinct_ids} >= 50 },
 		'the first deliveries');
@@ -92,14 +79,14 @@ subtest 'the relay is killed in the middle of a batch' => sub {
 	kill 'KILL', $pid;
 	cmp_ok($receiver->stats->{distinct_ids},
 		'<', 400, 'the relay was in the middle');
-	wait_relay($pid);
+	wait_relay($node, not => $pid);
 	wait_delivered($receiver, \@ids);
 	delivered_are(\@ids, 2, 'after one crash');
 	$receiver->reset;
 };
 
 subtest 'the relay is killed between the taking and the answer' => sub {
-	my $pid = wait_relay();
+	my $pid = wait_relay($node);
 	my $file = PostgreSQL::Test::Utils::tempdir() . '/pid';
 	append_to_file($file, "$pid\n");
 	$receiver->faults(
@@ -109,7 +96,7 @@ subtest 'the relay is killed between the taking and the answer' => sub {
 	my $id = 'aaaaaaaa-0000-4000-8000-000000000000';
 	$node->psql('postgres',
 		"SELECT outbox_publish('unanswered', '{}', event_id => '$id')");
-	wait_relay($pid);
+	wait_relay($node, not => $pid);
 	poll_until(sub { $receiver->stats->{accepted} >= 2 },
 		'the second delivery');
 	delivered_are([$id], 2, 'after the crash');
@@ -172,9 +159,9 @@ subtest 'a restart in order sends nothing twice' => sub {
 	wait_delivered($receiver, \@ids);
 	delivered_are(\@ids, 1, 'after a restart');
 
-	my $pid = wait_relay();
+	my $pid = wait_relay($node);
 	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
-	wait_relay($pid);
+	wait_relay($node, not => $pid);
 	push @ids, publish('restart', 1);
 	wait_delivered($receiver, \@ids);
 	delivered_are(\@ids, 1, 'after a restart of the relay');
@@ -184,12 +171,12 @@ subtest 'a restart in order sends nothing twice' => sub {
 subtest 'a relay that was terminated comes back, in the middle of a batch' =>
   sub {
 	$receiver->faults([ { action => 'pass', delay_response => 0.02 } ]);
-	my $pid = wait_relay();
+	my $pid = wait_relay($node);
 	my @ids = publish('terminate', 400);
 	poll_until(sub { $receiver->stats->{distinct_ids} >= 50 },
 		'the first deliveries');
 	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
-	wait_relay($pid);
+	wait_relay($node, not => $pid);
 	wait_delivered($receiver, \@ids);
 	delivered_are(\@ids, 2, 'after pg_terminate_backend');
 	cmp_ok($receiver->stats->{accepted}, '<=', 400 + 16,
@@ -199,7 +186,7 @@ subtest 'a relay that was terminated comes back, in the middle of a batch' =>
 
 subtest 'a hanging receiver does not keep a relay from leaving' => sub {
 	$receiver->faults([ { action => 'hang' } ]);
-	my $pid = wait_relay();
+	my $pid = wait_relay($node);
 	my ($id) = publish('terminate', 1);
 	wait_in_flight(1);
 
@@ -216,7 +203,7 @@ subtest 'a hanging receiver does not keep a relay from leaving' => sub {
 };
 
 subtest 'a launcher that was terminated comes back' => sub {
-	my $relay = wait_relay();
+	my $relay = wait_relay($node);
 	my $launcher = launcher_pid($node);
 	$node->safe_psql('postgres', "SELECT pg_terminate_backend($launcher)");
 	my $new = poll_until(
@@ -228,12 +215,12 @@ subtest 'a launcher that was terminated comes back' => sub {
 	is(relay_pid($node, 'postgres'), $relay, 'the relay went on');
 
 	$node->safe_psql('postgres', "SELECT pg_terminate_backend($relay)");
-	wait_relay($relay);
+	wait_relay($node, not => $relay);
 	is(launcher_pid($node), $new, 'the new launcher started a relay');
 };
 
 subtest 'pg_cancel_backend harms nothing' => sub {
-	my $relay = wait_relay();
+	my $relay = wait_relay($node);
 	$receiver->faults([ { action => 'pass', delay_response => 0.02 } ]);
 	my @ids = publish('cancel', 200);
 	foreach my $n (1 .. 5)
@@ -280,9 +267,9 @@ subtest 'an event at which the relay crashes three times is set aside' => sub {
 	{
 		poll_until(sub { $receiver->faults->[0]{fired} >= $n },
 			"try $n of the poisonous event");
-		my $pid = wait_relay();
+		my $pid = wait_relay($node);
 		kill 'KILL', $pid;
-		wait_relay($pid);
+		wait_relay($node, not => $pid);
 	}
 	poll_until(
 		sub { (event_state($node, 'postgres', $poison) // '') eq 'dead' },

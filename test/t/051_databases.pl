@@ -31,19 +31,6 @@ sub publish
 		qq{SELECT "$schema".outbox_publish('$topic', '{}')});
 }
 
-# A relay runs for the database, which is not $old; its pid.
-sub wait_relay
-{
-	my ($db, $old) = @_;
-	$old //= 0;
-	return poll_until(
-		sub {
-			my $pid = relay_pid($node, $db);
-			return defined $pid && $pid ne $old ? $pid : 0;
-		},
-		"a relay of database $db");
-}
-
 sub relay_count
 {
 	return $node->safe_psql('postgres',
@@ -72,22 +59,13 @@ sub check
 		qq{SELECT ok, detail FROM outbox_check() WHERE "check" = '$subject'});
 }
 
-# The log from $offset on, once it has what $pattern matches.
-sub wait_log
-{
-	my ($on, $pattern, $offset) = @_;
-	poll_until(sub { slurp_file($on->logfile, $offset) =~ $pattern },
-		"$pattern in the log");
-	return slurp_file($on->logfile, $offset);
-}
-
 subtest 'two databases have a relay each' => sub {
 	foreach my $db ('one', 'two')
 	{
 		$node->safe_psql('postgres', "CREATE DATABASE $db");
 		$node->safe_psql($db, 'CREATE EXTENSION outbox');
 	}
-	my %relay = map { $_ => wait_relay($_) } 'one', 'two';
+	my %relay = map { $_ => wait_relay($node, db => $_) } 'one', 'two';
 	isnt($relay{one}, $relay{two}, 'they are different processes');
 
 	my %id = map { $_ => publish($_, "to.$_") } 'one', 'two';
@@ -133,11 +111,11 @@ subtest 'a schema whose name needs quotes' => sub {
 };
 
 subtest 'CREATE DATABASE TEMPLATE' => sub {
-	my $pid = wait_relay('one');
+	my $pid = wait_relay($node, db => 'one');
 	quick('CREATE DATABASE copy TEMPLATE one');
 	my %id = (one => publish('one', 'source'), copy => publish('copy', 'copy'));
 	wait_delivered($receiver, [ values %id ]);
-	isnt(wait_relay('one', $pid), wait_relay('copy'),
+	isnt(wait_relay($node, db => 'one', not => $pid), wait_relay($node, db => 'copy'),
 		'source and copy have a relay each');
 	is( $node->safe_psql(
 			'copy',
@@ -150,7 +128,7 @@ subtest 'CREATE DATABASE TEMPLATE' => sub {
 };
 
 subtest 'ALTER DATABASE RENAME' => sub {
-	wait_relay('copy');
+	wait_relay($node, db => 'copy');
 	quick('ALTER DATABASE copy RENAME TO renamed');
 	my $id = publish('renamed', 'renamed');
 	wait_delivered($receiver, [$id]);
@@ -162,7 +140,7 @@ subtest 'ALTER DATABASE RENAME' => sub {
 subtest 'ALTER DATABASE SET TABLESPACE' => sub {
 	my $dir = PostgreSQL::Test::Utils::tempdir();
 	$node->safe_psql('postgres', "CREATE TABLESPACE other LOCATION '$dir'");
-	wait_relay('renamed');
+	wait_relay($node, db => 'renamed');
 	quick('ALTER DATABASE renamed SET TABLESPACE other');
 	my $id = publish('renamed', 'moved');
 	wait_delivered($receiver, [$id]);
@@ -170,7 +148,7 @@ subtest 'ALTER DATABASE SET TABLESPACE' => sub {
 };
 
 subtest 'a command that is refused lets the relay come back' => sub {
-	my $pid = wait_relay('renamed');
+	my $pid = wait_relay($node, db => 'renamed');
 	my ($status, undef, $stderr) = $node->psql('postgres',
 		'ALTER DATABASE renamed RENAME TO one');
 	like($stderr, qr/database "one" already exists/, 'refused');
@@ -178,7 +156,7 @@ subtest 'a command that is refused lets the relay come back' => sub {
 	wait_delivered($receiver, [$id]);
 
 	$node->safe_psql('postgres', 'CREATE ROLE stranger CREATEDB LOGIN');
-	$pid = wait_relay('renamed');
+	$pid = wait_relay($node, db => 'renamed');
 	(undef, undef, $stderr) = $node->psql(
 		'postgres',
 		'DROP DATABASE renamed',
@@ -190,7 +168,7 @@ subtest 'a command that is refused lets the relay come back' => sub {
 
 subtest 'DROP DATABASE' => sub {
 	my $before = relay_count();
-	my $pid = wait_relay('renamed');
+	my $pid = wait_relay($node, db => 'renamed');
 	my $offset = -s $node->logfile;
 	quick('DROP DATABASE renamed');
 	is(relay_count(), $before - 1, 'its relay is gone');
@@ -208,7 +186,7 @@ subtest 'DROP DATABASE' => sub {
 subtest 'DROP EXTENSION ends the relay quietly, CREATE EXTENSION starts one' =>
   sub {
 	$receiver->faults([ { action => 'pass', delay_response => 0.01 } ]);
-	my $pid = wait_relay('two');
+	my $pid = wait_relay($node, db => 'two');
 	my $offset = -s $node->logfile;
 	$node->safe_psql('two',
 		q{SELECT outbox_publish('dropped', '{}') FROM generate_series(1, 2000)}
@@ -239,7 +217,7 @@ subtest 'DROP EXTENSION ends the relay quietly, CREATE EXTENSION starts one' =>
   };
 
 subtest 'an extension of another version' => sub {
-	my $pid = wait_relay('two');
+	my $pid = wait_relay($node, db => 'two');
 	my $offset = -s $node->logfile;
 	$node->safe_psql('two',
 		q{UPDATE pg_extension SET extversion = '0.9' WHERE extname = 'outbox'});
@@ -257,7 +235,7 @@ subtest 'an extension of another version' => sub {
 	like(check($node, 'two', 'relay alive'), qr/^f\|/, 'and that nothing runs');
 
 	my $log = wait_log($node, qr/the relay of database "two" idles/, $offset);
-	my $relay = wait_relay('two');
+	my $relay = wait_relay($node, db => 'two');
 	$node->safe_psql('one', 'SELECT pg_reload_conf()');
 	wait_delivered($receiver, [ publish('one', 'meanwhile') ]);
 	is(relay_pid($node, 'two'), $relay, 'the process idles');
@@ -277,7 +255,7 @@ subtest 'two relays never serve one database' => sub {
 	$node->safe_psql('one', q{
 		CREATE FUNCTION hold_lock(classid oid, objid oid, objsubid int2)
 		RETURNS void LANGUAGE c AS 'outbox_test_publisher'});
-	my $pid = wait_relay('one');
+	my $pid = wait_relay($node, db => 'one');
 	my $lock;
 	poll_until(
 		sub {
@@ -318,7 +296,7 @@ subtest 'no worker process is free' => sub {
 		conf => { %conf, max_worker_processes => 3 });
 	$full->safe_psql('postgres', 'CREATE DATABASE one; CREATE DATABASE two');
 	$full->safe_psql('one', 'CREATE EXTENSION outbox');
-	poll_until(sub { relay_pid($full, 'one') }, 'the first relay');
+	wait_relay($full, db => 'one');
 	$full->safe_psql('two', 'CREATE EXTENSION outbox');
 	my $id =
 	  $full->safe_psql('two', q{SELECT outbox_publish('full', '{}')});
@@ -358,7 +336,7 @@ subtest 'outbox.max_databases' => sub {
 		'it needs a restart');
 	reload($few, 'outbox.max_databases' => 2);
 	$few->restart;
-	poll_until(sub { relay_pid($few, 'more') }, 'the second relay');
+	wait_relay($few, db => 'more');
 	$few->stop;
 };
 

@@ -117,7 +117,7 @@ subtest 'logical replication of all tables' => sub {
 		'the events of the source stay there');
 
 	push @ids, publish($target, 'target', 5);
-	my $pid = poll_until(sub { relay_pid($target, 'postgres') }, 'a relay');
+	my $pid = wait_relay($target);
 	$target->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
 	push @ids, publish($target, 'target', 5);
 	wait_delivered($receiver, \@ids);

@@ -33,15 +33,6 @@ sub publish
 		qq{SELECT outbox_publish('$topic', '{"n": 1.10}'$more)});
 }
 
-sub wait_state
-{
-	my ($id, $state) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return poll_until(
-		sub { (event_state($old, 'postgres', $id) // '') eq $state },
-		"the event to be $state");
-}
-
 # All events but those published, as the view shows them.  A try that no relay
 # remembers any more (in_progress) has failed.
 sub unsettled
@@ -64,24 +55,24 @@ $receiver->faults(
 	]);
 my @published = map { publish('published') } 1 .. 3;
 push @published, publish('again');
-wait_state($_, 'published') foreach @published;
+wait_state($old, $_, 'published') foreach @published;
 
 reload($old, 'outbox.failed_retry_interval' => '1h');
 my %id;
 $id{failed} = publish('e.failed', q{key => 'k'});
-wait_state($id{failed}, 'failed');
+wait_state($old, $id{failed}, 'failed');
 $id{blocked} = publish('b.blocked', q{key => 'k'});
-wait_state($id{blocked}, 'blocked');
+wait_state($old, $id{blocked}, 'blocked');
 $id{dead} = publish('a.dead', $more);
-wait_state($id{dead}, 'dead');
+wait_state($old, $id{dead}, 'dead');
 $id{scheduled} =
   publish('g.scheduled', q{deliver_after => now() + interval '1 hour'});
-wait_state($id{scheduled}, 'scheduled');
+wait_state($old, $id{scheduled}, 'scheduled');
 my $discarded =
   publish('discarded', q{deliver_after => now() + interval '1 hour'});
 $old->safe_psql('postgres', "SELECT outbox_discard('$discarded')");
 $id{hanging} = publish('h.hanging');
-wait_state($id{hanging}, 'in_progress');
+wait_state($old, $id{hanging}, 'in_progress');
 reload($old, 'outbox.enabled' => 'off');
 poll_until(
 	sub {

@@ -43,15 +43,6 @@ sub value
 	return $node->safe_psql('postgres', $sql);
 }
 
-sub wait_state
-{
-	my ($id, $state) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return poll_until(
-		sub { (event_state($node, 'postgres', $id) // '') eq $state },
-		"the event to be $state");
-}
-
 # How many events there are of each topic
 sub kept
 {
@@ -75,12 +66,12 @@ $late->query_safe(
 my @published = (publish('published', 1000), publish('again', 1));
 my ($dead) = publish('dead', 1);
 wait_delivered($receiver, \@published);
-wait_state($dead, 'dead');
+wait_state($node, $dead, 'dead');
 reload($node, 'outbox.failed_retry_interval' => '1h');
 my ($failed) = publish('failed', 1, q{'k'});
-wait_state($failed, 'failed');
+wait_state($node, $failed, 'failed');
 my ($blocked) = publish('blocked', 1, q{'k'});
-wait_state($blocked, 'blocked');
+wait_state($node, $blocked, 'blocked');
 publish('scheduled', 1, q{deliver_after => now() + interval '1 hour'});
 my ($discarded) =
   publish('discarded', 1, q{deliver_after => now() + interval '1 hour'});
@@ -123,7 +114,7 @@ poll_until(sub { value('SELECT pruned FROM outbox_stats') == 1152 },
 reload($node, 'outbox.published_expire_time' => '1h');
 my @young = publish('young', 50);
 wait_delivered($receiver, 1151 + 50);
-wait_state($young[-1], 'published');
+wait_state($node, $young[-1], 'published');
 my $offset = -s $node->logfile;
 reload($node, 'outbox.published_expire_time' => '2s');
 my $youngest = value(
@@ -137,7 +128,7 @@ cmp_ok(value('SELECT extract(epoch FROM clock_timestamp())') - $youngest,
 foreach my $n (1 .. 50)
 {
 	my ($id) = publish('progress', 1);
-	wait_state($id, 'published');
+	wait_state($node, $id, 'published');
 }
 poll_until(sub { value('SELECT count(*) FROM outbox_progress') <= 10 },
 	'outbox_progress to be thinned');
@@ -169,10 +160,9 @@ is_deeply(
 reload($node, 'outbox.cleaning_expire_interval' => '1h');
 my $old = relay_pid($node, 'postgres');
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($old)");
-poll_until(sub { (relay_pid($node, 'postgres') // $old) != $old },
-	'another relay');
+wait_relay($node, not => $old);
 my ($patient) = publish('rate', 1);
-wait_state($patient, 'published');
+wait_state($node, $patient, 'published');
 reload($node, 'outbox.cleaning_expire_interval' => '100ms');
 poll_until(sub { !kept()->{rate} },
 	'a shorter interval to be followed at once');

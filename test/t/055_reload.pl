@@ -35,23 +35,6 @@ sub publish
 		FROM generate_series(1, $n) n});
 }
 
-sub wait_state
-{
-	my ($id, $state) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return poll_until(
-		sub { (event_state($node, 'postgres', $id) // '') eq $state },
-		"the event to be $state");
-}
-
-sub wait_log
-{
-	my ($pattern, $offset) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return poll_until(sub { slurp_file($node->logfile, $offset) =~ $pattern },
-		"$pattern in the log");
-}
-
 # A value of the view outbox_relays
 sub relay_is
 {
@@ -71,7 +54,7 @@ sub taken_once
 	return;
 }
 
-my $relay = poll_until(sub { relay_pid($node, 'postgres') }, 'a relay');
+my $relay = wait_relay($node);
 
 # --- Settings that work
 
@@ -96,7 +79,7 @@ subtest 'outbox.dapr_endpoint and outbox.source' => sub {
 	poll_until(
 		sub {
 			my ($id) = publish('endpoint', 1);
-			wait_state($id, 'published');
+			wait_state($node, $id, 'published');
 			return scalar $other->accepted(id => $id, source => '/elsewhere');
 		},
 		'an event at the other receiver');
@@ -107,7 +90,7 @@ subtest 'outbox.dapr_endpoint and outbox.source' => sub {
 	poll_until(
 		sub {
 			my ($id) = publish('endpoint', 1);
-			wait_state($id, 'published');
+			wait_state($node, $id, 'published');
 			return
 			  scalar $receiver->accepted(id => $id, source => '/reload/postgres');
 		},
@@ -165,7 +148,7 @@ subtest 'retry settings' => sub {
 		'outbox.local_retry_times' => 1,
 		'outbox.failed_retry_interval' => '30min');
 	my ($slow) = publish('retry', 1);
-	wait_state($slow, 'failed');
+	wait_state($node, $slow, 'failed');
 	is( $node->safe_psql(
 			'postgres', qq{
 			SELECT attempts, next_attempt_at > now() + interval '29 min'
@@ -175,7 +158,7 @@ subtest 'retry settings' => sub {
 
 	reload($node, 'outbox.max_retry_times' => 0);
 	my ($once) = publish('once', 1);
-	wait_state($once, 'dead');
+	wait_state($node, $once, 'dead');
 	is(scalar($receiver->log(id => $once)), 1, 'max_retry_times');
 
 	reload($node,
@@ -192,9 +175,9 @@ subtest 'outbox.dead_key_policy' => sub {
 	$receiver->faults(
 		[ { match => { topic => 'refused' }, status => 413, times => 1 } ]);
 	my ($dead) = publish('refused', 1, 'k');
-	wait_state($dead, 'dead');
+	wait_state($node, $dead, 'dead');
 	my ($next) = publish('behind', 1, 'k');
-	wait_state($next, 'blocked');
+	wait_state($node, $next, 'blocked');
 	reload($node, 'outbox.dead_key_policy' => 'skip');
 	wait_delivered($receiver, [$next]);
 	taken_once([$next], 'skip lets the next one go');
@@ -240,7 +223,7 @@ subtest 'a bad value is refused, and the old one stays' => sub {
 		my $conf = slurp_file($node->data_dir . '/postgresql.conf');
 
 		reload($node, $name => $value);
-		wait_log(qr/\Q$reason\E/, $offset);
+		wait_log($node, qr/\Q$reason\E/, $offset);
 		like(slurp_file($node->logfile, $offset),
 			qr/"?\Q$name\E"?/, "$name = '$value': \"$reason\"");
 		is($node->safe_psql('postgres', "SHOW $name"),
@@ -267,7 +250,7 @@ subtest 'an unknown setting is refused' => sub {
 		'by SET');
 	my $offset = -s $node->logfile;
 	reload($node, 'outbox.max_inflight' => 1);
-	wait_log(qr/outbox\.max_inflight/, $offset);
+	wait_log($node, qr/outbox\.max_inflight/, $offset);
 	reload($node, 'outbox.max_inflight' => undef);
 	pass('in the file');
 };
@@ -331,12 +314,7 @@ subtest 'hostile settings of database and roles' => sub {
 		'outbox.published_expire_time' => '1s',
 		'outbox.cleaning_expire_interval' => '100ms');
 	$node->safe_psql('postgres', "SELECT pg_terminate_backend($relay)");
-	$relay = poll_until(
-		sub {
-			my $pid = relay_pid($node, 'postgres');
-			return defined $pid && $pid ne $relay ? $pid : 0;
-		},
-		'another relay');
+	$relay = wait_relay($node, not => $relay);
 
 	my @ids = (publish('hostile', 50), publish('hostile.retry', 5));
 	wait_delivered($receiver, \@ids);
@@ -382,12 +360,12 @@ foreach my $table ('outbox_delivery', 'outbox_progress', 'outbox_event')
 		$locker->query_safe(
 			"BEGIN; LOCK TABLE $table IN ACCESS EXCLUSIVE MODE");
 		my $timeout = qr/canceling statement due to lock timeout/;
-		wait_log($timeout, $offset);
+		wait_log($node, $timeout, $offset);
 		poll_until(sub { $receiver->stats->{concurrent} == 0 },
 			'the last answers');
 		my $taken = $receiver->stats->{accepted};
 		cmp_ok($taken, '<', 200, 'the relay was in the middle');
-		wait_log(qr/$timeout.*$timeout/s, $offset);
+		wait_log($node, qr/$timeout.*$timeout/s, $offset);
 		is($receiver->stats->{accepted}, $taken,
 			'what cannot be written down is not sent');
 		like(relay_is('last_error'), $timeout, 'outbox_relays says why')

@@ -26,22 +26,13 @@ my $node = new_node(
 		'outbox_test.file' => $file,
 	});
 $node->safe_psql('postgres', 'CREATE EXTENSION outbox');
-my $relay = poll_until(sub { relay_pid($node, 'postgres') }, 'a relay');
+my $relay = wait_relay($node);
 
 sub publish
 {
 	my ($topic) = @_;
 	return $node->safe_psql('postgres',
 		qq{SELECT outbox_publish('$topic', '{"n": 1}', 'k.$topic')});
-}
-
-sub wait_state
-{
-	my ($id, $state) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return poll_until(
-		sub { (event_state($node, 'postgres', $id) // '') eq $state },
-		"the event to be $state");
 }
 
 # What the good publisher has written: [id, topic, key, payload, attempt] each
@@ -68,7 +59,7 @@ sub recovers
 	poll_until(
 		sub {
 			my $id = publish('recovered');
-			wait_state($id, 'published');
+			wait_state($node, $id, 'published');
 			return scalar $receiver->accepted(id => $id);
 		},
 		'an event by way of dapr');
@@ -78,7 +69,7 @@ sub recovers
 subtest 'a good publisher' => sub {
 	reload($node, 'outbox.publisher' => 'outbox_test_publisher');
 	my $id = publish('good');
-	wait_state($id, 'published');
+	wait_state($node, $id, 'published');
 	is_deeply([ written($id) ], [ [ $id, 'good', 'k.good', '{"n": 1}', 1 ] ],
 		'has written the message');
 	recovers();
@@ -173,7 +164,7 @@ foreach my $mode ('throw_in_submit', 'throw_in_sockets', 'throw_in_ready',
 			'outbox_test.mode' => $mode);
 		my $bad = publish('bad');
 		my @good = map { publish('other') } 1 .. 3;
-		wait_state($_, 'published') foreach @good;
+		wait_state($node, $_, 'published') foreach @good;
 		my $reason =
 		  $mode eq 'silent'
 		  ? qr/the publisher did not answer in time/
@@ -200,7 +191,7 @@ foreach my $mode ('answer_twice', 'answer_unknown', 'throw_in_shutdown')
 			'outbox.publisher' => 'outbox_test_publisher',
 			'outbox_test.mode' => $mode);
 		my $id = publish('odd');
-		wait_state($id, 'published');
+		wait_state($node, $id, 'published');
 		is(scalar(written($id)), 1, 'the first answer counts');
 		recovers();
 	};
@@ -229,9 +220,9 @@ foreach my $mode (sort keys %bad)
 			'with the reason');
 		$node->safe_psql('postgres', "SELECT outbox_discard('$bad')");
 		my $id = publish('other');
-		wait_state($id, 'published');
+		wait_state($node, $id, 'published');
 		$relay =
-		  poll_until(sub { relay_pid($node, 'postgres') }, 'a relay');
+		  wait_relay($node);
 		recovers();
 	};
 }

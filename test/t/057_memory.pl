@@ -25,15 +25,7 @@ my $node = new_node(
 		shared_buffers => '16MB',
 	});
 $node->safe_psql('postgres', 'CREATE EXTENSION outbox');
-my $relay = poll_until(sub { relay_pid($node, 'postgres') }, 'a relay');
-
-# Memory of the relay's own in kB: without what it shares with the server
-sub private_memory
-{
-	my $status = slurp_file("/proc/$relay/status");
-	my ($rss) = $status =~ /^RssAnon:\s*(\d+) kB$/m;
-	return $rss;
-}
+my $relay = wait_relay($node);
 
 sub published
 {
@@ -48,7 +40,7 @@ sub watch
 	my $most = 0;
 	poll_until(
 		sub {
-			my $now = private_memory();
+			my $now = private_memory($relay);
 			$most = $now if $now > $most;
 			return published() >= $n;
 		},
@@ -58,7 +50,7 @@ sub watch
 
 $node->safe_psql('postgres', q{SELECT outbox_publish('first', '{}')});
 watch(1);
-my $idle = private_memory();
+my $idle = private_memory($relay);
 
 $node->safe_psql('postgres',
 	q{SELECT count(outbox_publish('small', '{}')) FROM generate_series(1, 50000)}
@@ -84,7 +76,7 @@ poll_until(sub { $receiver->stats->{concurrent} >= 8 }, 'requests that hang');
 my $most = 0;
 foreach my $n (1 .. 50)
 {
-	my $now = private_memory();
+	my $now = private_memory($relay);
 	$most = $now if $now > $most;
 	$node->safe_psql('postgres', 'SELECT state FROM outbox_relays');
 }

@@ -42,7 +42,7 @@ my $node = new_node(
 		max_locks_per_transaction => 10,
 	});
 $node->safe_psql('postgres', 'CREATE EXTENSION outbox');
-poll_until(sub { relay_pid($node, 'postgres') }, 'a relay');
+wait_relay($node);
 
 # Publish $n events to $topic in one transaction; their ids.
 sub publish
@@ -61,15 +61,6 @@ sub query
 	return $node->safe_psql('postgres', $sql);
 }
 
-sub wait_state
-{
-	my ($id, $state) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return poll_until(
-		sub { (event_state($node, 'postgres', $id) // '') eq $state },
-		"the event to be $state");
-}
-
 sub wait_error
 {
 	my ($pattern) = @_;
@@ -85,32 +76,12 @@ sub arrive_once
 	my ($ids, $what) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	wait_delivered($receiver, $ids);
-	wait_state($ids->[-1], 'published');
+	wait_state($node, $ids->[-1], 'published');
 	my %wanted = map { $_ => 1 } @$ids;
 	my @taken =
 	  grep { $wanted{$_} } map { $_->{id} } $receiver->accepted(fields => ['id']);
 	is_deeply([ sort @taken ], [ sort @$ids ], $what);
 	return;
-}
-
-# Memory of a process's own in kB
-sub private_memory
-{
-	my ($pid) = @_;
-	my ($kb) = slurp_file("/proc/$pid/status") =~ /^RssAnon:\s*(\d+) kB$/m;
-	return $kb;
-}
-
-# Wait for the relay that comes after $old.
-sub wait_next_relay
-{
-	my ($old) = @_;
-	return poll_until(
-		sub {
-			my $pid = relay_pid($node, 'postgres');
-			return defined $pid && $pid ne $old ? $pid : 0;
-		},
-		'another relay');
 }
 
 # --- The server is short of something
@@ -299,7 +270,7 @@ sub restart_relay
 {
 	my $relay = relay_pid($node, 'postgres');
 	query("SELECT pg_terminate_backend($relay, 5000)");
-	return wait_next_relay($relay);
+	return wait_relay($node, not => $relay);
 }
 
 # Entries of our indexes read so far.  A relay that ends tells its part.
@@ -346,7 +317,7 @@ subtest 'an old snapshot is held' => sub {
 
 	# The relay looks for the highest id when it starts: let that be alive.
 	my ($last) = publish('last', 1);
-	wait_state($last, 'published');
+	wait_state($node, $last, 'published');
 
 	my $after = cost('after');
 	note("index entries read for 50 events: $before before, $after after");
@@ -363,7 +334,7 @@ sub leave_events
 	reload($node, 'outbox.failed_retry_interval' => '1h', 'outbox.local_retry_times' => 0);
 	$receiver->faults([ { match => { topic => $topic }, component_error => 'no' } ]);
 	my ($failed) = publish($topic, 1);
-	wait_state($failed, 'failed');
+	wait_state($node, $failed, 'failed');
 	$receiver->faults([]);
 	reload($node, 'outbox.enabled' => 'off');
 	poll_until(sub { query('SELECT state FROM outbox_relays') eq 'disabled' },
@@ -455,7 +426,7 @@ subtest 'the clock was wrong' => sub {
 		[ { match => { topic => [ 'ahead', 'behind' ] }, component_error => 'no' } ]);
 	my ($ahead) = publish('ahead', 1);
 	my ($behind) = publish('behind', 1);
-	wait_state($_, 'failed') foreach $ahead, $behind;
+	wait_state($node, $_, 'failed') foreach $ahead, $behind;
 	query(q{
 		UPDATE outbox_delivery d
 		SET next_attempt_at = d.next_attempt_at + years * interval '1 year',
