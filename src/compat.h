@@ -148,4 +148,9 @@ server_version_num_compat(void)
 	return PG_VERSION_NUM;
 }
 
+/* Minor versions that leave a database behind when DROP is interrupted mark it. */
+#ifndef DATCONNLIMIT_INVALID_DB
+#define DATCONNLIMIT_INVALID_DB	(-2)
+#endif
+
 #endif							/* OUTBOX_COMPAT_H */

@@ -108,7 +108,8 @@ list_databases(MemoryContext result_context)
 		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
 		MemoryContext old;
 
-		if (!database->datallowconn)
+		if (!database->datallowconn ||
+			database->datconnlimit == DATCONNLIMIT_INVALID_DB)
 			continue;
 		old = MemoryContextSwitchTo(result_context);
 		databases = lappend_oid(databases, database->oid);
@@ -132,8 +133,8 @@ forget_dropped(List *databases)
 	{
 		if (list_member_oid(databases, *dboid))
 			continue;
-		shmem_remove_database(*dboid);
-		hash_search(seen_databases, dboid, HASH_REMOVE, NULL);
+		if (shmem_remove_database(*dboid))
+			hash_search(seen_databases, dboid, HASH_REMOVE, NULL);
 	}
 }
 
@@ -291,6 +292,9 @@ start_relays(void)
 		}
 		if (record->handle)
 			schedule_restart(record, now, orderly);
+		/* a clock that was set back must not make us wait for it */
+		record->not_before = Min(record->not_before,
+								 TimestampTzPlusMilliseconds(now, MAX_BACKOFF_MS));
 		if (record->not_before > now)
 			wait_ms = Min(wait_ms,
 						  TimestampDifferenceMilliseconds(now, record->not_before));
@@ -341,7 +345,7 @@ outbox_launcher_main(Datum arg)
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
 		}
-		if (shmem_launcher_take_rescan() ||
+		if (shmem_launcher_take_rescan() || last_scan > now ||
 			TimestampDifferenceExceeds(last_scan, now, RESCAN_MS))
 		{
 			rescan_databases();

@@ -369,17 +369,20 @@ shmem_add_database(Oid dboid)
 	return ok;
 }
 
-/* The database is gone; its slot is free unless a process still has it. */
-void
+/* The database is gone.  False if a process still has its slot. */
+bool
 shmem_remove_database(Oid dboid)
 {
 	RelaySlot  *slot;
+	bool		in_use;
 
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
 	slot = find_slot(dboid);
-	if (slot && slot->pid == 0 && slot->holds == 0)
+	in_use = slot && (slot->pid != 0 || slot->holds != 0);
+	if (slot && !in_use)
 		slot->dboid = InvalidOid;
 	LWLockRelease(shared->lock);
+	return !in_use;
 }
 
 /* No process could be started; "error" is for the operator. */

@@ -81,10 +81,9 @@ extern List *shmem_relays(void);
 /* shmem.c: the launcher */
 extern void shmem_launcher_attach(void);
 extern bool shmem_launcher_take_rescan(void);
-extern bool shmem_slot_exists(Oid dboid);
 extern Oid	shmem_next_relay_to_start(int *cursor, int *slot, bool *orderly);
 extern bool shmem_add_database(Oid dboid);
-extern void shmem_remove_database(Oid dboid);
+extern bool shmem_remove_database(Oid dboid);
 extern void shmem_note_start_failure(Oid dboid, const char *error);
 
 /* shmem.c: relays */
