@@ -14,8 +14,8 @@
 #include "lib/ilist.h"
 #include "lib/stringinfo.h"
 
-#if LIBCURL_VERSION_NUM < 0x074200
-#error "libcurl 7.66 or later is required"
+#if LIBCURL_VERSION_NUM < 0x074800
+#error "libcurl 7.72 or later is required"
 #endif
 
 /* Options, and the requests that were made with them. */

@@ -148,7 +148,15 @@ set_options(HttpRequest *request)
 	if (options->unix_socket != NULL)
 		CHECK_SETOPT(easy, CURLOPT_UNIX_SOCKET_PATH, options->unix_socket);
 	if (options->ca_file != NULL)
+	{
+		/* these and no others: libcurl has a directory of the system's */
 		CHECK_SETOPT(easy, CURLOPT_CAINFO, options->ca_file);
+		CHECK_SETOPT(easy, CURLOPT_CAPATH, NULL);
+#if LIBCURL_VERSION_NUM >= 0x075700
+		/* the file may be replaced */
+		CHECK_SETOPT(easy, CURLOPT_CA_CACHE_TIMEOUT, 0L);
+#endif
+	}
 	CHECK_SETOPT(easy, CURLOPT_PRIVATE, request);
 	CHECK_SETOPT(easy, CURLOPT_ERRORBUFFER, request->error);
 	CHECK_SETOPT(easy, CURLOPT_HEADERFUNCTION, header_received);

@@ -167,7 +167,7 @@ typedef int (*OutboxSocketsCB) (OutboxPublisherState *state,
 
 /*
  * These sockets are ready ("n" of them): copies of the array's entries, with
- * "events" those that happened.  Or, with n = 0, the time is up.
+ * "events" those that happened.  With n = 0, none is: the time may be up.
  */
 typedef void (*OutboxReadyCB) (OutboxPublisherState *state,
 							   const OutboxSocket *ready, int n);

@@ -147,7 +147,8 @@ message_problem(const OutboxMessage *message)
 
 /*
  * Overwrite what must not be shown with stars.  "str" is the server's, and
- * may hold a secret as often as it likes.
+ * may hold a secret as often as it likes; long ones come first, since one may
+ * be a part of another.
  */
 static void
 mask_secrets(CommonState *common, char *str)
@@ -334,12 +335,24 @@ common_shutdown(OutboxPublisherState *state)
 	state->private_data = NULL;
 }
 
+static int
+compare_longer(const ListCell *a, const ListCell *b)
+{
+	Size		x = strlen(lfirst(a));
+	Size		y = strlen(lfirst(b));
+
+	return x < y ? 1 : x > y ? -1 : 0;
+}
+
 /* Never show this.  "secret" stays the caller's; it lasts as the settings do. */
 void
 common_hide(CommonState *common, char *secret)
 {
 	if (secret[0] != '\0')
+	{
 		common->secrets = lappend(common->secrets, secret);
+		list_sort(common->secrets, compare_longer);
+	}
 }
 
 /*

@@ -61,7 +61,7 @@ read_token(CommonState *common, const char **line, const char **reason)
 	if (!common_read_file(guc_dapr_api_token_file, &token, reason))
 		return false;
 	len = strlen(token);
-	while (len > 0 && (token[len - 1] == '\n' || token[len - 1] == '\r'))
+	while (len > 0 && strchr(" \t\r\n", token[len - 1]))
 		token[--len] = '\0';
 	if (len == 0)
 	{

@@ -71,7 +71,8 @@ add_headers(CommonState *common, char *str, const char *origin, bool secret,
 
 		if (*str == '\n')
 			*str++ = '\0';
-		if (len > 0 && line[len - 1] == '\r')
+		/* a receiver does not see blanks at the end, and could echo the rest */
+		while (len > 0 && strchr(" \t\r", line[len - 1]))
 			line[--len] = '\0';
 		if (len == 0)
 			continue;
