@@ -164,6 +164,22 @@ ALTER TABLE @extschema@.outbox_event ENABLE ALWAYS TRIGGER outbox_event_insert;
 COMMENT ON TRIGGER outbox_event_insert ON @extschema@.outbox_event IS
 'every way in passes here: outbox_publish(), INSERT, COPY, a restored dump';
 
+CREATE FUNCTION @extschema@.outbox_event_delete() RETURNS pg_catalog.trigger
+AS 'MODULE_PATHNAME' LANGUAGE C SECURITY DEFINER;
+COMMENT ON FUNCTION @extschema@.outbox_event_delete() IS
+'An event that is deleted by hand takes along what outbox_delivery says of it, and the relay forgets it.';
+
+CREATE TRIGGER outbox_event_delete BEFORE DELETE ON @extschema@.outbox_event
+	FOR EACH ROW EXECUTE FUNCTION @extschema@.outbox_event_delete();
+CREATE TRIGGER outbox_event_truncate AFTER TRUNCATE ON @extschema@.outbox_event
+	FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.outbox_event_delete();
+ALTER TABLE @extschema@.outbox_event ENABLE ALWAYS TRIGGER outbox_event_delete;
+ALTER TABLE @extschema@.outbox_event ENABLE ALWAYS TRIGGER outbox_event_truncate;
+COMMENT ON TRIGGER outbox_event_delete ON @extschema@.outbox_event IS
+'a row of outbox_delivery without an event would block its key for ever';
+COMMENT ON TRIGGER outbox_event_truncate ON @extschema@.outbox_event IS
+'a row of outbox_delivery without an event would block its key for ever';
+
 CREATE FUNCTION @extschema@.outbox_drop_replicated() RETURNS pg_catalog.trigger
 AS 'MODULE_PATHNAME' LANGUAGE C;
 COMMENT ON FUNCTION @extschema@.outbox_drop_replicated() IS
@@ -429,8 +445,47 @@ REVOKE ALL ON FUNCTION
 	@extschema@.outbox_relay_status(),
 	@extschema@.outbox_check(),
 	@extschema@.outbox_event_insert(),
+	@extschema@.outbox_event_delete(),
 	@extschema@.outbox_drop_replicated()
 FROM PUBLIC;
+-- ALTER DEFAULT PRIVILEGES may have given more than that to others: whoever
+-- has TRIGGER on a table of ours runs code as its owner.
+DO $$
+DECLARE
+	command pg_catalog.text;
+BEGIN
+	FOR command IN
+		SELECT pg_catalog.format('REVOKE ALL ON %s FROM %s CASCADE', o.object,
+								 a.grantee::pg_catalog.regrole)
+		FROM (
+			SELECT CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'S'
+						THEN 'SEQUENCE ' ELSE 'TABLE ' END
+				   OPERATOR(pg_catalog.||) c.oid::pg_catalog.regclass::pg_catalog.text
+				   AS object, d.refobjid, c.relowner AS owner, c.relacl AS acl
+			FROM pg_catalog.pg_depend d
+			JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) d.objid
+			WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid
+			AND d.deptype OPERATOR(pg_catalog.=) 'e'
+			AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,v,S}'::pg_catalog."char"[])
+			UNION ALL
+			SELECT 'FUNCTION ' OPERATOR(pg_catalog.||) p.oid::pg_catalog.regprocedure::pg_catalog.text,
+				   d.refobjid, p.proowner, p.proacl
+			FROM pg_catalog.pg_depend d
+			JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) d.objid
+			WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid
+			AND d.deptype OPERATOR(pg_catalog.=) 'e'
+		) o, pg_catalog.aclexplode(o.acl) a
+		WHERE o.refobjid OPERATOR(pg_catalog.=)
+			  (SELECT x.oid FROM pg_catalog.pg_extension x
+			   WHERE x.extname OPERATOR(pg_catalog.=) 'outbox')
+		AND a.grantee OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
+		AND a.grantee OPERATOR(pg_catalog.<>) o.owner
+		GROUP BY 1
+	LOOP
+		EXECUTE command;
+	END LOOP;
+END
+$$;
 GRANT EXECUTE ON FUNCTION
 	@extschema@.outbox_library(),
 	@extschema@.outbox_relay_status(),

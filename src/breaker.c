@@ -72,7 +72,7 @@ breaker_counts_attempt(const Breaker *breaker)
 
 /* Is it time to probe? */
 bool
-breaker_wants_probe(Breaker *breaker, int64 now)
+breaker_wants_probe(const Breaker *breaker, int64 now)
 {
 	return breaker->state == BREAKER_OPEN && now >= breaker->probe_at;
 }
@@ -94,6 +94,16 @@ breaker_probe_answered(Breaker *breaker, bool ok, int64 now)
 		breaker->state = BREAKER_HALF_OPEN;
 	else
 		open_breaker(breaker, now);
+}
+
+/* There are other settings: what failed on account of the old may be well. */
+void
+breaker_reconfigured(Breaker *breaker, int64 now)
+{
+	if (!breaker_is_down(breaker))
+		return;
+	breaker->state = guc_breaker_threshold == 0 ? BREAKER_CLOSED : BREAKER_OPEN;
+	breaker->probe_at = now;
 }
 
 /* How many messages may be sent now, with so many in flight already? */

@@ -28,9 +28,10 @@ extern void breaker_succeeded(Breaker *breaker);
 extern void breaker_failed(Breaker *breaker, int64 now);
 extern bool breaker_counts_attempt(const Breaker *breaker);
 extern void breaker_probe_answered(Breaker *breaker, bool ok, int64 now);
-extern bool breaker_wants_probe(Breaker *breaker, int64 now);
+extern bool breaker_wants_probe(const Breaker *breaker, int64 now);
 extern void breaker_probe_started(Breaker *breaker, int64 now);
 extern int	breaker_allowance(const Breaker *breaker, int in_flight);
+extern void breaker_reconfigured(Breaker *breaker, int64 now);
 extern bool breaker_is_down(const Breaker *breaker);
 
 #endif							/* OUTBOX_BREAKER_H */

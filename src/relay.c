@@ -91,7 +91,7 @@ relay_start(Relay *relay)
 	relay->now = relay_clock();
 	if (!relay_store_ok(relay, store_load_position(&position)) ||
 		!relay_store_ok(relay, store_take_over(guc_minimum_retry_interval,
-											   NULL, 0)))
+											   !position.clean, NULL, 0)))
 		return false;
 
 	window = queue_add_window(&relay->queue, position.lo, position.hi);
@@ -194,8 +194,8 @@ relay_configure(Relay *relay)
 			 !relay->report.endpoint.known)
 		publisher_probe();
 
-	/* what was open on account of the old settings may be well now */
-	relay->breaker.probe_at = Min(relay->breaker.probe_at, relay->now);
+	breaker_reconfigured(&relay->breaker, relay->now);
+	queue_forget_batching(&relay->queue);
 	relay->prune_at = Min(relay->prune_at,
 						  relay->now + guc_cleaning_expire_interval);
 	relay->sweep_at = Min(relay->sweep_at,
@@ -327,8 +327,10 @@ time_to_wait(Relay *relay)
 	if (!dlist_is_empty(&relay->queue.in_flight))
 		until = Min(until, dlist_head_element(RelayEntry, in_list,
 											  &relay->queue.in_flight)->due_at);
-	if (breaker_is_down(&relay->breaker))
+	if (relay->configured && breaker_is_down(&relay->breaker))
 		until = Min(until, relay->breaker.probe_at);
+	if (relay->must_checkpoint || relay->recheck)
+		until = Min(until, relay->store_retry_at);
 	if (relay_can_submit(relay))
 		until = relay->now;
 	until = Min(until, relay_read_time(relay));
@@ -354,6 +356,8 @@ relay_step(Relay *relay)
 	if (relay->now >= relay->store_retry_at)
 		relay_read(relay);
 	MemoryContextSwitchTo(step_context);
+	if (relay->extension_gone)
+		return 0;
 	for (int i = 0; i < MAX_SUBMITS && relay_submit(relay); i++)
 		take_answers(relay);
 	if (relay_checkpoint_is_due(relay))

@@ -232,8 +232,8 @@ list_ready(RelayQueue *queue, RelayEntry *entry)
 
 /*
  * Take an event in; it belongs to the queue from now on.  "window" is the one
- * whose position it holds, or NULL.  False, and nothing changes, if it is
- * there already (retried by hand while it was in flight).
+ * whose position it holds, or NULL.  False if it is there already (retried by
+ * hand while it was in flight): it has a row now, nothing else changes.
  */
 bool
 queue_admit(RelayQueue *queue, OutboxEvent *event, RelayWindow *window,
@@ -245,7 +245,12 @@ queue_admit(RelayQueue *queue, OutboxEvent *event, RelayWindow *window,
 	RelayEntry *entry;
 
 	if (found)
+	{
+		slot->entry->stored |= event->stored;
+		if (slot->entry->stored)
+			queue_leave_window(slot->entry);
 		return false;
+	}
 	entry = MemoryContextAllocZero(queue->context, sizeof(RelayEntry));
 	slot->entry = entry;
 	entry->event = event;
@@ -401,6 +406,18 @@ queue_remove(RelayQueue *queue, RelayEntry *entry)
 		pfree(entry->last_error);
 	pfree(entry->event);
 	pfree(entry);
+}
+
+/* Another publisher, or other settings: which may share a request now? */
+void
+queue_forget_batching(RelayQueue *queue)
+{
+	HASH_SEQ_STATUS status;
+	IdSlot	   *slot;
+
+	hash_seq_init(&status, queue->by_id);
+	while ((slot = hash_seq_search(&status)) != NULL)
+		slot->entry->can_batch = BATCH_UNKNOWN;
 }
 
 /* All entries, in no order, as a list in the current memory context. */

@@ -32,7 +32,7 @@ typedef struct RelayWindow
 	int64		max_gone;		/* largest id that was settled, or has a row */
 } RelayWindow;
 
-/* The events of one key, in the order of their ids; the first is active. */
+/* The events of one key, as they are sent; only the first is active. */
 typedef struct KeyQueue
 {
 	char		key[256];		/* hash key */
@@ -106,6 +106,7 @@ extern void queue_back_off(RelayQueue *queue, RelayEntry *entry, int64 due_at);
 extern RelayEntry *queue_next_backoff(RelayQueue *queue);
 extern void queue_make_ready(RelayQueue *queue, RelayEntry *entry);
 extern void queue_remove(RelayQueue *queue, RelayEntry *entry);
+extern void queue_forget_batching(RelayQueue *queue);
 extern List *queue_entries(RelayQueue *queue);
 
 #endif							/* OUTBOX_RELAY_QUEUE_H */

@@ -26,6 +26,9 @@
 /* How long next_due is believed; rows may be changed behind our back. */
 #define DUE_CHECK_MS	60000
 
+/* What is due but locked by somebody is tried again so much later. */
+#define LOCKED_PAUSE_MS	100
+
 /*
  * A crowd of commits: so many looks within a millisecond that found something;
  * and then so many events in the time between two looks.
@@ -71,7 +74,7 @@ sweep(Relay *relay)
 	foreach(lc, queue_entries(&relay->queue))
 		ids[n++] = ((RelayEntry *) lfirst(lc))->event->msg.id;
 	if (!relay_store_ok(relay, store_take_over(guc_minimum_retry_interval,
-											   ids, n)))
+											   false, ids, n)))
 		return;
 	forget_due(relay);
 	if (n == 0 || !relay_store_ok(relay, store_find_given_up(ids, n, &gone)))
@@ -105,7 +108,7 @@ static bool
 wants_events(Relay *relay)
 {
 	Size		bytes;
-	int			enough = guc_max_in_flight * publisher_max_batch(&bytes);
+	int64		enough = (int64) guc_max_in_flight * publisher_max_batch(&bytes);
 
 	return relay_can_send(relay) && has_room(relay) &&
 		relay->queue.nready < Min(enough, guc_batch_size);
@@ -148,12 +151,15 @@ claim_due(Relay *relay)
 	if (relay->next_due > now || !wants_events(relay))
 		return;
 	MemoryContextSwitchTo(relay->queue.context);
-	if (!relay_store_ok(relay, store_claim_due(relay->due_floor, limit, &events)))
+	if (!relay_store_ok(relay, store_claim_due(relay->due_floor, now, limit,
+											   &events)))
 		return;
 	foreach(lc, events)
 		relay_admit(relay, lfirst(lc), NULL);
 	if (list_length(events) < limit)
 		find_next_due(relay, now);
+	if (events == NIL && relay->next_due <= now)
+		relay->next_due = TimestampTzPlusMilliseconds(now, LOCKED_PAUSE_MS);
 	list_free(events);
 }
 
@@ -251,7 +257,8 @@ read_new(Relay *relay)
 		relay->look = true;
 		return;
 	}
-	if (window != last && dlist_is_empty(&last->entries))
+	if (window != last && dlist_is_empty(&last->entries) &&
+		last->max_gone == 0)
 		queue_drop_window(queue, last);
 	look_found(relay, list_length(events));
 	foreach(lc, events)

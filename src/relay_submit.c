@@ -37,6 +37,7 @@ typedef struct Submission
 	Batch	   *batches;
 	int			nbatches;
 	int			room;			/* at most so many batches */
+	int			nready;			/* entries to choose from */
 	int			max_batch;
 	Size		max_bytes;
 	int			nentries;		/* in all batches */
@@ -50,10 +51,15 @@ is_suspect(const RelayEntry *entry)
 	return entry->event->crashes >= 2;
 }
 
-/* May it share a request?  The publisher is asked once. */
+/*
+ * May it share a request?  What has failed goes alone: whatever it was, it
+ * must not make others fail again.  The publisher is asked once.
+ */
 static bool
 can_batch(RelayEntry *entry)
 {
+	if (entry->attempts > 0 || entry->last_error)
+		return false;
 	if (entry->can_batch == BATCH_UNKNOWN)
 		entry->can_batch = publisher_can_batch(&entry->event->msg) ?
 			BATCH_YES : BATCH_NO;
@@ -85,7 +91,8 @@ add_batch(Submission *sub, RelayEntry *entry, bool open)
 	Batch	   *batch = &sub->batches[sub->nbatches++];
 
 	batch->topic = open ? entry->event->msg.topic : NULL;
-	batch->entries = palloc(sizeof(RelayEntry *) * (open ? sub->max_batch : 1));
+	batch->entries = palloc(sizeof(RelayEntry *) *
+							(open ? Min(sub->max_batch, sub->nready) : 1));
 	batch->entries[0] = entry;
 	batch->n = 1;
 	batch->bytes = entry->event->msg.payload_len;
@@ -136,7 +143,7 @@ choose(Relay *relay, Submission *sub)
 		}
 		if (!place(sub, entry) && sub->max_batch == 1)
 			break;
-		if (sub->nentries >= sub->room * sub->max_batch)
+		if (sub->nentries >= (int64) sub->room * sub->max_batch)
 			break;
 	}
 }
@@ -208,7 +215,8 @@ relay_submit(Relay *relay)
 	sub.max_batch = publisher_max_batch(&sub.max_bytes);
 	if (relay->breaker.state == BREAKER_HALF_OPEN)
 		sub.max_batch = 1;
-	sub.batches = palloc(sizeof(Batch) * Min(sub.room, relay->queue.nready));
+	sub.nready = relay->queue.nready;
+	sub.batches = palloc(sizeof(Batch) * Min(sub.room, sub.nready));
 	choose(relay, &sub);
 	if (sub.nbatches == 0 || !record_tries(relay, &sub))
 		return false;

@@ -29,6 +29,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_extension.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/lmgr.h"
@@ -179,6 +180,13 @@ store_skips_dead(void)
 	return guc_dead_key_policy == DEAD_KEY_SKIP;
 }
 
+/* Is this process the relay? */
+bool
+store_is_relay(void)
+{
+	return OidIsValid(attached.oid);
+}
+
 /* The schema of the extension that we are attached to. */
 Oid
 store_schema(void)
@@ -217,7 +225,9 @@ note_error(void)
 
 	MemoryContextSwitchTo(TopMemoryContext);
 	edata = CopyErrorData();
-	strlcpy(last_error, edata->message, OUTBOX_ERROR_SIZE);
+	strlcpy(last_error, edata->message,
+			pg_mbcliplen(edata->message, strlen(edata->message),
+						 OUTBOX_ERROR_SIZE - 1) + 1);
 	FreeErrorData(edata);
 }
 

@@ -65,10 +65,12 @@ typedef struct StorePrune
 	StoreSnapshot target;		/* and will be in this; NULL: none chosen */
 	uint64		cursor_xid;
 	int64		cursor_id;
+	bool		walked;			/* this prune has had its target */
 } StorePrune;
 
 /* store.c: the relay's transactions */
 extern StoreResult store_attach(void);
+extern bool store_is_relay(void);
 extern const char *store_extension_version(void);
 extern const char *store_last_error(void);
 extern bool store_lock_database(void);
@@ -81,9 +83,9 @@ extern StoreResult store_read_window(StoreWindow *window,
 									 Size max_bytes, List **events);
 
 /* store_delivery.c: exceptions and checkpoints */
-extern StoreResult store_take_over(int minimum_interval_ms, const int64 *ids,
+extern StoreResult store_take_over(int minimum_interval_ms, bool crashed, const int64 *ids,
 								   int n);
-extern StoreResult store_claim_due(TimestampTz not_before, int limit,
+extern StoreResult store_claim_due(TimestampTz not_before, TimestampTz now, int limit,
 								   List **events);
 extern StoreResult store_next_due(TimestampTz *due);
 extern StoreResult store_checkpoint(StoreCheckpoint *checkpoint);
@@ -112,5 +114,7 @@ extern bool store_publish(Oid function, const StorePublish *event);
 extern void store_retry(Oid function, Datum event_id);
 extern int64 store_retry_dead(Oid function, Datum topic, bool all_topics);
 extern void store_discard(Oid function, Datum event_id);
+extern void store_forget(Oid function, Datum id);
+extern void store_forget_all(Oid function);
 
 #endif							/* OUTBOX_STORE_H */

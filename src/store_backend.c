@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * store_backend.c
- *		Statements in the transactions of users: publish, retry, discard.
+ *		Statements in the transactions of users: publish, retry, discard, delete.
  *
  * The SQL functions are SECURITY DEFINER, so that these statements run with
  * the rights of the extension's owner.  The extension's schema is the one of
@@ -80,6 +80,14 @@ static Statement discard = {
 	" WHERE d.state NOT IN ('published', 'discarded')",
 	1, {INT8OID}
 };
+
+/* $1 id; called in anybody's search_path */
+static Statement forget = {
+	"DELETE FROM @s@.outbox_delivery d WHERE d.id OPERATOR(pg_catalog.=) $1",
+	1, {INT8OID}
+};
+
+static Statement forget_all = {"DELETE FROM @s@.outbox_delivery", 0};
 
 static void
 begin(Oid function)
@@ -199,5 +207,23 @@ store_discard(Oid function, Datum event_id)
 		store_execute(&discard, &id, NULL) == 0)
 		report_wrong_state(event_id, "discard",
 						   "Only events that are not yet published can be discarded.");
+	SPI_finish();
+}
+
+/* The event is being deleted: so is what became of it. */
+void
+store_forget(Oid function, Datum id)
+{
+	begin(function);
+	store_execute(&forget, &id, NULL);
+	SPI_finish();
+}
+
+/* The same for all events. */
+void
+store_forget_all(Oid function)
+{
+	begin(function);
+	store_execute(&forget_all, NULL, NULL);
 	SPI_finish();
 }

@@ -41,9 +41,9 @@ static const char *const state_names[] = {
 	[DELIVERY_DEAD] = "dead"
 };
 
-/* $1 milliseconds, $2 ids in memory */
+/* $1 milliseconds, $2 ids in memory, $3 at least so many crashes */
 static Statement take_over = {
-	"UPDATE @s@.outbox_delivery d SET"
+	"UPDATE @s@.outbox_delivery d SET crashes = greatest(d.crashes, $3),"
 	" state = CASE WHEN d.crashes >= " MAX_CRASHES
 	"  THEN 'dead' ELSE 'failed' END,"
 	" last_error = CASE WHEN d.crashes >= " MAX_CRASHES
@@ -52,24 +52,25 @@ static Statement take_over = {
 	"  ELSE d.last_error END,"
 	" next_attempt_at = CASE WHEN d.crashes < " MAX_CRASHES
 	"  THEN d.updated_at + $1 * interval '1 millisecond' END"
-	" WHERE d.state = 'in_progress' AND d.id <> ALL ($2)",
-	2, {FLOAT8OID, INT8ARRAYOID}
+	" WHERE d.state = 'in_progress' AND d.id NOT IN (SELECT unnest($2))",
+	3, {FLOAT8OID, INT8ARRAYOID, INT4OID}
 };
 
 /*
- * $1 limit, $2 dead ones are skipped, $3 not before.  With an event whose turn has just come
- * ("pending") go the ones blocked behind it, up to the limit and up to one
- * that is in trouble of its own: if all goes well, a long queue is not read
- * one by one.
+ * $1 limit, $2 dead ones are skipped, $3 not before, $4 now.  With an event
+ * whose turn has just come ("pending") go the ones behind it, up to the limit
+ * and up to one that is not merely blocked: if all goes well, a long queue is
+ * not read one by one.  Rows that somebody has locked (an open outbox_retry())
+ * are left for later, and nothing of their key passes them.
  */
 static Statement claim_due = {
 	"WITH due AS ("
 	" SELECT d.id, d.state FROM @s@.outbox_delivery d"
 	" WHERE d.state IN ('pending', 'failed', 'scheduled')"
 	" AND d.next_attempt_at >= $3"
-	" AND d.next_attempt_at <= clock_timestamp()"
+	" AND d.next_attempt_at <= $4"
 	" ORDER BY d.next_attempt_at, d.id LIMIT $1"
-	" FOR UPDATE),"
+	" FOR UPDATE SKIP LOCKED),"
 	" heads AS ("
 	" UPDATE @s@.outbox_delivery d SET updated_at = clock_timestamp(),"
 	" next_attempt_at = NULL,"
@@ -80,20 +81,25 @@ static Statement claim_due = {
 	" FROM due WHERE d.id = due.id"
 	" RETURNING d.id, d.key, d.state, d.attempts, d.crashes,"
 	"  due.state AS old_state),"
+	" behind AS MATERIALIZED ("
+	" SELECT h.id AS head, f.id FROM heads h, LATERAL ("
+	"   SELECT b.id FROM @s@.outbox_delivery b"
+	"   WHERE b.key = h.key AND b.id > h.id AND " STORE_BLOCKS("$2")
+	"   ORDER BY b.key, b.id LIMIT $1) f"
+	" WHERE h.state = 'in_progress' AND h.old_state = 'pending'"
+	" LIMIT $1),"
+	" free AS MATERIALIZED ("
+	" SELECT d.id FROM @s@.outbox_delivery d, behind b"
+	" WHERE d.id = b.id AND d.state = 'blocked'"
+	" FOR UPDATE OF d SKIP LOCKED),"
 	" followers AS ("
 	" UPDATE @s@.outbox_delivery d SET updated_at = clock_timestamp(),"
 	" state = 'in_progress'"
-	" FROM (SELECT f.id FROM heads h, LATERAL ("
-	"   SELECT b.id FROM @s@.outbox_delivery b"
-	"   WHERE b.key = h.key AND b.id > h.id AND b.state = 'blocked'"
-	"   AND b.id < coalesce((SELECT min(o.id) FROM @s@.outbox_delivery o"
-	"     WHERE o.key = h.key AND o.id > h.id"
-	"     AND o.state IN ('pending', 'in_progress', 'failed', 'dead')"
-	"     AND (o.state <> 'dead' OR NOT $2)), 9223372036854775807)"
-	"   ORDER BY b.key, b.id LIMIT $1) f"
-	"  WHERE h.state = 'in_progress' AND h.old_state = 'pending'"
-	"  LIMIT $1) g"
-	" WHERE d.id = g.id"
+	" FROM (SELECT b.id,"
+	"   bool_and(b.id = ANY (ARRAY(SELECT f.id FROM free f)))"
+	"   OVER (PARTITION BY b.head ORDER BY b.id) AS all_free"
+	"  FROM behind b) g"
+	" WHERE d.id = g.id AND g.all_free"
 	" RETURNING d.id, d.attempts, d.crashes),"
 	" claimed AS ("
 	" SELECT h.id, h.attempts, h.crashes FROM heads h"
@@ -102,7 +108,7 @@ static Statement claim_due = {
 	" SELECT " STORE_EVENT_COLUMNS ", false, c.attempts, c.crashes"
 	" FROM claimed c JOIN @s@.outbox_event e ON e.id = c.id"
 	" ORDER BY e.id",
-	3, {INT8OID, BOOLOID, TIMESTAMPTZOID}
+	4, {INT8OID, BOOLOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
 };
 
 /* $1 not before */
@@ -113,7 +119,12 @@ static Statement next_due = {
 	1, {TIMESTAMPTZOID}
 };
 
-/* $1 id, $2 state, $3 attempts, $4 crashes, $5 due, $6 status, $7 error */
+/*
+ * $1 id, $2 state, $3 attempts, $4 crashes, $5 due, $6 status, $7 error.  An
+ * event that is just being deleted gets no row that would outlive it.
+ * "scheduled" is written for an event without a row: one that is there by now
+ * is somebody's outbox_retry().
+ */
 static Statement write_deliveries = {
 	"INSERT INTO @s@.outbox_delivery AS d (id, key, state, attempts, crashes,"
 	" next_attempt_at, last_status, last_error, updated_at)"
@@ -121,14 +132,14 @@ static Statement write_deliveries = {
 	"  u.error, clock_timestamp()"
 	" FROM unnest($1, $2, $3, $4, $5, $6, $7)"
 	"  u(id, state, attempts, crashes, due, status, error)"
-	" JOIN @s@.outbox_event e ON e.id = u.id"
+	" JOIN @s@.outbox_event e ON e.id = u.id FOR KEY SHARE OF e"
 	" ON CONFLICT (id) DO UPDATE SET state = excluded.state,"
 	"  attempts = excluded.attempts, crashes = excluded.crashes,"
 	"  next_attempt_at = excluded.next_attempt_at,"
 	"  last_status = coalesce(excluded.last_status, d.last_status),"
 	"  last_error = coalesce(excluded.last_error, d.last_error),"
 	"  updated_at = excluded.updated_at"
-	" WHERE d.state <> 'discarded'",
+	" WHERE d.state <> 'discarded' AND excluded.state <> 'scheduled'",
 	7, {INT8ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, INT4ARRAYOID,
 	TIMESTAMPTZARRAYOID, INT4ARRAYOID, TEXTARRAYOID}
 };
@@ -176,6 +187,7 @@ typedef struct ClaimArgs
 {
 	MemoryContext context;
 	TimestampTz not_before;
+	TimestampTz now;
 	int			limit;
 	List	   *events;
 } ClaimArgs;
@@ -186,25 +198,29 @@ claim_due_body(void *arg)
 	ClaimArgs  *args = arg;
 	MemoryContext old = MemoryContextSwitchTo(args->context);
 	DestReceiver *dest = store_event_receiver(&args->events, 0);
-	Datum		values[3];
+	Datum		values[4];
 
 	MemoryContextSwitchTo(old);
 	values[0] = Int64GetDatum(args->limit);
 	values[1] = BoolGetDatum(store_skips_dead());
 	values[2] = TimestampTzGetDatum(args->not_before);
+	values[3] = TimestampTzGetDatum(args->now);
 	store_execute_into(&claim_due, values, dest);
+	store_flush_commits(args->events);
 }
 
 /*
  * Take at most "limit" of the events that are due, marking them in_progress;
- * *events becomes the list of them, in the current memory context.  Those due before
- * "not_before" are known to be taken: while somebody holds an old snapshot,
- * their dead entries stay in the index and are not to be passed every time.
+ * *events becomes the list of them, in the current memory context.  Those due
+ * before "not_before" are known to be taken: while somebody holds an old
+ * snapshot, their dead entries stay in the index and are not to be passed
+ * every time.
  */
 StoreResult
-store_claim_due(TimestampTz not_before, int limit, List **events)
+store_claim_due(TimestampTz not_before, TimestampTz now, int limit,
+				List **events)
 {
-	ClaimArgs	args = {CurrentMemoryContext, not_before, limit, NIL};
+	ClaimArgs	args = {CurrentMemoryContext, not_before, now, limit, NIL};
 	StoreResult result = store_transaction(claim_due_body, &args);
 
 	if (result != STORE_OK)
@@ -262,6 +278,7 @@ make_id_array(const int64 *ids, int n)
 typedef struct TakeOverArgs
 {
 	int			minimum_interval_ms;
+	bool		crashed;
 	const int64 *ids;
 	int			n;
 } TakeOverArgs;
@@ -270,10 +287,11 @@ static void
 take_over_body(void *arg)
 {
 	TakeOverArgs *args = arg;
-	Datum		values[2];
+	Datum		values[3];
 
 	values[0] = Float8GetDatum(args->minimum_interval_ms);
 	values[1] = make_id_array(args->ids, args->n);
+	values[2] = Int32GetDatum(args->crashed ? 1 : 0);
 	store_execute(&take_over, values, NULL);
 	values[0] = BoolGetDatum(store_skips_dead());
 	store_execute(&unblock_all, values, NULL);
@@ -283,12 +301,14 @@ take_over_body(void *arg)
  * Take over the rows in progress that are not in memory (ids): left by an
  * earlier relay, or restored from a dump.  They are due when they have not
  * changed for minimum_interval_ms.  One whose tries have crashed too many
- * relays (they are counted before they are made) is dead.
+ * relays (they are counted before they are made) is dead.  "crashed": any of
+ * them may be why the last relay did not stop in order.
  */
 StoreResult
-store_take_over(int minimum_interval_ms, const int64 *ids, int n)
+store_take_over(int minimum_interval_ms, bool crashed, const int64 *ids,
+				int n)
 {
-	TakeOverArgs args = {minimum_interval_ms, ids, n};
+	TakeOverArgs args = {minimum_interval_ms, crashed, ids, n};
 
 	return store_transaction(take_over_body, &args);
 }

@@ -47,6 +47,9 @@ extern StoreResult store_transaction(void (*body) (void *arg), void *arg);
 extern bool store_skips_dead(void);
 extern Oid	store_schema(void);
 
+/* store_window.c */
+extern void store_flush_commits(List *events);
+
 /* store_event.c */
 extern DestReceiver *store_event_receiver(List **events, Size max_bytes);
 extern bool store_event_receiver_stopped(DestReceiver *dest);

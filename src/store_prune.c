@@ -34,7 +34,7 @@
 /* $1 seconds */
 static Statement choose_target = {
 	"SELECT p.lo FROM @s@.outbox_progress p"
-	" WHERE p.at <= clock_timestamp() - $1 * interval '1 second'"
+	" WHERE p.at <= now() - $1 * interval '1 second'"
 	" ORDER BY p.at DESC, p.id DESC LIMIT 1",
 	1, {FLOAT8OID}
 };
@@ -71,24 +71,29 @@ static Statement delete_walk = {
 /* $1 seconds, $2 limit */
 static Statement delete_exceptions = {
 	"WITH gone AS ("
-	" DELETE FROM @s@.outbox_delivery WHERE id IN ("
+	" DELETE FROM @s@.outbox_delivery g WHERE g.id IN ("
 	"  SELECT d.id FROM unnest('{published,discarded}'::text[]) s(state),"
 	"   LATERAL (SELECT i.id FROM @s@.outbox_delivery i"
 	"    WHERE i.state = s.state"
-	"    AND i.updated_at <= clock_timestamp() - $1 * interval '1 second'"
+	"    AND i.updated_at <= now() - $1 * interval '1 second'"
 	"    LIMIT $2) d"
 	"  LIMIT $2)"
+	" AND g.state IN ('published', 'discarded')"	/* not retried just now */
 	" RETURNING id)"
 	" DELETE FROM @s@.outbox_event e USING gone WHERE e.id = gone.id",
 	2, {FLOAT8OID, INT8OID}
 };
+
+/* The row that counts, whatever the clock did since it was written. */
+#define NEWEST "(SELECT max(n.id) FROM @s@.outbox_progress n)"
 
 /* $1 seconds, $2 limit */
 static Statement delete_progress = {
 	"DELETE FROM @s@.outbox_progress WHERE id IN ("
 	" SELECT p.id FROM @s@.outbox_progress p"
 	" WHERE p.at < (SELECT max(t.at) FROM @s@.outbox_progress t"
-	"  WHERE t.at <= clock_timestamp() - $1 * interval '1 second')"
+	"  WHERE t.at <= now() - $1 * interval '1 second')"
+	" AND p.id < " NEWEST
 	" LIMIT $2)",
 	2, {FLOAT8OID, INT8OID}
 };
@@ -99,8 +104,9 @@ static Statement thin_progress = {
 	" SELECT w.id FROM (SELECT p.id, p.at,"
 	"   lead(p.at) OVER (ORDER BY p.at, p.id) AS next_at"
 	"  FROM @s@.outbox_progress p"
-	"  WHERE p.at >= clock_timestamp() - $1 * interval '1 second') w"
+	"  WHERE p.at >= now() - $1 * interval '1 second') w"
 	" WHERE date_trunc('second', w.at) = date_trunc('second', w.next_at)"
+	" AND w.id < " NEWEST
 	" LIMIT $2)",
 	2, {FLOAT8OID, INT8OID}
 };
@@ -197,8 +203,9 @@ prune_body(void *arg)
 	int64		n;
 
 	*args->more = true;
-	if (prune->target || choose(prune))
+	if (prune->target || (!prune->walked && choose(prune)))
 	{
+		prune->walked = true;
 		n = prune_late(prune, args->limit);
 		if (n > 0)
 		{
@@ -217,11 +224,14 @@ prune_body(void *arg)
 	if (n > 0)
 		return;
 	n = prune_others(&delete_progress, guc_published_expire_time, args->limit);
-	if (n == 0)
-		n = prune_others(&thin_progress,
-						 2 * guc_cleaning_expire_interval / 1000 + 60,
-						 args->limit);
+	if (n == args->limit)
+		return;
+	n = prune_others(&thin_progress,
+					 2.0 * guc_cleaning_expire_interval / 1000 + 60,
+					 args->limit);
 	*args->more = n == args->limit;
+	if (!*args->more)
+		prune->walked = false;
 }
 
 /*

@@ -186,8 +186,8 @@ commit_lsn(uint64 fxid)
 }
 
 /* See to it that no crash undoes these events. */
-static void
-flush_commits(List *events)
+void
+store_flush_commits(List *events)
 {
 	XLogRecPtr	lsn = InvalidXLogRecPtr;
 	uint64		last = 0;
@@ -350,14 +350,14 @@ read_window_body(void *arg)
 	values[7] = Int64GetDatum(window->cursor);
 	store_execute_into(window->late ? &read_merged : &read_walk, values, dest);
 	args->stopped = store_event_receiver_stopped(dest);
-	flush_commits(args->events);
+	store_flush_commits(args->events);
 }
 
 /*
  * The next events of the window, at most "limit" and not many more than
  * "max_bytes", in the order of their ids; *events becomes the list of them,
- * in the current memory context.  The first call opens the window; what it sets there is in
- * "window_context".  On failure the window is as before.
+ * in the current memory context.  The first call opens the window; what it
+ * sets there is in "window_context".  On failure the window is as before.
  */
 StoreResult
 store_read_window(StoreWindow *window, MemoryContext window_context,

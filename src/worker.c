@@ -43,6 +43,9 @@
 /* How often a relay that idles for its version looks again. */
 #define VERSION_CHECK_MS	1000
 
+/* A publisher that can't say what it waits for is asked again after this. */
+#define PUBLISHER_PAUSE_MS	100
+
 #define MAX_READY	64
 
 /* Settings of this session, whatever database and role say. */
@@ -184,6 +187,15 @@ update_wait_set(const OutboxSocket *sockets, int n)
 	wait_nsockets = n;
 }
 
+/* Wait for one reason only: signals, requests and time. */
+static void
+wait_for_latch(long timeout_ms)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 timeout_ms, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+}
+
 /*
  * Wait for the latch, the publisher's sockets, or the time, and let the
  * publisher work on its sockets.  True if the latch was set.
@@ -203,7 +215,8 @@ wait_for_work(Relay *relay, long timeout_ms)
 	if (n < 0)
 	{
 		relay_publisher_failed(relay);
-		return false;
+		wait_for_latch(PUBLISHER_PAUSE_MS);
+		return true;
 	}
 	update_wait_set(sockets, n);
 	if (publisher_ms >= 0)
@@ -226,15 +239,6 @@ wait_for_work(Relay *relay, long timeout_ms)
 	if ((nready > 0 || publisher_ms >= 0) && !publisher_ready(ready, nready))
 		relay_publisher_failed(relay);
 	return latch_set;
-}
-
-/* Wait for one reason only: signals, requests and time. */
-static void
-wait_for_latch(long timeout_ms)
-{
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 timeout_ms, PG_WAIT_EXTENSION);
-	ResetLatch(MyLatch);
 }
 
 /* Idle as long as the versions of library and extension differ. */

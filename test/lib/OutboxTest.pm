@@ -20,6 +20,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 
 our @EXPORT = qw(
+  disable
   event_state
   launcher_pid
   new_node
@@ -29,6 +30,7 @@ our @EXPORT = qw(
   reload
   restart_after_kill9
   start_receiver
+  taken_once
   wait_delivered
   wait_log
   wait_relay
@@ -119,6 +121,22 @@ sub reload
 	return poll_until(
 		sub { _query($node, 'SELECT pg_conf_load_time()') ne $loaded },
 		'the settings to be reloaded');
+}
+
+# disable($node)
+#
+# Have the relay of database postgres pause, and return when it does.
+sub disable
+{
+	my ($node) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	reload($node, 'outbox.enabled' => 'off');
+	return poll_until(
+		sub {
+			_query($node, q{SELECT state FROM outbox_relays
+				WHERE datname = current_database()}) eq 'disabled';
+		},
+		'the relay to pause');
 }
 
 # restart_after_kill9($node)
@@ -270,6 +288,19 @@ sub wait_delivered
 		scalar(@$wanted) . ' named events to be delivered', $timeout);
 	diag('not delivered: ' . join(', ', sort keys %missing)) if %missing;
 	return $delivered;
+}
+
+# taken_once($receiver, $ids, $name)
+#
+# Test that the receiver has taken each of these events exactly once.
+sub taken_once
+{
+	my ($receiver, $ids, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my %wanted = map { $_ => 1 } @$ids;
+	my @taken = map { $_->{id} // '' } $receiver->accepted(fields => ['id']);
+	is_deeply([ sort grep { $wanted{$_} } @taken ], [ sort @$ids ], $name);
+	return;
 }
 
 

@@ -302,7 +302,7 @@ foreach my $round (1 .. 5)
 }
 
 # While the relay is disabled, nothing is missed either.
-reload($node, 'outbox.enabled' => 'off');
+disable($node);
 $id = publish(q{'disabled', '{}'});
 reload($node, 'outbox.enabled' => 'on');
 is(delivered($id)->{topic}, 'disabled',

@@ -274,4 +274,19 @@ foreach my $round (1 .. 3)
 		"what was sent survives a crash, round $round");
 }
 
+# An event with a row of its own is claimed, not read from a window.
+my @claimed = split /\n/, $node->safe_psql('postgres', q{
+	SET synchronous_commit = off;
+	BEGIN;
+	SELECT outbox_publish('claimed', '1', deliver_after => now() + interval '1 h') AS id \gset
+	SELECT outbox_retry(:'id');
+	COMMIT;
+	SELECT :'id'}) ;
+wait_delivered($receiver, [ $claimed[-1] ]);
+$node->stop('immediate');
+$node->start;
+is( $node->safe_psql('postgres',
+		q{SELECT count(*) FROM outbox_event WHERE topic = 'claimed'}),
+	1, 'so does what was sent from the persistent tier');
+
 done_testing();

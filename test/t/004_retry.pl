@@ -267,8 +267,35 @@ is(scalar($receiver->log(topic => 'drop')), 3, 'those of that topic only');
 is(query(q{SELECT outbox_retry_dead()}),
 	3 + 1, 'all topics: these, and that of the persistent tier');
 wait_delivered($receiver, \@drop);
-is(scalar($receiver->log(id => $scheduled)), 0,
-	'a scheduled event that was given up is not sent when its time has come');
+
+#
+# A row that somebody has locked
+#
+
+reload(
+	$node,
+	'outbox.max_retry_times' => 10,
+	'outbox.minimum_retry_interval' => '500ms',
+	'outbox.failed_retry_interval' => '500ms',
+	'outbox.local_retry_times' => 0);
+$receiver->faults(
+	[ { match => { topic => 'locked' }, component_error => 'no', times => 1 } ]);
+my ($locked) = publish('locked');
+wait_state($node, $locked, 'failed');
+my $operator = $node->background_psql('postgres');
+$operator->query_safe("BEGIN; SELECT outbox_retry('$locked')");
+poll_until(
+	sub {
+		query(qq{SELECT next_attempt_at < now() FROM outbox_events
+				 WHERE event_id = '$locked'}) eq 't';
+	},
+	'the locked event to be due');
+wait_delivered($receiver, [ publish('beside', 5) ]);
+is(scalar($receiver->accepted(id => $locked)),
+	0, 'an event that somebody has locked waits, the others do not');
+$operator->query_safe('COMMIT');
+$operator->quit;
+wait_delivered($receiver, [$locked]);
 
 #
 # A crash
@@ -296,5 +323,9 @@ wait_is($entry->{time} - $since, 4, 5,
 	'what a crash left in progress is taken after minimum_retry_interval');
 my ($try) = $receiver->log(id => $id);
 is($entry->{body}, $try->{body}, 'the same as before');
+
+# That took the crash some seconds.
+is(scalar($receiver->log(id => $scheduled)), 0,
+	'a scheduled event that was given up is not sent when its time has come');
 
 done_testing();

@@ -85,7 +85,12 @@ sub wait_outage
 		SELECT count(*) FROM outbox_events
 		WHERE topic = '$topic' AND (state = 'dead' OR attempts > 1)}),
 		'0',
-		"$topic: no attempts are used up");
+		"$topic: no event loses more than the try that noticed it");
+	cmp_ok(
+		query(qq{
+			SELECT coalesce(sum(attempts), 0) FROM outbox_events
+			WHERE topic = '$topic'}),
+		'<=', MAX_IN_FLIGHT, "$topic: the backlog loses no attempts");
 	return;
 }
 
@@ -107,10 +112,7 @@ sub recovered
 {
 	my ($receiver, $ids, $topic) = @_;
 	wait_delivered($receiver, $ids);
-	my %wanted = map { $_ => 1 } @$ids;
-	my @taken =
-	  grep { $wanted{ $_->{id} } } $receiver->accepted(fields => ['id']);
-	is(scalar(@taken), scalar(@$ids), "$topic: then each is delivered once");
+	taken_once($receiver, $ids, "$topic: then each is delivered once");
 	poll_until(sub { relay_state() eq 'idle' }, "$topic: the relay to be idle");
 	return;
 }
@@ -184,6 +186,34 @@ is(scalar($dapr->log(topic => 'unhealthy', fields => ['seq'])),
 cmp_ok(probes(), '<=', 4, 'and it is not asked more often than it should be');
 $dapr->state(outbound => 1);
 recovered($dapr, \@ids, 'unhealthy');
+
+#
+# Down, and not configured
+#
+
+sub cpu_ticks
+{
+	my @fields = split / /, slurp_file('/proc/' . relay_pid($node, 'postgres') . '/stat');
+	return $fields[13] + $fields[14];
+}
+
+reload($node, 'outbox.breaker_probe_interval' => '10s');
+$dapr->state(listening => 0);
+@ids = publish('idle', 20);
+poll_until(sub { relay_state() eq 'endpoint down' }, 'endpoint down');
+reload($node, 'outbox.publisher' => 'http', 'outbox.http_url' => '');
+poll_until(
+	sub {
+		query(q{SELECT ok FROM outbox_check() WHERE "check" = 'publisher configured'})
+		  ne 't';
+	},
+	'the publisher not to be configured');
+my ($ticks, $started) = (cpu_ticks(), time);
+poll_until(sub { time - $started > 1 }, 'a second');
+cmp_ok(cpu_ticks() - $ticks, '<', 30, 'a relay that can send nothing rests');
+$dapr->state(listening => 1);
+reload($node, 'outbox.publisher' => 'dapr');
+recovered($dapr, \@ids, 'idle');
 
 #
 # A wrong URL

@@ -443,4 +443,33 @@ is_deeply([ map { scalar @{ $json->decode($_->{body}) } }
 		  $endpoint->log(path => '/in/sieve', status => 400) ],
 	[ 10, 1 ], 'after a refused request each is sent alone');
 
+# One that fails at every try must not take the others along each time.
+reload(
+	$node,
+	'outbox.breaker_threshold' => 0,
+	'outbox.max_retry_times' => 1000);
+$endpoint->faults([ { match => { data => '"broken"' }, status => 500 } ]);
+@ids = publish(q{'apart', CASE WHEN n = 3 THEN '"broken"' ELSE '{}'::jsonb END},
+	'generate_series(1, 10) n');
+poll_until(
+	sub {
+		query(q{SELECT count(*) FROM outbox_events
+				WHERE topic = 'apart' AND state = 'published'}) == 9;
+	},
+	'the others to be published');
+is_deeply([ map { scalar @$_ } batches('apart') ],
+	[ (1) x 9 ], 'what failed together is tried again one by one');
+$endpoint->faults([]);
+wait_states('apart', 'published*10');
+
+# Which events may share a request is another question for another publisher.
+reload($node, 'outbox.request_timeout' => '60s');
+$endpoint->faults([ { action => 'hang' } ]);
+publish(q{'exact', '12345678901234567890'}, 'generate_series(1, 3)');
+poll_until(sub { $endpoint->faults->[0]{seen} }, 'a batch to be under way');
+reload($node, 'outbox.publisher' => 'dapr',
+	'outbox.dapr_endpoint' => $receiver->url);
+wait_states('exact', 'published*3');
+is(routes('exact'), SINGLE, 'a change of the publisher alters no numbers');
+
 done_testing();

@@ -89,6 +89,27 @@ subtest 'two databases have a relay each' => sub {
 	kill 'CONT', $relay{one};
 };
 
+subtest 'default privileges' => sub {
+	$node->safe_psql('postgres', 'CREATE DATABASE grants');
+	$node->safe_psql('grants', q{
+		CREATE ROLE regress_app;
+		ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO regress_app;
+		ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO regress_app;
+		ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO regress_app;
+		CREATE EXTENSION outbox;
+		CREATE TABLE mine ()});
+	is( $node->safe_psql('grants', q{
+			SELECT string_agg(DISTINCT c.relname, ',') FROM pg_class c, aclexplode(c.relacl) a
+			WHERE a.grantee = 'regress_app'::regrole}),
+		'mine', 'give no rights on tables and sequences of the extension');
+	is( $node->safe_psql('grants', q{
+			SELECT count(*) FROM pg_proc p, aclexplode(p.proacl) a
+			WHERE a.grantee = 'regress_app'::regrole}),
+		0, 'nor on functions');
+	quick('DROP DATABASE grants');
+	$node->safe_psql('postgres', 'DROP ROLE regress_app');
+};
+
 subtest 'a schema whose name needs quotes' => sub {
 	my $schema = 'Out.Box; %s @s@';
 	$node->safe_psql('postgres', 'CREATE DATABASE quoted');

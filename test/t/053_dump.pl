@@ -73,13 +73,7 @@ my $discarded =
 $old->safe_psql('postgres', "SELECT outbox_discard('$discarded')");
 $id{hanging} = publish('h.hanging');
 wait_state($old, $id{hanging}, 'in_progress');
-reload($old, 'outbox.enabled' => 'off');
-poll_until(
-	sub {
-		$old->safe_psql('postgres', 'SELECT state FROM outbox_relays') eq
-		  'disabled';
-	},
-	'the relay to pause');
+disable($old);
 $id{pending} = publish('i.pending', $more);
 $id{bytes} = $old->safe_psql('postgres',
 	q{SELECT outbox_publish_bytes('j.bytes', '\x00ff27', 'image/png')});

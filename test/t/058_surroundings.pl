@@ -77,11 +77,7 @@ sub arrive_once
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	wait_delivered($receiver, $ids);
 	wait_state($node, $ids->[-1], 'published');
-	my %wanted = map { $_ => 1 } @$ids;
-	my @taken =
-	  grep { $wanted{$_} } map { $_->{id} } $receiver->accepted(fields => ['id']);
-	is_deeply([ sort @taken ], [ sort @$ids ], $what);
-	return;
+	return taken_once($receiver, $ids, $what);
 }
 
 # --- The server is short of something
@@ -89,7 +85,7 @@ sub arrive_once
 # A lock on the table that the relay reads means that a lock of the relay's has
 # to be in shared memory, too; those that take nothing but room fill that.
 subtest 'the lock table is full' => sub {
-	reload($node, 'outbox.enabled' => 'off');
+	disable($node);
 	my @ids = publish('locks', 20);
 	my $relay = relay_pid($node, 'postgres');
 	my $offset = -s $node->logfile;
@@ -336,9 +332,7 @@ sub leave_events
 	my ($failed) = publish($topic, 1);
 	wait_state($node, $failed, 'failed');
 	$receiver->faults([]);
-	reload($node, 'outbox.enabled' => 'off');
-	poll_until(sub { query('SELECT state FROM outbox_relays') eq 'disabled' },
-		'the relay to pause');
+	disable($node);
 	return ($failed, publish($topic, 20));
 }
 
