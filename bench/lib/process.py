@@ -30,7 +30,7 @@ def family_cpu_seconds(pid):
 
 
 def rss_bytes(pid):
-    """Private memory: shared buffers that a process has touched are not its own."""
+    """Without shared memory: buffers that a process has touched are not its own."""
     with open(f'/proc/{pid}/status', encoding='ascii') as file:
         fields = dict(line.split(':', 1) for line in file)
     return sum(int(fields[name].split()[0]) for name in ('RssAnon', 'RssFile')) * 1024

@@ -50,6 +50,8 @@ def run(stage, cluster):
             limit = without.relay(count)
             series.add(count / ours.seconds, count / limit.seconds)
         pruned = int(old.sql.value('SELECT pruned FROM outbox_stats'))
+        if pruned == 0:
+            raise AssertionError('nothing was pruned meanwhile')
         kept = int(old.sql.value('SELECT count(*) FROM outbox_event'))
         series.note = f'{pruned:,} pruned meanwhile, {kept:,} kept in the end'
         yield series

@@ -1,6 +1,6 @@
 # Promise: what was published longer ago than outbox.published_expire_time is
-# deleted, in batches and all of it, whenever its transaction committed; what is
-# not settled, and what is dead, never is.
+# deleted, all of it, whenever its transaction committed; what is not settled,
+# and what is dead, never is.
 
 use strict;
 use warnings FATAL => 'all';

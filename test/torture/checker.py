@@ -148,7 +148,7 @@ class Report:
 
     # Each of these has to be zero.
     BROKEN = ('lost', 'invented', 'sent_before_durable', 'sent_before_due', 'duplicates_unexplained',
-              'order_violations', 'altered', 'dead_without_cause', 'unsettled')
+              'order_violations', 'altered', 'dead_without_cause', 'unsettled', 'disk_was_never_full')
 
     def __init__(self):
         self.numbers = {}

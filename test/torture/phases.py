@@ -184,6 +184,8 @@ def full(options, directory):
         rig.drain()
         report = rig.judge()
         report.numbers['disk_full_errors'] = load.errors.get('DiskFull', 0)
+        if not report.numbers['disk_full_errors']:
+            report.found('disk_was_never_full', 'no publisher got the error')
         return report
 
 

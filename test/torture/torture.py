@@ -89,7 +89,16 @@ def parse_options():
     if options.publisher is None:
         options.publisher = random.Random(options.seed).choice(('dapr', 'http'))
     options.phases = list(phases.PHASES) if options.phases == 'all' else options.phases.split(',')
+    unknown = set(options.phases) - set(phases.PHASES) - {''}
+    if unknown:
+        parser.error(f'no such phase: {", ".join(sorted(unknown))}; there are {", ".join(phases.PHASES)}')
     return options
+
+
+def clean_up(options, directory, status):
+    """A directory of our own goes when all was well."""
+    if status == 0 and not (options.keep or options.directory):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def main():
@@ -101,7 +110,9 @@ def main():
     print(f'SEED={options.seed} DURATION={options.duration:g} publisher={options.publisher} in {directory}', flush=True)
     try:
         if options.mutants:
-            return mutants.run_all(options, directory)
+            status = mutants.run_all(options, directory)
+            clean_up(options, directory, status)
+            return status
         reports = run_all(options, directory)
     except Exception:
         traceback.print_exc()
@@ -115,8 +126,7 @@ def main():
         print(f'BROKEN with SEED={options.seed}: {", ".join(failures)}; left in {directory}')
         return 1
     print(f'every promise was kept (SEED={options.seed})')
-    if not (options.keep or options.directory):
-        shutil.rmtree(directory, ignore_errors=True)
+    clean_up(options, directory, 0)
     return 0
 
 
