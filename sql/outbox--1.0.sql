@@ -53,7 +53,7 @@ COMMENT ON COLUMN @extschema@.outbox_event.key IS 'events of one key are deliver
 COMMENT ON COLUMN @extschema@.outbox_event.type IS 'CloudEvents type; NULL: the topic';
 COMMENT ON COLUMN @extschema@.outbox_event.payload IS 'the event as JSON; either this or body is set';
 COMMENT ON COLUMN @extschema@.outbox_event.body IS 'the event as bytes; either this or payload is set';
-COMMENT ON COLUMN @extschema@.outbox_event.content_type IS 'media type of body; NULL for a JSON payload';
+COMMENT ON COLUMN @extschema@.outbox_event.content_type IS 'media type of body, or of a JSON payload: NULL there means application/json';
 COMMENT ON COLUMN @extschema@.outbox_event.metadata IS 'flat object of strings, handed to the publisher';
 COMMENT ON COLUMN @extschema@.outbox_event.traceparent IS 'W3C trace context; taken from metadata unless given';
 COMMENT ON COLUMN @extschema@.outbox_event.deliver_after IS 'not delivered before this time; NULL: at once';

@@ -199,9 +199,22 @@ check_payload(Datum *values, bool *nulls)
 	}
 }
 
-/* A media type: two tokens and a slash, then perhaps parameters. */
+/* Is this subtype json, or does it end in +json? */
+static bool
+is_json_subtype(const char *subtype, size_t len)
+{
+	if (len == 4)
+		return pg_strncasecmp(subtype, "json", 4) == 0;
+	return len > 5 && pg_strncasecmp(subtype + len - 5, "+json", 5) == 0;
+}
+
+/*
+ * A media type: two tokens and a slash, then perhaps parameters.  What goes
+ * with a JSON payload has to be a type of JSON: in one mode of CloudEvents a
+ * receiver gets the payload's text, in another its value.
+ */
 static void
-check_content_type(Datum value, bool isnull)
+check_content_type(Datum value, bool isnull, bool json)
 {
 	const char *s;
 	size_t		type,
@@ -228,6 +241,12 @@ check_content_type(Datum value, bool isnull)
 				 errmsg("content_type of an event is not a media type"),
 				 errdetail("It is \"%s\".", s),
 				 errhint("A media type has the form type/subtype, application/xml for instance, in ASCII.")));
+	if (json && !is_json_subtype(s + type + 1, subtype))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("content_type of an event with a JSON payload must be a type of JSON"),
+				 errdetail("It is \"%s\".", s),
+				 errhint("Leave it NULL, or put what is not JSON into body.")));
 }
 
 /* W3C trace context: 00-<32 hex digits>-<16>-<2>, in lower case. */
@@ -359,7 +378,8 @@ check_event(Datum *values, bool *nulls)
 	check_text_datum("key", values[COL_KEY], nulls[COL_KEY]);
 	check_text_datum("type", values[COL_TYPE], nulls[COL_TYPE]);
 	check_payload(values, nulls);
-	check_content_type(values[COL_CONTENT_TYPE], nulls[COL_CONTENT_TYPE]);
+	check_content_type(values[COL_CONTENT_TYPE], nulls[COL_CONTENT_TYPE],
+					   nulls[COL_BODY]);
 	take_traceparent(values, nulls);
 	check_time("deliver_after", values[COL_DELIVER_AFTER],
 			   nulls[COL_DELIVER_AFTER]);

@@ -180,6 +180,8 @@ SELECT attempt('SELECT outbox_publish_bytes(''t'', '''', NULL)');
 SELECT attempt('INSERT INTO outbox_event (payload) VALUES (''1'')');
 SELECT attempt('INSERT INTO outbox_event (topic) VALUES (''t'')');
 SELECT attempt('INSERT INTO outbox_event (topic, payload, body, content_type) VALUES (''t'', ''1'', '''', ''a/b'')');
+SELECT attempt('INSERT INTO outbox_event (topic, payload, content_type) VALUES (''t'', ''1'', ''text/xml'')');
+SELECT attempt('INSERT INTO outbox_event (topic, payload, content_type) VALUES (''t'', ''1'', ''text/notjson'')');
 SELECT attempt('INSERT INTO outbox_event (topic, body) VALUES (''t'', '''')');
 
 -- not JSON
@@ -258,6 +260,8 @@ SELECT count(*) FROM outbox_event;
 -- Just accepted
 --
 
+SELECT attempt(format('INSERT INTO outbox_event (topic, payload, content_type) VALUES (''t'', ''1'', %L)', t))
+FROM unnest(ARRAY['application/json', 'Text/JSON; charset=utf-8', 'application/vnd.a+json']) t;
 SELECT attempt($$SELECT outbox_publish('t', '1e99999')$$);
 SET outbox.max_payload_size = 100;
 SELECT attempt($$SELECT outbox_publish('t', to_jsonb(repeat('x', 98)))$$);
