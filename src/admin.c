@@ -88,6 +88,7 @@ Datum
 outbox_event_delete(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	Datum		id;
 	bool		isnull;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
@@ -100,10 +101,11 @@ outbox_event_delete(PG_FUNCTION_ARGS)
 	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
 		store_forget_all(fcinfo->flinfo->fn_oid);
 	else
-		store_forget(fcinfo->flinfo->fn_oid,
-					 heap_getattr(trigger->tg_trigtuple, 1,
-								  RelationGetDescr(trigger->tg_relation),
-								  &isnull));
+	{
+		id = heap_getattr(trigger->tg_trigtuple, 1, /* the first column */
+						  RelationGetDescr(trigger->tg_relation), &isnull);
+		store_forget(fcinfo->flinfo->fn_oid, id);
+	}
 	shmem_wake_relay_at_commit(true);
 	return PointerGetDatum(trigger->tg_trigtuple);
 }

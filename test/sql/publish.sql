@@ -129,6 +129,10 @@ SET session_replication_role = replica;
 \set QUIET off
 INSERT INTO outbox_event (topic, payload) VALUES ('replicated', '1');
 \set QUIET on
+SELECT attempt($$SELECT outbox_publish('replicated', '1')$$);
+SELECT attempt($$SELECT outbox_retry(gen_random_uuid())$$);
+SELECT attempt($$SELECT outbox_retry_dead()$$);
+SELECT attempt($$SELECT outbox_discard(gen_random_uuid())$$);
 RESET session_replication_role;
 SELECT count(*) FROM outbox_event;
 

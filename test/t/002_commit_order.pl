@@ -281,7 +281,7 @@ my @claimed = split /\n/, $node->safe_psql('postgres', q{
 	SELECT outbox_publish('claimed', '1', deliver_after => now() + interval '1 h') AS id \gset
 	SELECT outbox_retry(:'id');
 	COMMIT;
-	SELECT :'id'}) ;
+	SELECT :'id'});
 wait_delivered($receiver, [ $claimed[-1] ]);
 $node->stop('immediate');
 $node->start;

@@ -168,8 +168,9 @@ reload($node, 'outbox.http_content_mode' => undef);
 # Headers
 #
 
+# A secret that is a part of another, and one with a blank behind it.
 append_to_file($headers_file,
-	"Authorization: Bearer @{[SECRET]}\r\n\nX-File: a: b\n");
+	"X-Part: @{[substr(SECRET, 0, 8)]}\nAuthorization: Bearer @{[SECRET]} \r\n\nX-File: a: b\n");
 reload(
 	$node,
 	'outbox.http_headers' => 'X-Setting: one',
@@ -189,6 +190,7 @@ my $error = query('SELECT last_error FROM outbox_relays');
 like($error, qr/^HTTP 500: who is .*line two$/,
 	'what the receiver says is shown in one line');
 unlike($error, qr/@{[SECRET]}/, 'without a secret that it repeats');
+unlike($error, qr/@{[substr(SECRET, 8)]}/, 'and without what is left of one');
 unlike(slurp_file($node->logfile), qr/@{[SECRET]}/, 'nor has the log one');
 
 append_to_file($headers_file, "Evil\n");
@@ -196,7 +198,7 @@ $node->reload;
 poll_until(
 	sub {
 		query(q{SELECT detail FROM outbox_check()
-			WHERE "check" = 'publisher configured'}) =~ /^line 4 of file/;
+			WHERE "check" = 'publisher configured'}) =~ /^line 5 of file/;
 	},
 	'the bad line of the file to be reported by its number');
 unlink $headers_file;
