@@ -16,7 +16,7 @@
 
 #include <limits.h>
 
-#include "compat.h"
+#include "lib/compat.h"
 #include "guc.h"
 
 int			guc_batch_size = 1000;

@@ -15,9 +15,9 @@
 #include "miscadmin.h"
 
 #include "guc.h"
-#include "launcher.h"
-#include "shmem.h"
-#include "utility.h"
+#include "server/launcher.h"
+#include "server/shmem.h"
+#include "server/database_commands.h"
 
 PG_MODULE_MAGIC;
 

@@ -1,0 +1,118 @@
+/*-------------------------------------------------------------------------
+ *
+ * admin.c
+ *		What the operator does by hand: retry, discard, delete, start the relay.
+ *
+ * These functions change rows of outbox_delivery in the operator's
+ * transaction; when it commits, the relay looks at those rows again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "commands/trigger.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/rel.h"
+
+#include "server/shmem.h"
+#include "store/store.h"
+
+PG_FUNCTION_INFO_V1(outbox_retry);
+PG_FUNCTION_INFO_V1(outbox_retry_dead);
+PG_FUNCTION_INFO_V1(outbox_discard);
+PG_FUNCTION_INFO_V1(outbox_event_delete);
+PG_FUNCTION_INFO_V1(outbox_start_relay);
+
+/* A trigger would drop what these functions write. */
+static void
+refuse_replica_role(const char *function)
+{
+	PreventCommandIfReadOnly(function);
+	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot execute %s while session_replication_role is \"replica\"",
+						function),
+				 errhint("Use session_replication_role \"origin\" or \"local\".")));
+}
+
+static Datum
+event_id_arg(FunctionCallInfo fcinfo)
+{
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("event_id must not be null"),
+				 errhint("The view outbox_events shows the ids of events.")));
+	return PG_GETARG_DATUM(0);
+}
+
+Datum
+outbox_retry(PG_FUNCTION_ARGS)
+{
+	refuse_replica_role("outbox_retry()");
+	store_retry(fcinfo->flinfo->fn_oid, event_id_arg(fcinfo));
+	shmem_wake_relay_at_commit(true);
+	PG_RETURN_VOID();
+}
+
+Datum
+outbox_retry_dead(PG_FUNCTION_ARGS)
+{
+	Datum		topic = PG_ARGISNULL(0) ? (Datum) 0 : PG_GETARG_DATUM(0);
+	int64		n;
+
+	refuse_replica_role("outbox_retry_dead()");
+	n = store_retry_dead(fcinfo->flinfo->fn_oid, topic, PG_ARGISNULL(0));
+	shmem_wake_relay_at_commit(true);
+	PG_RETURN_INT64(n);
+}
+
+Datum
+outbox_discard(PG_FUNCTION_ARGS)
+{
+	refuse_replica_role("outbox_discard()");
+	store_discard(fcinfo->flinfo->fn_oid, event_id_arg(fcinfo));
+	shmem_wake_relay_at_commit(true);
+	PG_RETURN_VOID();
+}
+
+/*
+ * BEFORE DELETE and AFTER TRUNCATE trigger of outbox_event.  An event that is
+ * deleted by hand takes its row of outbox_delivery along, which would block
+ * its key for ever, and the relay forgets it.  Pruning sees to that by itself.
+ */
+Datum
+outbox_event_delete(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	Datum		id;
+	bool		isnull;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		strcmp(RelationGetRelationName(trigger->tg_relation), "outbox_event") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"outbox_event_delete\" is a trigger of table \"outbox_event\"")));
+	if (store_is_relay())
+		return PointerGetDatum(trigger->tg_trigtuple);
+	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
+		store_forget_all(fcinfo->flinfo->fn_oid);
+	else
+	{
+		id = heap_getattr(trigger->tg_trigtuple, 1, /* the first column */
+						  RelationGetDescr(trigger->tg_relation), &isnull);
+		store_forget(fcinfo->flinfo->fn_oid, id);
+	}
+	shmem_wake_relay_at_commit(true);
+	return PointerGetDatum(trigger->tg_trigtuple);
+}
+
+Datum
+outbox_start_relay(PG_FUNCTION_ARGS)
+{
+	shmem_wake_relay_at_commit(true);
+	PG_RETURN_VOID();
+}

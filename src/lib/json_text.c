@@ -1,0 +1,163 @@
+/*-------------------------------------------------------------------------
+ *
+ * json_text.c
+ *		JSON as text.
+ *
+ * What is made here is what escape_json() and JsonbToCString() make, byte for
+ * byte.  They append strings one character at a time (until 18), which took a
+ * tenth of the relay's time with payloads of a kilobyte; here, what need not
+ * be escaped is copied as a whole.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "lib/json_text.h"
+#include "utils/builtins.h"
+
+/* Eight times the same byte. */
+#define BYTES(c) (UINT64CONST(0x0101010101010101) * (unsigned char) (c))
+
+/* Has "v" a byte less than "c", which is at most 0x80? */
+#define HAS_LESS(v, c) (((v) - BYTES(c)) & ~(v) & BYTES(0x80))
+
+/* Where the first character is that must be escaped; "end" if there is none. */
+static const char *
+find_special(const char *p, const char *end)
+{
+	uint64		v;
+
+	for (; end - p >= sizeof(v); p += sizeof(v))
+	{
+		memcpy(&v, p, sizeof(v));
+		if (HAS_LESS(v, ' ') | HAS_LESS(v ^ BYTES('"'), 1) |
+			HAS_LESS(v ^ BYTES('\\'), 1))
+			break;
+	}
+	while (p < end && (unsigned char) *p >= ' ' && *p != '"' && *p != '\\')
+		p++;
+	return p;
+}
+
+/* Append a character that cannot stand for itself. */
+static void
+append_escaped(StringInfo buf, unsigned char c)
+{
+	switch (c)
+	{
+		case '"':
+			appendStringInfoString(buf, "\\\"");
+			break;
+		case '\\':
+			appendStringInfoString(buf, "\\\\");
+			break;
+		case '\b':
+			appendStringInfoString(buf, "\\b");
+			break;
+		case '\f':
+			appendStringInfoString(buf, "\\f");
+			break;
+		case '\n':
+			appendStringInfoString(buf, "\\n");
+			break;
+		case '\r':
+			appendStringInfoString(buf, "\\r");
+			break;
+		case '\t':
+			appendStringInfoString(buf, "\\t");
+			break;
+		default:
+			appendStringInfo(buf, "\\u%04x", c);
+			break;
+	}
+}
+
+/* Append a JSON string; "str" need not end with a NUL. */
+void
+json_append_string(StringInfo buf, const char *str, Size len)
+{
+	const char *end = str + len;
+
+	appendStringInfoChar(buf, '"');
+	for (;;)
+	{
+		const char *p = find_special(str, end);
+
+		appendBinaryStringInfo(buf, str, p - str);
+		if (p == end)
+			break;
+		append_escaped(buf, (unsigned char) *p);
+		str = p + 1;
+	}
+	appendStringInfoChar(buf, '"');
+}
+
+static void
+append_scalar(StringInfo buf, const JsonbValue *v)
+{
+	switch (v->type)
+	{
+		case jbvNull:
+			appendStringInfoString(buf, "null");
+			break;
+		case jbvString:
+			json_append_string(buf, v->val.string.val, v->val.string.len);
+			break;
+		case jbvNumeric:
+			appendStringInfoString(buf,
+								   DatumGetCString(DirectFunctionCall1(numeric_out,
+																	   NumericGetDatum(v->val.numeric))));
+			break;
+		case jbvBool:
+			appendStringInfoString(buf, v->val.boolean ? "true" : "false");
+			break;
+		default:
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("unexpected type of a JSON value: %d",
+							(int) v->type)));
+	}
+}
+
+/* Append a value as its cast to text does. */
+void
+json_append_jsonb(StringInfo buf, Jsonb *jb)
+{
+	JsonbIterator *it = JsonbIteratorInit(&jb->root);
+	JsonbIteratorToken token;
+	JsonbValue	v;
+	bool		scalar = JB_ROOT_IS_SCALAR(jb); /* in an array of its own */
+	bool		comma = false;	/* before the next element */
+
+	while ((token = JsonbIteratorNext(&it, &v, false)) != WJB_DONE)
+	{
+		if (comma && token != WJB_END_ARRAY && token != WJB_END_OBJECT)
+			appendStringInfoString(buf, ", ");
+		comma = token != WJB_BEGIN_ARRAY && token != WJB_BEGIN_OBJECT &&
+			token != WJB_KEY;
+		switch (token)
+		{
+			case WJB_BEGIN_ARRAY:
+				if (!scalar)
+					appendStringInfoChar(buf, '[');
+				break;
+			case WJB_END_ARRAY:
+				if (!scalar)
+					appendStringInfoChar(buf, ']');
+				break;
+			case WJB_BEGIN_OBJECT:
+				appendStringInfoChar(buf, '{');
+				break;
+			case WJB_END_OBJECT:
+				appendStringInfoChar(buf, '}');
+				break;
+			case WJB_KEY:
+				append_scalar(buf, &v);
+				appendStringInfoString(buf, ": ");
+				break;
+			default:
+				append_scalar(buf, &v);
+				break;
+		}
+	}
+}

@@ -1,0 +1,371 @@
+/*-------------------------------------------------------------------------
+ *
+ * publisher_dapr.c
+ *		Publish through the HTTP API of a Dapr sidecar.
+ *
+ * An event is a POST to /v1.0/publish/{pubsub}/{topic} with a complete
+ * CloudEvent as its body, which daprd passes on as it is (but for topic and
+ * pubsubname, which it sets).  So an event has the same id, time and bytes at
+ * every try.  Metadata are query parameters, for daprd and the broker behind
+ * it.  Several events may share a request to daprd's bulk API, as far as that
+ * leaves them as they are: see publisher_dapr_bulk.c.
+ *
+ * Errors.  daprd's status and the errorCode in the response's body decide.
+ * Only an error that this message will meet for ever makes it OUTBOX_REJECTED;
+ * what an operator has to mend, or what may come of a sidecar that is starting
+ * or stopping, is the destination's fault.  A failed publish at the broker has
+ * but one errorCode whatever its cause: retried a limited number of times.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "publish/cloudevent.h"
+#include "common/jsonapi.h"
+#include "lib/compat.h"
+#include "guc.h"
+#include "publish/publisher_over_http.h"
+#include "publish/publisher_dapr.h"
+#include "publish/publishers.h"
+
+/* Anything in the place of an errorCode. */
+#define ANY_CODE "*"
+
+/* Responses that are not OUTBOX_UNAVAILABLE; code NULL: it has none. */
+static const struct DaprOutcome
+{
+	int			status;
+	const char *code;
+	OutboxOutcome outcome;
+}			dapr_outcomes[] = {
+	{400, NULL, OUTBOX_RETRY},
+	{400, "ERR_PUBSUB_EVENTS_SER", OUTBOX_REJECTED},
+	{400, "ERR_PUBSUB_REQUEST_METADATA", OUTBOX_REJECTED},
+	{403, "ERR_PUBSUB_FORBIDDEN", OUTBOX_RETRY},
+	{413, ANY_CODE, OUTBOX_REJECTED},
+	{431, ANY_CODE, OUTBOX_REJECTED},
+	{500, "ERR_PUBSUB_CLOUD_EVENTS_SER", OUTBOX_REJECTED},
+	{500, "ERR_PUBSUB_PUBLISH_MESSAGE", OUTBOX_RETRY},
+};
+
+/*
+ * The header line with the token for daprd.  False and a reason, which does
+ * not show it, if there is no proper token in the file.
+ */
+static bool
+read_token(CommonState *common, const char **line, const char **reason)
+{
+	char	   *token;
+	Size		len;
+
+	if (!common_read_file(guc_dapr_api_token_file, &token, reason))
+		return false;
+	len = strlen(token);
+	while (len > 0 && strchr(" \t\r\n", token[len - 1]))
+		token[--len] = '\0';
+	if (len == 0)
+	{
+		*reason = psprintf("file \"%s\" contains no token",
+						   guc_dapr_api_token_file);
+		return false;
+	}
+	for (const char *p = token; *p != '\0'; p++)
+	{
+		if ((unsigned char) *p < ' ' || *p == 0x7F)
+		{
+			*reason = psprintf("the token in file \"%s\" contains a control character",
+							   guc_dapr_api_token_file);
+			return false;
+		}
+	}
+	common_hide(common, token);
+	*line = psprintf("dapr-api-token: %s", token);
+	return true;
+}
+
+/* PublisherKind.configure */
+static bool
+dapr_configure(CommonState *common, HttpOptions *options, const char **reason)
+{
+	DaprState  *dapr = (DaprState *) common;
+	StringInfoData url;
+	StringInfoData pubsub;
+
+	initStringInfo(&url);
+	if (strncmp(guc_dapr_endpoint, "unix:", 5) == 0)
+	{
+		options->unix_socket = pstrdup(guc_dapr_endpoint + 5);
+		appendStringInfoString(&url, "http://localhost");
+	}
+	else
+		appendStringInfoString(&url, guc_dapr_endpoint);
+	while (url.len > 0 && url.data[url.len - 1] == '/')
+		url.data[--url.len] = '\0';
+	if (url.len == 0)
+	{
+		*reason = "outbox.dapr_endpoint is not set";
+		return false;
+	}
+	dapr->base_url = url.data;
+
+	initStringInfo(&pubsub);
+	cloudevent_append_uri_segment(&pubsub, guc_dapr_pubsub_name);
+	dapr->pubsub = pubsub.data;
+	dapr->publish_url = psprintf("%s/v1.0/publish/%s/", dapr->base_url,
+								 dapr->pubsub);
+
+	if (guc_dapr_api_token_file[0] != '\0')
+	{
+		const char **line = palloc(sizeof(char *));
+
+		if (!read_token(common, line, reason))
+			return false;
+		options->headers = line;
+		options->nheaders = 1;
+	}
+	dapr_configure_bulk(dapr);
+	return true;
+}
+
+/* The metadatum partitionKey that a message gets; NULL: it has its own. */
+const char *
+dapr_partition_key(const OutboxMessage *message)
+{
+	for (int i = 0; i < message->nmetadata; i++)
+	{
+		if (strcmp(message->metadata[i].name, "partitionKey") == 0)
+			return NULL;
+	}
+	return message->key;
+}
+
+/* Append a message's metadata as query parameters, its key among them. */
+static void
+append_query(StringInfo url, const OutboxMessage *message)
+{
+	const char *key = dapr_partition_key(message);
+	char		separator = '?';
+
+	for (int i = 0; i < message->nmetadata; i++)
+	{
+		appendStringInfo(url, "%cmetadata.", separator);
+		cloudevent_append_uri(url, message->metadata[i].name);
+		appendStringInfoChar(url, '=');
+		cloudevent_append_uri(url, message->metadata[i].value);
+		separator = '&';
+	}
+	if (key != NULL)
+	{
+		appendStringInfo(url, "%cmetadata.partitionKey=", separator);
+		cloudevent_append_uri(url, key);
+	}
+}
+
+/*
+ * PublisherKind.send.  daprd overwrites traceparent in the body unless traceid
+ * is there as well.
+ */
+static void
+dapr_send(CommonState *common, HttpRequest *request,
+		  const OutboxMessage *message)
+{
+	DaprState  *dapr = (DaprState *) common;
+	StringInfoData url;
+	StringInfoData body;
+
+	initStringInfo(&url);
+	appendStringInfoString(&url, dapr->publish_url);
+	cloudevent_append_uri_segment(&url, message->topic);
+	append_query(&url, message);
+
+	initStringInfo(&body);
+	cloudevent_append(&body, message, common->state->source,
+					  CLOUDEVENT_TRACEID);
+
+	if (message->traceparent != NULL)
+		http_add_header(request, "traceparent", message->traceparent);
+	http_post(request, url.data, "application/cloudevents+json", body.data,
+			  body.len);
+}
+
+/* Read token after token.  False if the value does not end where it should. */
+static bool
+walk_json(JsonLexContext *lex, DaprMemberCB member, void *arg)
+{
+	char	   *str = NULL;		/* the last one */
+	char	   *name = NULL;	/* of the member whose value comes next */
+	int			depth = 0;
+
+	while (json_lex(lex) == JSON_SUCCESS)
+	{
+		switch (lex->token_type)
+		{
+			case JSON_TOKEN_END:
+				return depth == 0;
+			case JSON_TOKEN_OBJECT_END:
+				member(arg, depth, NULL, NULL);
+				/* FALLTHROUGH */
+			case JSON_TOKEN_ARRAY_END:
+				depth--;
+				break;
+			case JSON_TOKEN_STRING:
+				str = pstrdup(lex->strval->data);
+				if (name != NULL)
+					member(arg, depth, name, str);
+				name = NULL;
+				break;
+			case JSON_TOKEN_COLON:
+				name = str;
+				break;
+			case JSON_TOKEN_OBJECT_START:
+			case JSON_TOKEN_ARRAY_START:
+				depth++;
+				/* FALLTHROUGH */
+			default:
+				name = NULL;
+				break;
+		}
+	}
+	return false;
+}
+
+/*
+ * Tell all strings in a body that is a JSON object.  False if it ends too
+ * early or cannot be read on; the lexer may throw, at an escape that this
+ * database's encoding cannot show for one.  What was told before that counts.
+ */
+bool
+dapr_read_json(const HttpResult *result, DaprMemberCB member, void *arg)
+{
+	MemoryContext old = CurrentMemoryContext;
+	volatile bool whole = false;
+
+	if (result->body[0] != '{')
+		return false;
+	PG_TRY();
+	{
+		whole = walk_json(make_json_lex_compat(result->body, result->body_len),
+						  member, arg);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(old);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	return whole;
+}
+
+/* DaprMemberCB: is it one of the two that tell an error? */
+static void
+error_member(void *arg, int depth, const char *name, const char *value)
+{
+	Verdict    *verdict = arg;
+
+	if (depth != 1 || name == NULL)
+		return;
+	if (strcmp(name, "errorCode") == 0)
+		verdict->code = value;
+	else if (strcmp(name, "message") == 0)
+		verdict->message = value;
+}
+
+static bool
+ends_with(const char *str, const char *end)
+{
+	Size		len = strlen(str);
+	Size		endlen = strlen(end);
+
+	return len >= endlen && strcmp(str + len - endlen, end) == 0;
+}
+
+/*
+ * PublisherKind.judge.  The one message that is looked at is that of a body
+ * above daprd's limit, which has the errorCode of a failure at the broker, or
+ * none up to version 1.14.  A response that broke off may have lost its
+ * errorCode, and means nothing by not having one.
+ */
+static void
+dapr_judge(const HttpResult *result, Verdict *verdict)
+{
+	(void) dapr_read_json(result, error_member, verdict);
+	if (verdict->code == NULL && result->error != NULL)
+		return;
+
+	for (int i = 0; i < lengthof(dapr_outcomes); i++)
+	{
+		const char *code = dapr_outcomes[i].code;
+
+		if (result->status != dapr_outcomes[i].status)
+			continue;
+		if (code == verdict->code ||
+			(code != NULL && strcmp(code, ANY_CODE) == 0) ||
+			(code != NULL && verdict->code != NULL &&
+			 strcmp(code, verdict->code) == 0))
+			verdict->outcome = dapr_outcomes[i].outcome;
+	}
+	if (verdict->outcome == OUTBOX_RETRY &&
+		ends_with(verdict->message ? verdict->message : result->body,
+				  ": stream too large"))
+		verdict->outcome = OUTBOX_REJECTED;
+}
+
+static const PublisherKind dapr_kind = {
+	.size = sizeof(DaprState),
+	.configure = dapr_configure,
+	.send = dapr_send,
+	.judge = dapr_judge,
+	.send_batch = dapr_send_batch,
+	.judge_batch = dapr_judge_batch
+};
+
+static void
+dapr_startup(OutboxPublisherState *state)
+{
+	common_startup(state, &dapr_kind);
+}
+
+/* HttpDoneCB of a probe. */
+static void
+probe_done(void *arg, int64 id, const HttpResult *result)
+{
+	CommonState *common = arg;
+	Verdict		verdict;
+	const char *error = common_judge(common, result, &verdict);
+
+	outbox_probe_answer(common->state, error == NULL, error);
+}
+
+/*
+ * Ask daprd whether its components are up, whatever the state of the
+ * application beside it.
+ */
+static void
+dapr_probe(OutboxPublisherState *state)
+{
+	DaprState  *dapr = state->private_data;
+	HttpRequest *request;
+	MemoryContext old;
+
+	/* a probe that nobody has waited for */
+	http_cancel(dapr->common.client, 0, probe_done);
+
+	request = http_new_request(dapr->common.client, 0, probe_done);
+	old = MemoryContextSwitchTo(http_request_context(request));
+	http_get(request, psprintf("%s/v1.0/healthz/outbound", dapr->base_url));
+	MemoryContextSwitchTo(old);
+	common_progress(&dapr->common, NULL, 0);
+}
+
+const OutboxPublisherCallbacks dapr_publisher = {
+	.magic = OUTBOX_PUBLISHER_MAGIC,
+	.startup_cb = dapr_startup,
+	.check_configured_cb = common_check_configured,
+	.submit_cb = common_submit,
+	.can_batch_cb = dapr_can_batch,
+	.sockets_cb = common_sockets,
+	.ready_cb = common_ready,
+	.cancel_cb = common_cancel,
+	.probe_cb = dapr_probe,
+	.shutdown_cb = common_shutdown
+};

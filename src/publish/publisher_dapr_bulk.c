@@ -1,0 +1,396 @@
+/*-------------------------------------------------------------------------
+ *
+ * publisher_dapr_bulk.c
+ *		Publish several events in one request to a Dapr sidecar.
+ *
+ * An event is the same CloudEvent as in a request of its own, its metadata
+ * stand beside it, and the response tells the events that failed.
+ *
+ * Numbers.  daprd decodes such a request into doubles and writes them anew,
+ * whereas it leaves the numbers of a single event as they are.  With
+ * outbox.dapr_bulk = auto, an event shares a request only if its numbers
+ * certainly come out as they went in.
+ *
+ * Routes.  The stable route is that of a single event for a pubsub component
+ * called "bulk" to a daprd before 1.17, and so not to be tried without
+ * knowing.  daprd is asked for its version when the first batch is sent; until
+ * it has answered, and if it does not, the alpha route is used.  A route that
+ * is not there is not used again until the settings are read again; with none
+ * left, every event has a request of its own.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <float.h>
+
+#include "publish/cloudevent.h"
+#include "lib/json_text.h"
+#include "publish/publisher_dapr.h"
+#include "utils/memutils.h"
+
+#define BULK_MAX_ENTRIES 100
+
+/* The stable route came with this version. */
+#define STABLE_MAJOR 1
+#define STABLE_MINOR 17
+
+/* Smaller fractions are written with an exponent: zeros behind the point. */
+#define MAX_FRACTION_ZEROS 5
+
+/* What an entry needs besides its payload, roughly. */
+#define ENTRY_OVERHEAD 768
+
+static void version_done(void *arg, int64 id, const HttpResult *result);
+
+/* The route to use now. */
+static BulkRoute
+current_route(DaprState *dapr)
+{
+	if (dapr->has_stable && !dapr->missing[BULK_ROUTE_STABLE])
+		return BULK_ROUTE_STABLE;
+	if (!dapr->missing[BULK_ROUTE_ALPHA])
+		return BULK_ROUTE_ALPHA;
+	return BULK_ROUTE_NONE;
+}
+
+/* Tell how large a batch may be, after something that it depends on changed. */
+static void
+set_max_batch(DaprState *dapr)
+{
+	OutboxPublisherState *state = dapr->common.state;
+
+	state->max_batch = BULK_MAX_ENTRIES;
+	state->max_batch_bytes = BATCH_BYTES_MAX;
+	if (dapr->bulk == DAPR_BULK_OFF || current_route(dapr) == BULK_ROUTE_NONE)
+		state->max_batch = 1;
+}
+
+/* The settings are read; what was found out with the old ones is forgotten. */
+void
+dapr_configure_bulk(DaprState *dapr)
+{
+	http_cancel(dapr->common.client, 0, version_done);
+	dapr->bulk = guc_dapr_bulk;
+	dapr->asked = false;
+	dapr->has_stable = false;
+	memset(dapr->missing, false, sizeof(dapr->missing));
+	set_max_batch(dapr);
+}
+
+/* DaprMemberCB: daprd's version; "edge" is that of a build between releases. */
+static void
+version_member(void *arg, int depth, const char *name, const char *value)
+{
+	bool	   *has_stable = arg;
+	int			major;
+	int			minor;
+
+	if (depth != 1 || name == NULL || strcmp(name, "runtimeVersion") != 0)
+		return;
+	*has_stable = strcmp(value, "edge") == 0 ||
+		(sscanf(value, "%d.%d", &major, &minor) == 2 &&
+		 (major > STABLE_MAJOR ||
+		  (major == STABLE_MAJOR && minor >= STABLE_MINOR)));
+}
+
+/* HttpDoneCB of the question for daprd's version.  No answer is one, too. */
+static void
+version_done(void *arg, int64 id, const HttpResult *result)
+{
+	DaprState  *dapr = arg;
+	MemoryContext old;
+
+	if (result->status != 200)
+		return;
+	MemoryContextReset(dapr->common.scratch);
+	old = MemoryContextSwitchTo(dapr->common.scratch);
+	(void) dapr_read_json(result, version_member, &dapr->has_stable);
+	MemoryContextSwitchTo(old);
+	set_max_batch(dapr);
+}
+
+static void
+ask_version(DaprState *dapr)
+{
+	HttpRequest *request = http_new_request(dapr->common.client, 0,
+											version_done);
+	MemoryContext old = MemoryContextSwitchTo(http_request_context(request));
+
+	http_get(request, psprintf("%s/v1.0/metadata", dapr->base_url));
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Is the number certain to be written by daprd as it is here?  Its digits must
+ * fit into a double, and its notation be the one that Go would choose.
+ */
+static bool
+is_exact(const char *number, Size len)
+{
+	const char *end = number + len;
+	const char *point = memchr(number, '.', len);
+	const char *first;			/* digit that is not 0 */
+	int			ndigits;		/* from there on */
+
+	if (memchr(number, 'e', len) != NULL || memchr(number, 'E', len) != NULL)
+		return false;
+	first = number + strspn(number, "-0.");
+	ndigits = end - first;
+	if (point == NULL)
+		return ndigits > 0 ? ndigits <= DBL_DIG : number[0] != '-';
+	if (first < point)
+		ndigits--;
+	return end[-1] != '0' && ndigits <= DBL_DIG &&
+		(first < point || first - point - 1 <= MAX_FRACTION_ZEROS);
+}
+
+/* Behind the string that begins here. */
+static const char *
+skip_string(const char *str, const char *end)
+{
+	const char *quote = str;
+	const char *p;
+
+	do
+	{
+		quote = memchr(quote + 1, '"', end - quote - 1);
+		if (quote == NULL)
+			return end;
+		for (p = quote; p[-1] == '\\'; p--)
+			;
+	} while ((quote - p) % 2 != 0);
+	return quote + 1;
+}
+
+/* Are all numbers in a JSON value such as daprd leaves as they are? */
+static bool
+numbers_are_exact(const char *json, Size len)
+{
+	const char *p = json;
+	const char *end = json + len;
+
+	while (p < end)
+	{
+		if (*p == '"')
+			p = skip_string(p, end);
+		else if (*p == '-' || (*p >= '0' && *p <= '9'))
+		{
+			Size		number_len = strspn(p, "-+.eE0123456789");
+
+			if (!is_exact(p, number_len))
+				return false;
+			p += number_len;
+		}
+		else
+			p++;
+	}
+	return true;
+}
+
+/*
+ * OutboxCanBatchCB.  rawPayload is for a whole request, not for one of its
+ * events.
+ */
+bool
+dapr_can_batch(OutboxPublisherState *state, const OutboxMessage *message)
+{
+	DaprState  *dapr = state->private_data;
+
+	for (int i = 0; i < message->nmetadata; i++)
+	{
+		if (strcmp(message->metadata[i].name, "rawPayload") == 0)
+			return false;
+	}
+	return dapr->bulk == DAPR_BULK_ON || !message->is_json ||
+		numbers_are_exact(message->payload, message->payload_len);
+}
+
+/* Append the metadata of an event, its key among them: an object, always. */
+static void
+append_metadata(StringInfo body, const OutboxMessage *message)
+{
+	const char *key = dapr_partition_key(message);
+
+	cloudevent_append_metadata(body, message);
+	if (key == NULL)
+		return;
+	body->len--;				/* the brace */
+	if (message->nmetadata > 0)
+		appendStringInfoChar(body, ',');
+	appendStringInfoString(body, "\"partitionKey\":");
+	json_append_string(body, key, strlen(key));
+	appendStringInfoChar(body, '}');
+}
+
+static void
+append_entry(StringInfo body, const OutboxMessage *message,
+			 const char *source)
+{
+	appendStringInfoString(body, "{\"entryId\":\"");
+	appendStringInfoString(body, message->event_id);
+	appendStringInfoString(body, "\",\"event\":");
+	cloudevent_append(body, message, source, CLOUDEVENT_TRACEID);
+	appendStringInfoString(body, ",\"contentType\":"
+						   "\"application/cloudevents+json\",\"metadata\":");
+	append_metadata(body, message);
+	appendStringInfoChar(body, '}');
+}
+
+/* PublisherKind.send_batch */
+void
+dapr_send_batch(CommonState *common, HttpRequest *request,
+				MessageBatch *batch)
+{
+	DaprState  *dapr = (DaprState *) common;
+	StringInfoData url;
+	StringInfoData body;
+	Size		size = 0;
+
+	if (!dapr->asked)
+	{
+		dapr->asked = true;
+		ask_version(dapr);
+	}
+	batch->route = current_route(dapr);
+
+	initStringInfo(&url);
+	appendStringInfo(&url, "%s/%s/publish/bulk/%s/", dapr->base_url,
+					 batch->route == BULK_ROUTE_STABLE ? "v1.0" : "v1.0-alpha1",
+					 dapr->pubsub);
+	cloudevent_append_uri_segment(&url, batch->messages[0]->topic);
+
+	for (int i = 0; i < batch->nmessages; i++)
+		size += batch->messages[i]->payload_len + ENTRY_OVERHEAD;
+	initStringInfo(&body);
+	enlargeStringInfo(&body, size);
+	for (int i = 0; i < batch->nmessages; i++)
+	{
+		appendStringInfoChar(&body, i == 0 ? '[' : ',');
+		append_entry(&body, batch->messages[i], common->state->source);
+	}
+	appendStringInfoChar(&body, ']');
+
+	http_post(request, url.data, "application/json", body.data, body.len);
+}
+
+/*
+ * Does the response to a batch say that its route is not there?  daprd takes
+ * an unknown path for the name of an application, and before 1.17 the stable
+ * route for that to a component.
+ */
+static bool
+route_is_missing(const MessageBatch *batch, const HttpResult *result,
+				 const Verdict *verdict)
+{
+	if (result->status != 404 || verdict->code == NULL)
+		return false;
+	if (strcmp(verdict->code, "ERR_DIRECT_INVOKE") == 0)
+		return true;
+	return batch->route == BULK_ROUTE_STABLE &&
+		strcmp(verdict->code, "ERR_PUBSUB_NOT_FOUND") == 0 &&
+		verdict->message != NULL &&
+		strcmp(verdict->message, "pubsub bulk is not found") == 0;
+}
+
+/* The entries that a response names as failed. */
+typedef struct FailedEntries
+{
+	CommonState *common;
+	const HttpResult *result;
+	const Verdict *verdict;
+	const MessageBatch *batch;
+	OutboxAnswer *answers;		/* errors are filled in */
+	bool	   *listed;			/* for each message: is it among them? */
+	const char *entry_id;		/* of the object that is being read */
+	const char *error;
+	int			n;				/* entries read */
+} FailedEntries;
+
+/* An entry has been read; it may be that of a message cancelled meanwhile. */
+static void
+entry_failed(FailedEntries *failed)
+{
+	Verdict		verdict = *failed->verdict;
+
+	failed->n++;
+	verdict.message = failed->error ? failed->error : "";
+	for (int i = 0; i < failed->batch->nmessages; i++)
+	{
+		if (strcmp(failed->batch->messages[i]->event_id,
+				   failed->entry_id) != 0)
+			continue;
+		failed->listed[i] = true;
+		failed->answers[i].error = common_error_line(failed->common,
+													 failed->result, &verdict);
+		break;
+	}
+}
+
+/* DaprMemberCB: failedEntries is an array of objects in the outermost one. */
+static void
+entry_member(void *arg, int depth, const char *name, const char *value)
+{
+	FailedEntries *failed = arg;
+
+	if (depth != 3)
+		return;
+	if (name == NULL)
+	{
+		if (failed->entry_id != NULL)
+			entry_failed(failed);
+		failed->entry_id = NULL;
+		failed->error = NULL;
+	}
+	else if (strcmp(name, "entryId") == 0)
+		failed->entry_id = value;
+	else if (strcmp(name, "error") == 0)
+		failed->error = value;
+}
+
+static void
+set_delivered(OutboxAnswer *answer)
+{
+	answer->outcome = OUTBOX_DELIVERED;
+	answer->status = 0;
+	answer->retry_after_ms = -1;
+	answer->error = NULL;
+}
+
+/*
+ * PublisherKind.judge_batch.  A response of status 500 may name the events that
+ * failed; daprd has published all others.  If the list was not read to its end,
+ * each of them may have failed.
+ */
+BatchFate
+dapr_judge_batch(CommonState *common, const MessageBatch *batch,
+				 const HttpResult *result, const Verdict *verdict,
+				 OutboxAnswer *answers)
+{
+	DaprState  *dapr = (DaprState *) common;
+	FailedEntries failed = {common, result, verdict, batch, answers};
+	bool		whole;
+
+	if (route_is_missing(batch, result, verdict))
+	{
+		if (batch->generation == common->generation)
+			dapr->missing[batch->route] = true;
+		set_max_batch(dapr);
+		return BATCH_AGAIN;
+	}
+	if (result->status != 500)
+		return BATCH_ANSWER;
+
+	failed.listed = palloc0(batch->nmessages * sizeof(bool));
+	whole = dapr_read_json(result, entry_member, &failed);
+	if (failed.n == 0 && result->error == NULL)
+		return BATCH_ANSWER;
+	for (int i = 0; i < batch->nmessages; i++)
+	{
+		if (failed.n > 0 && whole && !failed.listed[i])
+			set_delivered(&answers[i]);
+		else
+			answers[i].outcome = OUTBOX_RETRY;
+	}
+	return BATCH_ANSWER;
+}

@@ -1,0 +1,285 @@
+/*-------------------------------------------------------------------------
+ *
+ * publisher_http.c
+ *		Post each event to an HTTP endpoint, as a CloudEvent.
+ *
+ * In binary mode the body is the payload as it is and the attributes are
+ * headers ("ce-id"); in structured mode the body is a JSON envelope.  Beyond
+ * the attributes of CloudEvents, an event has "topic", and "metadata": a
+ * string that holds a JSON object.
+ *
+ * With outbox.http_batch_size above 1, events of one topic share a request: a
+ * JSON array of envelopes in CloudEvents' batch mode, even if it has only one.
+ *
+ * Errors.  Four statuses say that this message will never be taken.  All
+ * others but 2xx may as well come of a wrong setting or a server in trouble,
+ * so that they are the destination's fault and cost no event its attempts.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "publish/cloudevent.h"
+#include "guc.h"
+#include "publish/publisher_over_http.h"
+#include "publish/publishers.h"
+
+#define TOPIC_PLACEHOLDER "{topic}"
+
+/* Values in http_headers_file that are shorter than this are not hidden. */
+#define SECRET_MIN 4
+
+typedef struct EndpointState
+{
+	CommonState common;
+	const char *url;			/* with the placeholder */
+	HttpContentMode mode;
+	bool		batched;		/* batch mode, whatever the other mode */
+} EndpointState;
+
+/* Hide a header's value, and the last word of it ("Bearer word"). */
+static void
+hide_value(CommonState *common, char *header)
+{
+	char	   *value = strchr(header, ':') + 1;
+	char	   *word;
+
+	value += strspn(value, " \t");
+	word = strrchr(value, ' ');
+	if (strlen(value) >= SECRET_MIN)
+		common_hide(common, value);
+	if (word != NULL && strlen(word + 1) >= SECRET_MIN)
+		common_hide(common, word + 1);
+}
+
+/*
+ * Append the lines of "str", which is changed, to a list of headers.  Empty
+ * lines are skipped.  False and a reason, which shows the number of a bad line
+ * and "origin" but nothing of the text, if one of them is not a header.
+ */
+static bool
+add_headers(CommonState *common, char *str, const char *origin, bool secret,
+			List **headers, const char **reason)
+{
+	for (int number = 1; *str != '\0'; number++)
+	{
+		char	   *line = str;
+		Size		len = strcspn(line, "\n");
+		const char *problem;
+
+		str += len;
+
+		if (*str == '\n')
+			*str++ = '\0';
+		/* a receiver does not see blanks at the end, and could echo the rest */
+		while (len > 0 && strchr(" \t\r", line[len - 1]))
+			line[--len] = '\0';
+		if (len == 0)
+			continue;
+		if (!guc_header_is_valid(line, len, &problem))
+		{
+			*reason = psprintf("line %d of %s: %s", number, origin, problem);
+			return false;
+		}
+		if (secret)
+			hide_value(common, line);
+		*headers = lappend(*headers, line);
+	}
+	return true;
+}
+
+/* PublisherKind.configure */
+static bool
+endpoint_configure(CommonState *common, HttpOptions *options,
+				   const char **reason)
+{
+	EndpointState *endpoint = (EndpointState *) common;
+	List	   *headers = NIL;
+	const char **lines;
+	ListCell   *lc;
+
+	if (guc_http_url[0] == '\0')
+	{
+		*reason = "outbox.http_url is not set";
+		return false;
+	}
+	endpoint->url = pstrdup(guc_http_url);
+	endpoint->mode = guc_http_content_mode;
+	endpoint->batched = guc_http_batch_size > 1;
+	common->state->max_batch = guc_http_batch_size;
+	common->state->max_batch_bytes = BATCH_BYTES_MAX;
+
+	if (!add_headers(common, pstrdup(guc_http_headers), "outbox.http_headers",
+					 false, &headers, reason))
+		return false;
+	if (guc_http_headers_file[0] != '\0')
+	{
+		char	   *str;
+
+		if (!common_read_file(guc_http_headers_file, &str, reason) ||
+			!add_headers(common, str,
+						 psprintf("file \"%s\"", guc_http_headers_file),
+						 true, &headers, reason))
+			return false;
+	}
+
+	lines = palloc((list_length(headers) + 1) * sizeof(char *));
+	foreach(lc, headers)
+		lines[options->nheaders++] = lfirst(lc);
+	options->headers = lines;
+	return true;
+}
+
+/* The URL to post an event of this topic to. */
+static const char *
+topic_url(const char *pattern, const char *topic)
+{
+	const char *place = strstr(pattern, TOPIC_PLACEHOLDER);
+	StringInfoData url;
+
+	if (place == NULL)
+		return pattern;
+	initStringInfo(&url);
+	while (place != NULL)
+	{
+		appendBinaryStringInfo(&url, pattern, place - pattern);
+		cloudevent_append_uri_segment(&url, topic);
+		pattern = place + strlen(TOPIC_PLACEHOLDER);
+		place = strstr(pattern, TOPIC_PLACEHOLDER);
+	}
+	appendStringInfoString(&url, pattern);
+	return url.data;
+}
+
+/* Add an attribute in binary mode, if the event has it. */
+static void
+add_attribute(HttpRequest *request, const char *name, const char *value)
+{
+	if (value != NULL)
+		http_add_header(request, name, cloudevent_header_value(value));
+}
+
+/* Add all there is to know about the event but its payload. */
+static void
+add_attributes(HttpRequest *request, const OutboxMessage *message,
+			   const char *source)
+{
+	add_attribute(request, "ce-specversion", "1.0");
+	add_attribute(request, "ce-id", message->event_id);
+	add_attribute(request, "ce-source", source);
+	add_attribute(request, "ce-type", message->type);
+	add_attribute(request, "ce-time", message->time);
+	add_attribute(request, "ce-topic", message->topic);
+	add_attribute(request, "ce-partitionkey", message->key);
+	add_attribute(request, "ce-traceparent", message->traceparent);
+	if (message->nmetadata > 0)
+	{
+		StringInfoData metadata;
+
+		initStringInfo(&metadata);
+		cloudevent_append_metadata(&metadata, message);
+		add_attribute(request, "ce-metadata", metadata.data);
+	}
+}
+
+/* Post messages of one topic in batch mode. */
+static void
+post_batch(EndpointState *endpoint, HttpRequest *request,
+		   const OutboxMessage *const *messages, int n)
+{
+	StringInfoData array;
+
+	initStringInfo(&array);
+	for (int i = 0; i < n; i++)
+	{
+		appendStringInfoChar(&array, i == 0 ? '[' : ',');
+		cloudevent_append(&array, messages[i], endpoint->common.state->source,
+						  CLOUDEVENT_TOPIC | CLOUDEVENT_METADATA);
+	}
+	appendStringInfoChar(&array, ']');
+
+	http_post(request, topic_url(endpoint->url, messages[0]->topic),
+			  "application/cloudevents-batch+json", array.data, array.len);
+}
+
+/* PublisherKind.send_batch */
+static void
+endpoint_send_batch(CommonState *common, HttpRequest *request,
+					MessageBatch *batch)
+{
+	post_batch((EndpointState *) common, request, batch->messages,
+			   batch->nmessages);
+}
+
+/* PublisherKind.send */
+static void
+endpoint_send(CommonState *common, HttpRequest *request,
+			  const OutboxMessage *message)
+{
+	EndpointState *endpoint = (EndpointState *) common;
+	const char *source = common->state->source;
+	const char *url = topic_url(endpoint->url, message->topic);
+	StringInfoData envelope;
+
+	if (message->traceparent != NULL)
+		http_add_header(request, "traceparent", message->traceparent);
+	if (endpoint->batched)
+	{
+		post_batch(endpoint, request, &message, 1);
+		return;
+	}
+	if (endpoint->mode == HTTP_MODE_BINARY)
+	{
+		add_attributes(request, message, source);
+		http_post(request, url, message->content_type, message->payload,
+				  message->payload_len);
+		return;
+	}
+	initStringInfo(&envelope);
+	cloudevent_append(&envelope, message, source,
+					  CLOUDEVENT_TOPIC | CLOUDEVENT_METADATA);
+	http_post(request, url, "application/cloudevents+json", envelope.data,
+			  envelope.len);
+}
+
+/* PublisherKind.judge */
+static void
+endpoint_judge(const HttpResult *result, Verdict *verdict)
+{
+	switch (result->status)
+	{
+		case 400:				/* Bad Request */
+		case 413:				/* Content Too Large */
+		case 415:				/* Unsupported Media Type */
+		case 422:				/* Unprocessable Content */
+			verdict->outcome = OUTBOX_REJECTED;
+			break;
+		default:
+			break;
+	}
+}
+
+static const PublisherKind endpoint_kind = {
+	.size = sizeof(EndpointState),
+	.configure = endpoint_configure,
+	.send = endpoint_send,
+	.judge = endpoint_judge,
+	.send_batch = endpoint_send_batch
+};
+
+static void
+endpoint_startup(OutboxPublisherState *state)
+{
+	common_startup(state, &endpoint_kind);
+}
+
+const OutboxPublisherCallbacks http_publisher = {
+	.magic = OUTBOX_PUBLISHER_MAGIC,
+	.startup_cb = endpoint_startup,
+	.check_configured_cb = common_check_configured,
+	.submit_cb = common_submit,
+	.sockets_cb = common_sockets,
+	.ready_cb = common_ready,
+	.cancel_cb = common_cancel,
+	.shutdown_cb = common_shutdown
+};

@@ -1,0 +1,342 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay_main.c
+ *		The relay's process: start, wait, signals, end.
+ *
+ * The launcher starts it with the OID of its database.  It ends itself when
+ * the extension is not (or no longer) there, or a command wants the database
+ * for itself.  SIGTERM ends it in order: the answers that are there are
+ * written down, and whatever is in flight is left to the next relay.  That
+ * takes at most the session's lock_timeout, and never waits for a receiver.
+ *
+ * A library and an extension of different versions do not work together: the
+ * process then says so once and idles until one of them changes.
+ *
+ * The session is pinned: nothing that somebody sets for the database, for all
+ * roles or in a connection string changes how the relay's statements run.
+ *
+ * Errors of transactions and publishers are trapped where they are called
+ * (store.c, publisher_host.c).  One that arrives here ends the process with code
+ * 1; the launcher starts another one after a while.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "commands/dbcommands.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+
+#include "lib/compat.h"
+#include "relay/relay.h"
+#include "relay/relay_main.h"
+
+/* How often a relay that idles for its version looks again. */
+#define VERSION_CHECK_MS	1000
+
+/* A publisher that can't say what it waits for is asked again after this. */
+#define PUBLISHER_PAUSE_MS	100
+
+#define MAX_READY	64
+
+/* Settings of this session, whatever database and role say. */
+static const struct
+{
+	const char *name;
+	const char *value;
+}			pinned[] = {
+	{"search_path", ""},
+	{"default_transaction_isolation", "read committed"},
+	{"default_transaction_read_only", "off"},
+	{"default_transaction_deferrable", "off"},
+	{"synchronous_commit", "off"},	/* see relay_checkpoint.c */
+	{"statement_timeout", "0"},
+	/* meanwhile nobody reads the answers that come in */
+	{"lock_timeout", "100ms"},
+	{"idle_in_transaction_session_timeout", "0"},
+	{"session_replication_role", "origin"},
+	{"row_security", "off"},
+	{"jit", "off"},
+	{"plan_cache_mode", "force_generic_plan"},
+	/* a plan that was made while a table was empty must be an index scan */
+	{"enable_seqscan", "off"},
+	{"enable_bitmapscan", "off"},
+	{"enable_hashjoin", "off"},
+	{"enable_mergejoin", "off"},
+	{"enable_material", "off"},
+	{"enable_memoize", "off"}
+};
+
+/* The wait set, and the publisher's sockets that it was made for. */
+static WaitEventSet *wait_set = NULL;
+static OutboxSocket *wait_sockets = NULL;
+static int	wait_nsockets = 0;
+
+static void
+pin_settings(void)
+{
+	for (int i = 0; i < lengthof(pinned); i++)
+		SetConfigOption(pinned[i].name, pinned[i].value, PGC_SUSET,
+						PGC_S_OVERRIDE);
+	/* 17 and later */
+	if (GetConfigOption("transaction_timeout", true, false))
+		SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+/* The database's name, in TopMemoryContext. */
+static char *
+read_database_name(void)
+{
+	char	   *name;
+
+	StartTransactionCommand();
+	name = MemoryContextStrdup(TopMemoryContext,
+							   get_database_name(MyDatabaseId));
+	CommitTransactionCommand();
+	return name;
+}
+
+/* End because this process has done what it was for. */
+static void
+end_in_order(int code)
+{
+	shmem_relay_ends_in_order();
+	proc_exit(code);
+}
+
+/*
+ * Find the extension; without it, or while another process works for it,
+ * there is nothing to do here.
+ */
+static void
+find_extension(void)
+{
+	while (store_attach() != STORE_OK)
+	{
+		if (shmem_relay_forget_database())
+			proc_exit(0);
+		(void) shmem_relay_take_requests();
+	}
+	if (!store_lock_database())
+	{
+		ereport(LOG,
+				(errmsg("outbox: database \"%s\" has a relay already",
+						read_database_name())));
+		proc_exit(1);
+	}
+}
+
+/* Is it time to leave?  Also absorbs what others asked for. */
+static bool
+must_leave(Relay *relay)
+{
+	int			requests = shmem_relay_take_requests();
+
+	if (requests & RELAY_REQUEST_RECHECK)
+		relay->recheck = true;
+	return ShutdownRequestPending || (requests & RELAY_REQUEST_LEAVE) != 0;
+}
+
+/* Interrupts other than the request to stop; the settings. */
+static void
+handle_interrupts(Relay *relay, bool started)
+{
+	/* pg_cancel_backend(): there is no statement to cancel out here */
+	QueryCancelPending = false;
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+		if (started)
+			relay_configure(relay);
+	}
+}
+
+/* Make the wait set anew if the publisher waits for other sockets now. */
+static void
+update_wait_set(const OutboxSocket *sockets, int n)
+{
+	if (wait_set && n == wait_nsockets &&
+		memcmp(sockets, wait_sockets, sizeof(OutboxSocket) * n) == 0)
+		return;
+	if (wait_set)
+		FreeWaitEventSet(wait_set);
+	wait_set = create_wait_event_set_compat(n + 2);
+	AddWaitEventToSet(wait_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL,
+					  NULL);
+	for (int i = 0; i < n; i++)
+		AddWaitEventToSet(wait_set, sockets[i].events, sockets[i].fd, NULL,
+						  NULL);
+
+	if (wait_sockets)
+		pfree(wait_sockets);
+	wait_sockets = MemoryContextAlloc(TopMemoryContext,
+									  sizeof(OutboxSocket) * Max(n, 1));
+	memcpy(wait_sockets, sockets, sizeof(OutboxSocket) * n);
+	wait_nsockets = n;
+}
+
+/* Wait for one reason only: signals, requests and time. */
+static void
+wait_for_latch(long timeout_ms)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 timeout_ms, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+}
+
+/*
+ * Wait for the latch, the publisher's sockets, or the time, and let the
+ * publisher work on its sockets.  True if the latch was set.
+ */
+static bool
+wait_for_work(Relay *relay, long timeout_ms)
+{
+	const OutboxSocket *sockets = NULL;
+	OutboxSocket ready[MAX_READY];
+	WaitEvent	events[MAX_READY];
+	long		publisher_ms;
+	int			n = publisher_sockets(&sockets, &publisher_ms);
+	int			nready = 0;
+	int			nevents;
+	bool		latch_set = false;
+
+	if (n < 0)
+	{
+		relay_publisher_failed(relay);
+		wait_for_latch(PUBLISHER_PAUSE_MS);
+		return true;
+	}
+	update_wait_set(sockets, n);
+	if (publisher_ms >= 0)
+		timeout_ms = Min(timeout_ms, publisher_ms);
+	nevents = WaitEventSetWait(wait_set, timeout_ms, events, MAX_READY,
+							   PG_WAIT_EXTENSION);
+	for (int i = 0; i < nevents; i++)
+	{
+		if (events[i].events & WL_LATCH_SET)
+		{
+			ResetLatch(MyLatch);
+			latch_set = true;
+		}
+		else
+		{
+			ready[nready] = wait_sockets[events[i].pos - 2];
+			ready[nready++].events = events[i].events;
+		}
+	}
+	if ((nready > 0 || publisher_ms >= 0) && !publisher_ready(ready, nready))
+		relay_publisher_failed(relay);
+	return latch_set;
+}
+
+/* Idle as long as the versions of library and extension differ. */
+static void
+await_version(Relay *relay)
+{
+	bool		logged = false;
+
+	while (strcmp(store_extension_version(), OUTBOX_VERSION) != 0)
+	{
+		if (!logged)
+		{
+			char		error[OUTBOX_ERROR_SIZE];
+
+			snprintf(error, sizeof(error),
+					 "library is version %s, extension is version %s",
+					 OUTBOX_VERSION, store_extension_version());
+			relay_note_error(relay, error);
+			ereport(LOG,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("outbox: the relay of database \"%s\" idles: %s",
+							relay->database, error),
+					 errhint("Run ALTER EXTENSION outbox UPDATE, or restart the server with the matching library.")));
+			logged = true;
+		}
+		relay_set_status(relay, RELAY_STOPPED);
+		relay_send_report(relay);
+		wait_for_latch(VERSION_CHECK_MS);
+		handle_interrupts(relay, false);
+		if (must_leave(relay) || store_attach() != STORE_OK)
+			end_in_order(1);
+	}
+}
+
+/* Begin, however long it takes. */
+static void
+start_relay(Relay *relay)
+{
+	while (!relay_start(relay))
+	{
+		if (relay->extension_gone)
+			end_in_order(1);
+		relay_send_report(relay);
+		wait_for_latch(VERSION_CHECK_MS);
+		handle_interrupts(relay, false);
+		if (must_leave(relay))
+			end_in_order(1);
+	}
+}
+
+static void
+relay_loop(Relay *relay)
+{
+	MemoryContext step_context = AllocSetContextCreate(TopMemoryContext,
+													   "outbox relay step",
+													   ALLOCSET_DEFAULT_SIZES);
+
+	for (;;)
+	{
+		long		timeout_ms;
+
+		handle_interrupts(relay, true);
+		if (must_leave(relay))
+		{
+			MemoryContextSwitchTo(step_context);
+			relay_stop(relay);
+			end_in_order(1);
+		}
+		MemoryContextSwitchTo(step_context);
+		timeout_ms = relay_step(relay);
+		MemoryContextSwitchTo(step_context);
+		if (relay->extension_gone)
+			end_in_order(0);
+		if (wait_for_work(relay, timeout_ms))
+			relay->look = true;
+		MemoryContextReset(step_context);
+	}
+}
+
+void
+outbox_relay_main(Datum arg)
+{
+	Oid			dboid = DatumGetObjectId(arg);
+	Relay	   *relay;
+	char	   *database;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
+	BackgroundWorkerUnblockSignals();
+	if (!shmem_relay_attach(dboid))
+		proc_exit(1);
+	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
+	pin_settings();
+	find_extension();
+
+	database = read_database_name();
+	relay = relay_create(database);
+	await_version(relay);
+	start_relay(relay);
+	relay_loop(relay);
+}

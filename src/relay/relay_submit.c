@@ -1,0 +1,241 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay_submit.c
+ *		Which events are sent now, and in which requests.
+ *
+ * At most outbox.max_in_flight requests are under way.  A publisher that can
+ * take several messages in one request is given batches: of what is ready,
+ * without waiting for more, messages of one topic that may share a request.
+ * Two events of one key are never ready at a time, so that no batch has both.
+ *
+ * After a crash of the relay, the events that may have been in flight then
+ * are watched: a try is written down before it is made, and an event that was
+ * there at two crashes is sent alone.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "guc.h"
+#include "relay/relay.h"
+
+/* A message that is not answered is given up so long after its time. */
+#define ANSWER_GRACE_MS	1000
+
+/* Messages that will share a request; in the context of the step. */
+typedef struct Batch
+{
+	const char *topic;			/* NULL: nothing can be added */
+	RelayEntry **entries;
+	int			n;
+	Size		bytes;
+} Batch;
+
+/* What is to be submitted. */
+typedef struct Submission
+{
+	Batch	   *batches;
+	int			nbatches;
+	int			room;			/* at most so many batches */
+	int			nready;			/* entries to choose from */
+	int			max_batch;
+	Size		max_bytes;
+	int			nentries;		/* in all batches */
+	bool		alone;			/* a suspect, and nothing else */
+} Submission;
+
+/* Was it in flight at two crashes?  A third one shall tell for certain. */
+static bool
+is_suspect(const RelayEntry *entry)
+{
+	return entry->event->crashes >= 2;
+}
+
+/*
+ * May it share a request?  What has failed goes alone: whatever it was, it
+ * must not make others fail again.  The publisher is asked once.
+ */
+static bool
+can_batch(RelayEntry *entry)
+{
+	if (entry->attempts > 0 || entry->last_error)
+		return false;
+	if (entry->can_batch == BATCH_UNKNOWN)
+		entry->can_batch = publisher_can_batch(&entry->event->msg) ?
+			BATCH_YES : BATCH_NO;
+	return entry->can_batch == BATCH_YES;
+}
+
+/* The batch that this entry can join, the newest first; NULL if none. */
+static Batch *
+find_batch(Submission *sub, RelayEntry *entry)
+{
+	const OutboxMessage *msg = &entry->event->msg;
+
+	for (int i = sub->nbatches - 1; i >= 0; i--)
+	{
+		Batch	   *batch = &sub->batches[i];
+
+		if (batch->topic && batch->n < sub->max_batch &&
+			batch->bytes + msg->payload_len <= sub->max_bytes &&
+			strcmp(batch->topic, msg->topic) == 0)
+			return batch;
+	}
+	return NULL;
+}
+
+/* Begin a new batch with this entry. */
+static void
+add_batch(Submission *sub, RelayEntry *entry, bool open)
+{
+	Batch	   *batch = &sub->batches[sub->nbatches++];
+
+	batch->topic = open ? entry->event->msg.topic : NULL;
+	batch->entries = palloc(sizeof(RelayEntry *) *
+							(open ? Min(sub->max_batch, sub->nready) : 1));
+	batch->entries[0] = entry;
+	batch->n = 1;
+	batch->bytes = entry->event->msg.payload_len;
+	sub->nentries++;
+}
+
+/* Put the entry into a batch, if there is one for it.  False: there is not. */
+static bool
+place(Submission *sub, RelayEntry *entry)
+{
+	bool		open = sub->max_batch > 1 && can_batch(entry);
+	Batch	   *batch = open ? find_batch(sub, entry) : NULL;
+
+	if (batch)
+	{
+		batch->entries[batch->n++] = entry;
+		batch->bytes += entry->event->msg.payload_len;
+		sub->nentries++;
+	}
+	else if (sub->nbatches < sub->room)
+		add_batch(sub, entry, open);
+	else
+		return false;
+	return true;
+}
+
+/*
+ * Choose from the entries that are ready, in their order.  When there is no
+ * room for another batch, those there are may still be filled.
+ */
+static void
+choose(Relay *relay, Submission *sub)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &relay->queue.ready)
+	{
+		RelayEntry *entry = dlist_container(RelayEntry, in_list, iter.cur);
+
+		if (is_suspect(entry))
+		{
+			if (sub->nentries == 0 && relay->queue.nrequests == 0)
+			{
+				add_batch(sub, entry, false);
+				sub->alone = true;
+			}
+			break;
+		}
+		if (!place(sub, entry) && sub->max_batch == 1)
+			break;
+		if (sub->nentries >= (int64) sub->room * sub->max_batch)
+			break;
+	}
+}
+
+/* Write down the tries that are about to be made.  False if that failed. */
+static bool
+record_tries(Relay *relay, Submission *sub)
+{
+	bool		any = false;
+
+	for (int b = 0; b < sub->nbatches; b++)
+	{
+		for (int i = 0; i < sub->batches[b].n; i++)
+		{
+			RelayEntry *entry = sub->batches[b].entries[i];
+
+			if (entry->event->crashes == 0 &&
+				(relay->careful <= 0 ||
+				 entry->event->msg.id > relay->careful_max_id))
+				continue;
+			relay->careful--;
+			if (!entry->recorded)
+				relay_record_try(relay, entry);
+			any = true;
+		}
+	}
+	return !any || relay_checkpoint(relay, true, false);
+}
+
+/* How many more requests may be made now? */
+static int
+request_room(Relay *relay)
+{
+	if (!relay_can_send(relay) || relay->must_checkpoint || relay->exclusive)
+		return 0;
+	return Min(guc_max_in_flight - relay->queue.nrequests,
+			   breaker_allowance(&relay->breaker, relay->queue.nrequests));
+}
+
+/* Is there something that may be sent now? */
+bool
+relay_can_submit(Relay *relay)
+{
+	if (relay->queue.nready == 0 || request_room(relay) <= 0)
+		return false;
+
+	/* a suspect at the head waits until it can go alone */
+	return relay->queue.nrequests == 0 ||
+		!is_suspect(dlist_head_element(RelayEntry, in_list,
+									   &relay->queue.ready));
+}
+
+/*
+ * Hand to the publisher what may be sent now.  It may have answered some or
+ * all of it when this returns, so that there is room for more.  False if
+ * nothing was sent.
+ */
+bool
+relay_submit(Relay *relay)
+{
+	Submission	sub = {0};
+	const OutboxMessage **messages;
+	int64		deadline = relay->now + guc_request_timeout + ANSWER_GRACE_MS;
+	int			n = 0;
+
+	if (!relay_can_submit(relay))
+		return false;
+	sub.room = request_room(relay);
+	sub.max_batch = publisher_max_batch(&sub.max_bytes);
+	if (relay->breaker.state == BREAKER_HALF_OPEN)
+		sub.max_batch = 1;
+	sub.nready = relay->queue.nready;
+	sub.batches = palloc(sizeof(Batch) * Min(sub.room, sub.nready));
+	choose(relay, &sub);
+	if (sub.nbatches == 0 || !record_tries(relay, &sub))
+		return false;
+
+	relay->exclusive = sub.alone;
+	messages = palloc(sizeof(OutboxMessage *) * sub.nentries);
+	for (int b = 0; b < sub.nbatches; b++)
+	{
+		for (int i = 0; i < sub.batches[b].n; i++)
+		{
+			RelayEntry *entry = sub.batches[b].entries[i];
+
+			entry->event->msg.attempt = entry->attempts + 1;
+			entry->event->msg.batch = b;
+			messages[n++] = &entry->event->msg;
+		}
+		queue_submitted(&relay->queue, sub.batches[b].entries,
+						sub.batches[b].n, deadline);
+	}
+	publisher_submit(messages, n);
+	return true;
+}

@@ -1,0 +1,232 @@
+/*-------------------------------------------------------------------------
+ *
+ * database_commands.c
+ *		Commands on whole databases, which want them without connections.
+ *
+ * DROP DATABASE, ALTER DATABASE ... RENAME TO / SET TABLESPACE and CREATE
+ * DATABASE ... TEMPLATE fail after five seconds while somebody is connected
+ * to the database, and a relay always is.  So its relay is asked to leave
+ * first and held off until the command's transaction has ended, in whatever
+ * way.  Only for users whom the command itself would obey: anybody else could
+ * keep a relay from its work.
+ *
+ * Every CREATE or DROP DATABASE makes the launcher look at the list of
+ * databases, since a copy of a database with the extension has it, too.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "nodes/parsenodes.h"
+#include "pgstat.h"
+#include "storage/ipc.h"
+#include "tcop/utility.h"
+#include "utils/syscache.h"
+
+#include "lib/compat.h"
+#include "server/extension_row.h"
+#include "server/shmem.h"
+#include "server/database_commands.h"
+
+/* A relay leaves within a second; then the command may fail by itself. */
+#define LEAVE_TIMEOUT_MS	4000
+#define LEAVE_POLL_MS		5
+
+static ProcessUtility_hook_type prev_ProcessUtility = NULL;
+
+/* What the end of the current transaction shall do. */
+static Oid	held_database = InvalidOid; /* its relay may come back */
+static bool databases_changed = false;	/* the launcher shall look */
+
+/* The template that CREATE DATABASE copies. */
+static const char *
+template_of(CreatedbStmt *stmt)
+{
+	ListCell   *lc;
+
+	foreach(lc, stmt->options)
+	{
+		DefElem    *option = lfirst_node(DefElem, lc);
+
+		if (strcmp(option->defname, "template") == 0 && option->arg)
+			return defGetString(option);
+	}
+	return "template1";
+}
+
+static bool
+sets_tablespace(AlterDatabaseStmt *stmt)
+{
+	ListCell   *lc;
+
+	foreach(lc, stmt->options)
+	{
+		if (strcmp(lfirst_node(DefElem, lc)->defname, "tablespace") == 0)
+			return true;
+	}
+	return false;
+}
+
+/* The database that the command wants for itself; NULL: none. */
+static const char *
+database_wanted(Node *stmt)
+{
+	switch (nodeTag(stmt))
+	{
+		case T_CreatedbStmt:
+			return template_of((CreatedbStmt *) stmt);
+		case T_DropdbStmt:
+			return ((DropdbStmt *) stmt)->dbname;
+		case T_AlterDatabaseStmt:
+			if (sets_tablespace((AlterDatabaseStmt *) stmt))
+				return ((AlterDatabaseStmt *) stmt)->dbname;
+			return NULL;
+		case T_RenameStmt:
+			if (((RenameStmt *) stmt)->renameType == OBJECT_DATABASE)
+				return ((RenameStmt *) stmt)->subname;
+			return NULL;
+		default:
+			return NULL;
+	}
+}
+
+/* May this user create databases? */
+static bool
+may_create_databases(void)
+{
+	bool		may = superuser();
+	HeapTuple	tuple;
+
+	if (may)
+		return true;
+	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
+	if (HeapTupleIsValid(tuple))
+	{
+		may = ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
+		ReleaseSysCache(tuple);
+	}
+	return may;
+}
+
+/* May this user copy (or else change) this database? */
+static bool
+user_may(Node *stmt, Oid dboid)
+{
+	bool		is_template = false;
+	HeapTuple	tuple;
+
+	if (owns_database_compat(dboid))
+		return true;
+	if (!IsA(stmt, CreatedbStmt) || !may_create_databases())
+		return false;
+	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(dboid));
+	if (HeapTupleIsValid(tuple))
+	{
+		is_template = ((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
+		ReleaseSysCache(tuple);
+	}
+	return is_template;
+}
+
+/*
+ * Not earlier than at the end of the transaction: until then, the database
+ * list is the old one and the command still needs the database for itself.
+ */
+static void
+xact_callback(XactEvent event, void *arg)
+{
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT)
+		return;
+	if (OidIsValid(held_database))
+		shmem_release_relay(held_database);
+	else if (databases_changed)
+		shmem_wake_launcher(true);
+	held_database = InvalidOid;
+	databases_changed = false;
+}
+
+/* Wait until the relay has left, but not for long. */
+static void
+wait_for_leave(Oid dboid)
+{
+	for (int waited = 0; waited < LEAVE_TIMEOUT_MS; waited += LEAVE_POLL_MS)
+	{
+		if (!shmem_relay_is_there(dboid))
+			return;
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 LEAVE_POLL_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/*
+ * A dump finds what it has to carry by conditions in the catalog, which have
+ * the name of our schema in them: renamed, every pg_dump would fail.
+ */
+static void
+refuse_to_rename_our_schema(Node *stmt)
+{
+	RenameStmt *rename = (RenameStmt *) stmt;
+	ExtensionRow extension;
+
+	if (!IsA(stmt, RenameStmt) || rename->renameType != OBJECT_SCHEMA)
+		return;
+	if (extension_read(&extension) &&
+		extension.nspoid == get_namespace_oid(rename->subname, true))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot rename schema \"%s\" because extension \"outbox\" is in it",
+						rename->subname),
+				 errdetail("The extension is not relocatable."),
+				 errhint("Create the extension in a schema of its own.")));
+}
+
+/* Make way for a command on a database, if it is one. */
+static void
+prepare_for(Node *stmt)
+{
+	const char *dbname = database_wanted(stmt);
+	Oid			dboid;
+
+	/* In a transaction block the command will be refused. */
+	if (!dbname || IsTransactionBlock() || OidIsValid(held_database))
+		return;
+	databases_changed = true;
+	dboid = get_database_oid(dbname, true);
+	if (OidIsValid(dboid) && user_may(stmt, dboid) && shmem_hold_relay(dboid))
+	{
+		held_database = dboid;
+		wait_for_leave(dboid);
+	}
+}
+
+static void
+outbox_ProcessUtility(PlannedStmt *pstmt, const char *queryString,
+					  bool readOnlyTree, ProcessUtilityContext context,
+					  ParamListInfo params, QueryEnvironment *queryEnv,
+					  DestReceiver *dest, QueryCompletion *qc)
+{
+	refuse_to_rename_our_schema(pstmt->utilityStmt);
+	prepare_for(pstmt->utilityStmt);
+	if (prev_ProcessUtility)
+		prev_ProcessUtility(pstmt, queryString, readOnlyTree, context, params,
+							queryEnv, dest, qc);
+	else
+		standard_ProcessUtility(pstmt, queryString, readOnlyTree, context,
+								params, queryEnv, dest, qc);
+}
+
+void
+utility_init(void)
+{
+	prev_ProcessUtility = ProcessUtility_hook;
+	ProcessUtility_hook = outbox_ProcessUtility;
+	RegisterXactCallback(xact_callback, NULL);
+}

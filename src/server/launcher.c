@@ -1,0 +1,359 @@
+/*-------------------------------------------------------------------------
+ *
+ * launcher.c
+ *		The process that keeps a relay running for every database.
+ *
+ * The launcher is connected to no database (only to the shared catalogs), so
+ * that it is never in the way of DROP DATABASE and the like.  Which databases
+ * have the extension it can't see from there: it starts a relay for every
+ * database that it sees for the first time, and a relay that finds no
+ * extension gives its slot back and ends.  From then on a slot is made when
+ * the extension is: CREATE EXTENSION and every publish ask for it.
+ *
+ * A relay is a dynamic worker that the postmaster does not restart; the
+ * launcher does, since only it can wait between tries: at once after a relay
+ * that meant to end, later and later after one that does not live long, or
+ * when there is no free worker process.  If the launcher itself ends, the
+ * postmaster restarts it (it never exits with code 0); the relays go on
+ * meanwhile, and it finds them in shared memory.
+ *
+ * Locks: none of its own; shmem.c's.  Errors: those of its one transaction
+ * end the process, which comes back a second later.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "guc.h"
+#include "server/launcher.h"
+#include "server/shmem.h"
+
+/* Relays between their registration and the first sign of life. */
+#define MAX_STARTING	4
+
+/* A relay that ran this long ran well. */
+#define RAN_WELL_MS		10000
+
+/* Waits between the tries to start one relay. */
+#define MIN_BACKOFF_MS	200
+#define MAX_BACKOFF_MS	10000
+
+/* How often to look for databases that nobody told us of. */
+#define RESCAN_MS		60000
+
+/* What the launcher remembers of the relay in a slot of shared memory. */
+typedef struct RelayRecord
+{
+	Oid			dboid;			/* the slot's owner when this was written */
+	BackgroundWorkerHandle *handle; /* of the last process; NULL: none */
+	TimestampTz started_at;
+	TimestampTz not_before;		/* the next try */
+	int			backoff_ms;		/* the wait after the next failure */
+} RelayRecord;
+
+static RelayRecord *records;	/* one for each slot */
+static HTAB *seen_databases;	/* those that were looked at once */
+
+void
+launcher_register(void)
+{
+	BackgroundWorker worker;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
+		BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = 1;
+	strlcpy(worker.bgw_library_name, "outbox", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "outbox_launcher_main", BGW_MAXLEN);
+	strlcpy(worker.bgw_name, "outbox launcher", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "outbox launcher", BGW_MAXLEN);
+	RegisterBackgroundWorker(&worker);
+}
+
+/* Every database that can be connected to, as a list of Oids. */
+static List *
+list_databases(MemoryContext result_context)
+{
+	List	   *databases = NIL;
+	Relation	rel;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	rel = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(rel, 0, NULL);
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	{
+		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
+		MemoryContext old;
+
+		if (!database->datallowconn ||
+			database->datconnlimit == DATCONNLIMIT_INVALID_DB)
+			continue;
+		old = MemoryContextSwitchTo(result_context);
+		databases = lappend_oid(databases, database->oid);
+		MemoryContextSwitchTo(old);
+	}
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	CommitTransactionCommand();
+	return databases;
+}
+
+/* Forget the databases that are gone. */
+static void
+forget_dropped(List *databases)
+{
+	HASH_SEQ_STATUS status;
+	Oid		   *dboid;
+
+	hash_seq_init(&status, seen_databases);
+	while ((dboid = hash_seq_search(&status)) != NULL)
+	{
+		if (list_member_oid(databases, *dboid))
+			continue;
+		if (shmem_remove_database(*dboid))
+			hash_search(seen_databases, dboid, HASH_REMOVE, NULL);
+	}
+}
+
+/* Make a slot for every database that was not there the last time. */
+static void
+rescan_databases(void)
+{
+	List	   *databases = list_databases(CurrentMemoryContext);
+	ListCell   *lc;
+
+	forget_dropped(databases);
+	foreach(lc, databases)
+	{
+		Oid			dboid = lfirst_oid(lc);
+		bool		found;
+
+		hash_search(seen_databases, &dboid, HASH_ENTER, &found);
+		if (!found && !shmem_add_database(dboid))
+		{
+			hash_search(seen_databases, &dboid, HASH_REMOVE, NULL);
+			ereport(LOG,
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("outbox: no relay for the database with OID %u",
+							dboid),
+					 errdetail("%d databases have one already.",
+							   guc_max_databases),
+					 errhint("Raise outbox.max_databases.")));
+		}
+	}
+	list_free(databases);
+}
+
+static bool
+register_relay(Oid dboid, BackgroundWorkerHandle **handle)
+{
+	BackgroundWorker worker;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
+		BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	strlcpy(worker.bgw_library_name, "outbox", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "outbox_relay_main", BGW_MAXLEN);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "outbox relay for database %u",
+			 dboid);
+	strlcpy(worker.bgw_type, "outbox relay", BGW_MAXLEN);
+	worker.bgw_main_arg = ObjectIdGetDatum(dboid);
+	worker.bgw_notify_pid = MyProcPid;
+	return RegisterDynamicBackgroundWorker(&worker, handle);
+}
+
+static void
+free_handle(RelayRecord *record)
+{
+	if (record->handle)
+		pfree(record->handle);
+	record->handle = NULL;
+}
+
+/* The record of a slot, begun anew if the slot has another owner now. */
+static RelayRecord *
+record_of(int slot, Oid dboid)
+{
+	RelayRecord *record = &records[slot];
+
+	if (record->dboid != dboid)
+	{
+		free_handle(record);
+		memset(record, 0, sizeof(*record));
+		record->dboid = dboid;
+		record->backoff_ms = MIN_BACKOFF_MS;
+	}
+	return record;
+}
+
+/* Is the process that we started last still on its way? */
+static bool
+is_starting(RelayRecord *record)
+{
+	pid_t		pid;
+
+	if (!record->handle)
+		return false;
+	switch (GetBackgroundWorkerPid(record->handle, &pid))
+	{
+		case BGWH_STARTED:
+		case BGWH_NOT_YET_STARTED:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/* The process has ended: when may the next one start? */
+static void
+schedule_restart(RelayRecord *record, TimestampTz now, bool orderly)
+{
+	free_handle(record);
+	if (orderly ||
+		TimestampDifferenceExceeds(record->started_at, now, RAN_WELL_MS))
+		record->backoff_ms = MIN_BACKOFF_MS;
+	if (orderly)
+	{
+		record->not_before = now;
+		return;
+	}
+	record->not_before = TimestampTzPlusMilliseconds(now, record->backoff_ms);
+	record->backoff_ms = Min(record->backoff_ms * 2, MAX_BACKOFF_MS);
+}
+
+static void
+start_relay(RelayRecord *record, TimestampTz now)
+{
+	record->started_at = now;
+	if (register_relay(record->dboid, &record->handle))
+		return;
+	record->handle = NULL;
+	if (record->backoff_ms == MIN_BACKOFF_MS)
+		ereport(WARNING,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("outbox: could not start the relay for the database with OID %u",
+						record->dboid),
+				 errdetail("All worker processes are in use."),
+				 errhint("Raise max_worker_processes.")));
+	shmem_note_start_failure(record->dboid,
+							 "no free worker process: raise max_worker_processes");
+	schedule_restart(record, now, false);
+}
+
+/*
+ * Start the relays that are not there, a few at a time.  Returns how long to
+ * wait until the next may be tried.
+ */
+static long
+start_relays(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	long		wait_ms = RESCAN_MS;
+	int			nstarting = 0;
+	int			cursor = 0;
+	int			slot;
+	bool		orderly;
+	Oid			dboid;
+
+	while (OidIsValid(dboid = shmem_next_relay_to_start(&cursor, &slot,
+														&orderly)))
+	{
+		RelayRecord *record = record_of(slot, dboid);
+
+		if (is_starting(record))
+		{
+			nstarting++;
+			continue;
+		}
+		if (record->handle)
+			schedule_restart(record, now, orderly);
+		/* a clock that was set back must not make us wait for it */
+		record->not_before = Min(record->not_before,
+								 TimestampTzPlusMilliseconds(now, MAX_BACKOFF_MS));
+		if (record->not_before > now)
+			wait_ms = Min(wait_ms,
+						  TimestampDifferenceMilliseconds(now, record->not_before));
+		else if (nstarting < MAX_STARTING)
+		{
+			start_relay(record, now);
+			nstarting++;
+		}
+		else
+			wait_ms = Min(wait_ms, MIN_BACKOFF_MS);
+	}
+	return nstarting > 0 ? Min(wait_ms, MIN_BACKOFF_MS) : wait_ms;
+}
+
+static void
+launcher_init(void)
+{
+	HASHCTL		ctl;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+
+	records = MemoryContextAllocZero(TopMemoryContext,
+									 sizeof(RelayRecord) * guc_max_databases);
+	memset(&ctl, 0, sizeof(ctl));
+	ctl.keysize = sizeof(Oid);
+	ctl.entrysize = sizeof(Oid);
+	seen_databases = hash_create("outbox databases", 64, &ctl,
+								 HASH_ELEM | HASH_BLOBS);
+	shmem_launcher_attach();
+}
+
+void
+outbox_launcher_main(Datum arg)
+{
+	TimestampTz last_scan = 0;
+
+	launcher_init();
+	for (;;)
+	{
+		TimestampTz now = GetCurrentTimestamp();
+
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		if (shmem_launcher_take_rescan() || last_scan > now ||
+			TimestampDifferenceExceeds(last_scan, now, RESCAN_MS))
+		{
+			rescan_databases();
+			last_scan = now;
+		}
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 start_relays(), PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}

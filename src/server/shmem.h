@@ -1,0 +1,99 @@
+/*-------------------------------------------------------------------------
+ *
+ * shmem.h
+ *		What the launcher, the relays and the backends share.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_SHMEM_H
+#define OUTBOX_SHMEM_H
+
+#include "datatype/timestamp.h"
+#include "lib/text.h"
+#include "nodes/pg_list.h"
+
+typedef enum RelayStatus
+{
+	RELAY_STARTING,
+	RELAY_IDLE,
+	RELAY_RELAYING,
+	RELAY_ENDPOINT_DOWN,
+	RELAY_STOPPED,
+	RELAY_DISABLED
+} RelayStatus;
+
+/* Counted since the relay started. */
+typedef struct RelayCounters
+{
+	int64		published;
+	int64		failed_attempts;
+	int64		dead;
+	int64		pruned;
+} RelayCounters;
+
+/* Three answers to "is it well?": not known, yes, or no with the reason. */
+typedef struct RelayFinding
+{
+	bool		known;
+	char		problem[OUTBOX_ERROR_SIZE]; /* empty: well */
+} RelayFinding;
+
+/* What a relay tells about itself: written by it, copied by readers. */
+typedef struct RelayReport
+{
+	RelayStatus status;
+	TimestampTz since;			/* of this status */
+	TimestampTz started_at;		/* 0: never */
+	int			in_flight;
+	char		last_error[OUTBOX_ERROR_SIZE];
+	TimestampTz last_error_at;	/* 0: none */
+	RelayFinding configured;	/* the publisher */
+	RelayFinding endpoint;		/* the destination */
+	RelayCounters counters;
+} RelayReport;
+
+/* One row of shmem_relays(). */
+typedef struct RelayInfo
+{
+	Oid			dboid;
+	pid_t		pid;			/* 0: no process */
+	int64		duplicates;
+	RelayReport report;
+} RelayInfo;
+
+/* What woke a relay; see shmem_relay_take_requests(). */
+#define RELAY_REQUEST_LEAVE		0x01	/* end the process */
+#define RELAY_REQUEST_RECHECK	0x02	/* exceptions were changed by hand */
+
+/* shmem.c: start-up */
+extern void shmem_init(void);
+extern bool shmem_attached(void);
+
+/* shmem.c: backends */
+extern void shmem_wake_relay_at_commit(bool recheck);
+extern void shmem_count_duplicate(void);
+extern List *shmem_relays(void);
+
+/* shmem.c: the launcher */
+extern void shmem_launcher_attach(void);
+extern bool shmem_launcher_take_rescan(void);
+extern Oid	shmem_next_relay_to_start(int *cursor, int *slot, bool *orderly);
+extern bool shmem_add_database(Oid dboid);
+extern bool shmem_remove_database(Oid dboid);
+extern void shmem_note_start_failure(Oid dboid, const char *error);
+
+/* shmem.c: relays */
+extern bool shmem_relay_attach(Oid dboid);
+extern void shmem_relay_report(const RelayReport *report);
+extern void shmem_relay_listen(bool on);
+extern int	shmem_relay_take_requests(void);
+extern void shmem_relay_ends_in_order(void);
+extern bool shmem_relay_forget_database(void);
+
+/* shmem.c: commands on databases */
+extern bool shmem_hold_relay(Oid dboid);
+extern bool shmem_relay_is_there(Oid dboid);
+extern void shmem_release_relay(Oid dboid);
+extern void shmem_wake_launcher(bool rescan);
+
+#endif							/* OUTBOX_SHMEM_H */

@@ -1,0 +1,333 @@
+/*-------------------------------------------------------------------------
+ *
+ * store.c
+ *		How statements are run: plans, transactions, errors.
+ *
+ * The store's files are the only ones that know SPI.  store.c has what they
+ * share, store_window.c and store_event.c read new events, store_delivery.c
+ * writes exceptions and checkpoints, store_prune.c deletes, store_session.c
+ * works in the transactions of users.
+ *
+ * Every function for the relay is one short transaction.  It begins by
+ * locking the extension against DROP and looking whether it is still the one
+ * that we were started for, so that a dropped extension is a result and not
+ * an error.  It runs as the extension's owner in a restricted context, so
+ * that nothing that somebody attached to our tables gets more rights than
+ * the owner's.
+ *
+ * Errors inside a transaction are logged, the transaction is aborted, and the
+ * function returns STORE_FAILED: the caller's memory is as before the call.
+ *
+ * Plans are kept for the life of the process, or until the extension's
+ * schema has another name.  Names are qualified with that schema; operators
+ * and functions are pg_catalog's, because the relay's search_path is pinned
+ * and the SQL functions pin theirs.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_extension.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "server/extension_row.h"
+#include "guc.h"
+#include "server/shmem.h"
+#include "store/store_internal.h"
+
+/*
+ * Our advisory lock: one relay a database.  The SQL functions for advisory
+ * locks have the classes 1 and 2, so that no user can take this one.
+ */
+#define RELAY_LOCK_KEY		0x6f757462	/* "outb" */
+#define RELAY_LOCK_CLASS	3
+
+static ExtensionRow attached;	/* the extension that we work for */
+static char schema_name[NAMEDATALEN];	/* that the plans were made for */
+static Statement *prepared;		/* those with a plan */
+static char last_error[OUTBOX_ERROR_SIZE];
+
+/* Forget all plans if the schema has another name than they were made for. */
+void
+store_use_schema(Oid nspoid)
+{
+	char	   *name = get_namespace_name(nspoid);
+
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_SCHEMA),
+				 errmsg("schema with OID %u does not exist", nspoid)));
+	if (strcmp(name, schema_name) != 0)
+	{
+		for (Statement *stmt = prepared; stmt; stmt = stmt->next)
+		{
+			SPI_freeplan(stmt->plan);
+			stmt->plan = NULL;
+		}
+		prepared = NULL;
+		strlcpy(schema_name, name, NAMEDATALEN);
+	}
+	pfree(name);
+}
+
+/* The statement's text with the schema put in, palloc'd. */
+static char *
+statement_text(const Statement *stmt)
+{
+	const char *schema = quote_identifier(schema_name);
+	StringInfoData buf;
+	const char *from = stmt->sql;
+	const char *mark;
+
+	initStringInfo(&buf);
+	while ((mark = strstr(from, "@s@")) != NULL)
+	{
+		appendBinaryStringInfo(&buf, from, mark - from);
+		appendStringInfoString(&buf, schema);
+		from = mark + 3;
+	}
+	appendStringInfoString(&buf, from);
+	return buf.data;
+}
+
+static void
+prepare(Statement *stmt)
+{
+	SPIPlanPtr	plan;
+
+	if (stmt->plan)
+		return;
+	plan = SPI_prepare(statement_text(stmt), stmt->nargs, stmt->argtypes);
+	if (!plan || SPI_keepplan(plan) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not prepare a statement: %s",
+						SPI_result_code_string(SPI_result))));
+	stmt->plan = plan;
+	stmt->next = prepared;
+	prepared = stmt;
+}
+
+/*
+ * Run a statement; store_result() reads its rows.  "nulls" as in
+ * SPI_execute_plan().  Returns the number of rows.
+ */
+uint64
+store_execute(Statement *stmt, Datum *values, const char *nulls)
+{
+	int			rc;
+
+	prepare(stmt);
+	rc = SPI_execute_plan(stmt->plan, values, nulls, false, 0);
+	if (rc < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not execute a statement: %s",
+						SPI_result_code_string(rc))));
+	return SPI_processed;
+}
+
+/* Run a statement without NULL parameters and send its rows to "dest". */
+void
+store_execute_into(Statement *stmt, const Datum *values, DestReceiver *dest)
+{
+	SPIExecuteOptions options;
+	ParamListInfo params = makeParamList(stmt->nargs);
+	int			rc;
+
+	for (int i = 0; i < stmt->nargs; i++)
+	{
+		params->params[i].value = values[i];
+		params->params[i].isnull = false;
+		params->params[i].pflags = PARAM_FLAG_CONST;
+		params->params[i].ptype = stmt->argtypes[i];
+	}
+	memset(&options, 0, sizeof(options));
+	options.params = params;
+	options.dest = dest;
+
+	prepare(stmt);
+	rc = SPI_execute_plan_extended(stmt->plan, &options);
+	if (rc < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not execute a statement: %s",
+						SPI_result_code_string(rc))));
+}
+
+/* A column (from 1 on) of a row (from 0 on) of the last statement. */
+Datum
+store_result(int row, int column, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
+						 column, isnull);
+}
+
+/* Do the events behind a dead one of their key pass? */
+bool
+store_skips_dead(void)
+{
+	return guc_dead_key_policy == DEAD_KEY_SKIP;
+}
+
+/* Is this process the relay? */
+bool
+store_is_relay(void)
+{
+	return OidIsValid(attached.oid);
+}
+
+/* The schema of the extension that we are attached to. */
+Oid
+store_schema(void)
+{
+	return attached.nspoid;
+}
+
+/*
+ * Is the extension still the one that we were attached to?  Keeps it from
+ * being dropped until the end of the transaction.  While somebody else is
+ * dropping or updating it, that is no error, and nothing to wait for.
+ */
+static StoreResult
+lock_extension(void)
+{
+	LOCKTAG		tag;
+	ExtensionRow now;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ExtensionRelationId, attached.oid, 0);
+	if (LockAcquire(&tag, AccessShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+	{
+		strlcpy(last_error, "the extension is being changed by another session",
+				OUTBOX_ERROR_SIZE);
+		return STORE_FAILED;
+	}
+	AcceptInvalidationMessages();
+	if (!extension_read(&now) || memcmp(&now, &attached, sizeof(now)) != 0)
+		return STORE_NO_EXTENSION;
+	return STORE_OK;
+}
+
+static void
+note_error(void)
+{
+	ErrorData  *edata;
+
+	MemoryContextSwitchTo(TopMemoryContext);
+	edata = CopyErrorData();
+	strlcpy(last_error, edata->message,
+			pg_mbcliplen(edata->message, strlen(edata->message),
+						 OUTBOX_ERROR_SIZE - 1) + 1);
+	FreeErrorData(edata);
+}
+
+/* The transaction of the relay around "body", as described above. */
+StoreResult
+store_transaction(void (*body) (void *arg), void *arg)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	volatile StoreResult result = STORE_OK;
+
+	PG_TRY();
+	{
+		Oid			userid;
+		int			sec_context;
+
+		SetCurrentStatementStartTimestamp();
+		StartTransactionCommand();
+		if (SPI_connect() != SPI_OK_CONNECT)
+			ereport(ERROR,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("could not connect to SPI")));
+		PushActiveSnapshot(GetTransactionSnapshot());
+		result = lock_extension();
+		if (result == STORE_OK)
+		{
+			store_use_schema(attached.nspoid);
+			GetUserIdAndSecContext(&userid, &sec_context);
+			SetUserIdAndSecContext(attached.owner,
+								   sec_context | SECURITY_RESTRICTED_OPERATION);
+			body(arg);
+			SetUserIdAndSecContext(userid, sec_context);
+		}
+		PopActiveSnapshot();
+		SPI_finish();
+		CommitTransactionCommand();
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		note_error();
+		EmitErrorReport();
+		AbortCurrentTransaction();
+		FlushErrorState();
+		result = STORE_FAILED;
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+
+	MemoryContextSwitchTo(caller);
+	pgstat_report_stat(false);
+	return result;
+}
+
+/* The message of the error that made the last function fail. */
+const char *
+store_last_error(void)
+{
+	return last_error;
+}
+
+/*
+ * Find the extension in this database and work for it from now on.  Has to
+ * succeed before any other function for the relay is called.
+ */
+StoreResult
+store_attach(void)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	bool		found;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	found = extension_read(&attached);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(caller);
+	return found ? STORE_OK : STORE_NO_EXTENSION;
+}
+
+/* The version of the SQL objects. */
+const char *
+store_extension_version(void)
+{
+	return attached.version;
+}
+
+/*
+ * Take the lock that makes this process the only relay of its database, even
+ * beside one that another launcher or an older server process started; false
+ * if there is one.  Held until the process ends.
+ */
+bool
+store_lock_database(void)
+{
+	LOCKTAG		tag;
+	bool		taken;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, RELAY_LOCK_KEY, 0,
+						 RELAY_LOCK_CLASS);
+	StartTransactionCommand();
+	taken = LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+	CommitTransactionCommand();
+	return taken;
+}

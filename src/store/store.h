@@ -1,0 +1,120 @@
+/*-------------------------------------------------------------------------
+ *
+ * store.h
+ *		Every SQL statement that C runs.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_STORE_H
+#define OUTBOX_STORE_H
+
+#include "datatype/timestamp.h"
+#include "store/event.h"
+#include "nodes/pg_list.h"
+
+typedef enum StoreResult
+{
+	STORE_OK,
+	STORE_NO_EXTENSION,			/* dropped, renamed or replaced: start anew */
+	STORE_FAILED				/* logged; store_last_error() tells what */
+} StoreResult;
+
+/* pg_snapshot, a varlena; palloc'd. */
+typedef struct varlena *StoreSnapshot;
+
+/* The newest row of outbox_progress. */
+typedef struct StorePosition
+{
+	StoreSnapshot lo;
+	StoreSnapshot hi;
+	int64		last_id;
+	bool		clean;
+	int64		max_id;			/* of the events that are there now */
+} StorePosition;
+
+/* The events visible in "hi" and not in "lo"; see store_window.c. */
+typedef struct StoreWindow
+{
+	StoreSnapshot lo;
+	StoreSnapshot hi;
+	int64		cursor;			/* events up to this id have been read */
+	int64		min_id;			/* range of ids of transactions from xmax(lo)
+								 * on */
+	int64		max_id;			/* less than min_id: there are none */
+	struct varlena *late;		/* xid8[]: transactions that "lo" saw running */
+	bool		opened;			/* hi, min_id, max_id and late are set */
+	bool		exhausted;		/* everything has been read */
+} StoreWindow;
+
+/* What one checkpoint writes. */
+typedef struct StoreCheckpoint
+{
+	const Delivery *deliveries;
+	int			ndeliveries;
+	bool		write_position;
+	StorePosition position;
+	bool		durable;		/* flush before returning */
+	int			nunblocked;		/* result: events whose turn it is now */
+} StoreCheckpoint;
+
+/* Where a prune stands; see store_prune.c. */
+typedef struct StorePrune
+{
+	MemoryContext context;		/* of the snapshots */
+	StoreSnapshot done;			/* pruned is what is visible in it */
+	StoreSnapshot target;		/* and will be in this; NULL: none chosen */
+	uint64		cursor_xid;
+	int64		cursor_id;
+	bool		walked;			/* this prune has had its target */
+} StorePrune;
+
+/* store.c: the relay's transactions */
+extern StoreResult store_attach(void);
+extern bool store_is_relay(void);
+extern const char *store_extension_version(void);
+extern const char *store_last_error(void);
+extern bool store_lock_database(void);
+
+/* store_window.c: new events */
+extern StoreResult store_load_position(StorePosition *position);
+extern bool store_nothing_since(StoreSnapshot snapshot);
+extern StoreResult store_read_window(StoreWindow *window,
+									 MemoryContext window_context, int limit,
+									 Size max_bytes, List **events);
+
+/* store_delivery.c: exceptions and checkpoints */
+extern StoreResult store_take_over(int minimum_interval_ms, bool crashed, const int64 *ids,
+								   int n);
+extern StoreResult store_claim_due(TimestampTz not_before, TimestampTz now, int limit,
+								   List **events);
+extern StoreResult store_next_due(TimestampTz *due);
+extern StoreResult store_checkpoint(StoreCheckpoint *checkpoint);
+extern StoreResult store_find_given_up(const int64 *ids, int n, List **gone);
+
+/* store_prune.c */
+extern StoreResult store_prune_step(StorePrune *prune, int limit,
+									int64 *npruned, bool *more);
+
+/* store_session.c: in the caller's transaction */
+typedef struct StorePublish
+{
+	Datum		topic;
+	Datum		payload;		/* jsonb; or 0 */
+	Datum		body;			/* bytea; or 0 */
+	Datum		content_type;	/* text; or 0, as all that follow */
+	Datum		key;
+	Datum		type;
+	Datum		event_id;
+	Datum		metadata;
+	Datum		deliver_after;
+	bool		may_exist;		/* event_id was given by the user */
+} StorePublish;
+
+extern bool store_publish(Oid function, const StorePublish *event);
+extern void store_retry(Oid function, Datum event_id);
+extern int64 store_retry_dead(Oid function, Datum topic, bool all_topics);
+extern void store_discard(Oid function, Datum event_id);
+extern void store_forget(Oid function, Datum id);
+extern void store_forget_all(Oid function);
+
+#endif							/* OUTBOX_STORE_H */

@@ -1,0 +1,350 @@
+/*-------------------------------------------------------------------------
+ *
+ * store_event.c
+ *		From a row of outbox_event to an event in the relay's memory.
+ *
+ * The statements that read events send their rows to the receiver here, which
+ * makes one chunk of memory of each, in the context that was current when the
+ * receiver was made, and stops the statement when they take too much.  A
+ * result set in between, with payloads of a megabyte, would not be bounded.
+ *
+ * Everything textual becomes UTF-8, which is what CloudEvents and JSON are.
+ * The trigger has seen to it that this works for every row; should it fail
+ * all the same, the statement fails.
+ *
+ * Errors: whatever PostgreSQL throws while it reads a row (a damaged TOAST
+ * value, say) aborts the transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "mb/pg_wchar.h"
+#include "tcop/dest.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "utils/uuid.h"
+#include "utils/xid8.h"
+
+#include "lib/json_text.h"
+#include "store/store_internal.h"
+
+/* The columns of STORE_EVENT_COLUMNS, and those that follow them. */
+enum
+{
+	COL_ID,
+	COL_XID,
+	COL_EVENT_ID,
+	COL_TOPIC,
+	COL_KEY,
+	COL_TYPE,
+	COL_PAYLOAD,
+	COL_BODY,
+	COL_CONTENT_TYPE,
+	COL_METADATA,
+	COL_TRACEPARENT,
+	COL_CREATED_AT,
+	COL_DELIVER_AFTER,
+	COL_KEY_BLOCKED,
+	COL_ATTEMPTS,				/* NULL: no row in outbox_delivery */
+	COL_CRASHES,
+	NCOLS
+};
+
+typedef struct EventReceiver
+{
+	DestReceiver pub;
+	List	  **events;			/* of OutboxEvent, appended to */
+	MemoryContext context;		/* of the events and the list */
+	MemoryContext row_context;	/* reset for every row */
+	StringInfoData pool;		/* strings of the current event */
+	Size		max_bytes;
+	Size		bytes;
+	bool		stopped;		/* because of max_bytes */
+} EventReceiver;
+
+/* Add bytes to the pool, a NUL behind them; returns where. */
+static Size
+pool_bytes(EventReceiver *self, const char *data, Size len)
+{
+	Size		offset = self->pool.len;
+
+	appendBinaryStringInfo(&self->pool, data, len);
+	appendStringInfoChar(&self->pool, '\0');
+	return offset;
+}
+
+/* The same for text in the server's encoding. */
+static Size
+pool_text(EventReceiver *self, const char *data, int len)
+{
+	char	   *utf8 = pg_server_to_any(data, len, PG_UTF8);
+
+	if (utf8 != data)
+		len = strlen(utf8);
+	return pool_bytes(self, utf8, len);
+}
+
+static Size
+pool_datum(EventReceiver *self, Datum value)
+{
+	text	   *t = DatumGetTextPP(value);
+
+	return pool_text(self, VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t));
+}
+
+/* Metadata as NUL-terminated names and values, one after the other. */
+static int
+pool_metadata(EventReceiver *self, Datum value)
+{
+	Jsonb	   *jb = DatumGetJsonbP(value);
+	JsonbIterator *it = JsonbIteratorInit(&jb->root);
+	JsonbIteratorToken token;
+	JsonbValue	v;
+	int			n = 0;
+
+	while ((token = JsonbIteratorNext(&it, &v, false)) != WJB_DONE)
+	{
+		if (token != WJB_KEY && token != WJB_VALUE)
+			continue;
+		pool_text(self, v.val.string.val, v.val.string.len);
+		if (token == WJB_VALUE)
+			n++;
+	}
+	return n;
+}
+
+/* RFC 3339 in UTC, with microseconds. */
+static Size
+pool_time(EventReceiver *self, TimestampTz when)
+{
+	struct pg_tm tm;
+	fsec_t		fsec;
+	char		buf[64];
+	char	   *p = buf;
+
+	if (timestamp2tm(when, NULL, &tm, &fsec, NULL, NULL) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("timestamp out of range")));
+	if (tm.tm_year < 0)
+		*p++ = '-';
+	p = pg_ultostr_zeropad(p, abs(tm.tm_year), 4);
+	*p++ = '-';
+	p = pg_ultostr_zeropad(p, tm.tm_mon, 2);
+	*p++ = '-';
+	p = pg_ultostr_zeropad(p, tm.tm_mday, 2);
+	*p++ = 'T';
+	p = pg_ultostr_zeropad(p, tm.tm_hour, 2);
+	*p++ = ':';
+	p = pg_ultostr_zeropad(p, tm.tm_min, 2);
+	*p++ = ':';
+	p = pg_ultostr_zeropad(p, tm.tm_sec, 2);
+	*p++ = '.';
+	p = pg_ultostr_zeropad(p, fsec, 6);
+	*p++ = 'Z';
+	return pool_bytes(self, buf, p - buf);
+}
+
+static Size
+pool_uuid(EventReceiver *self, Datum value)
+{
+	const char *text = DatumGetCString(DirectFunctionCall1(uuid_out, value));
+
+	return pool_bytes(self, text, strlen(text));
+}
+
+/* JSON, which is made where it stays unless it has to be converted. */
+static Size
+pool_json(EventReceiver *self, Datum value)
+{
+	Jsonb	   *jb = DatumGetJsonbP(value);
+	StringInfo	pool = &self->pool;
+	Size		offset = pool->len;
+	char	   *utf8;
+
+	json_append_jsonb(pool, jb);
+	utf8 = pg_server_to_any(pool->data + offset, pool->len - offset, PG_UTF8);
+	if (utf8 != pool->data + offset)
+	{
+		pool->len = offset;
+		appendStringInfoString(pool, utf8);
+	}
+	appendStringInfoChar(pool, '\0');
+	return offset;
+}
+
+/* The payload, whichever it is; sets its length and kind. */
+static Size
+pool_payload(EventReceiver *self, TupleTableSlot *slot, OutboxMessage *msg)
+{
+	Size		offset;
+
+	msg->is_json = !slot->tts_isnull[COL_PAYLOAD];
+	if (msg->is_json)
+	{
+		offset = pool_json(self, slot->tts_values[COL_PAYLOAD]);
+	}
+	else
+	{
+		bytea	   *body = DatumGetByteaPP(slot->tts_values[COL_BODY]);
+
+		offset = pool_bytes(self, VARDATA_ANY(body), VARSIZE_ANY_EXHDR(body));
+	}
+	msg->payload_len = self->pool.len - offset - 1;
+	return offset;
+}
+
+/* Names and values of the metadata follow each other from "strings" on. */
+static void
+point_metadata(OutboxMetadata *metadata, int n, const char *strings)
+{
+	for (int i = 0; i < n; i++)
+	{
+		metadata[i].name = strings;
+		metadata[i].value = strings + strlen(strings) + 1;
+		strings = metadata[i].value + strlen(metadata[i].value) + 1;
+	}
+}
+
+/* One chunk: the event, its metadata array, its strings. */
+static OutboxEvent *
+make_event(EventReceiver *self, TupleTableSlot *slot)
+{
+	Datum	   *values = slot->tts_values;
+	bool	   *nulls = slot->tts_isnull;
+	OutboxMessage msg;
+	OutboxEvent *event;
+	OutboxMetadata *metadata;
+	char	   *strings;
+	Size		size;
+	Size		event_id,
+				topic,
+				key = 0,
+				type = 0,
+				content_type = 0,
+				traceparent = 0,
+				time,
+				payload,
+				pairs;
+
+	resetStringInfo(&self->pool);
+	memset(&msg, 0, sizeof(msg));
+	msg.id = DatumGetInt64(values[COL_ID]);
+	event_id = pool_uuid(self, values[COL_EVENT_ID]);
+	topic = pool_datum(self, values[COL_TOPIC]);
+	if (!nulls[COL_KEY])
+		key = pool_datum(self, values[COL_KEY]);
+	type = nulls[COL_TYPE] ? topic : pool_datum(self, values[COL_TYPE]);
+	content_type = nulls[COL_CONTENT_TYPE] ?
+		pool_bytes(self, "application/json", 16) :
+		pool_datum(self, values[COL_CONTENT_TYPE]);
+	if (!nulls[COL_TRACEPARENT])
+		traceparent = pool_datum(self, values[COL_TRACEPARENT]);
+	time = pool_time(self, DatumGetTimestampTz(values[COL_CREATED_AT]));
+	pairs = self->pool.len;
+	if (!nulls[COL_METADATA])
+		msg.nmetadata = pool_metadata(self, values[COL_METADATA]);
+	payload = pool_payload(self, slot, &msg);
+
+	size = MAXALIGN(sizeof(OutboxEvent)) +
+		sizeof(OutboxMetadata) * msg.nmetadata + self->pool.len;
+	event = MemoryContextAllocExtended(self->context, size,
+									   MCXT_ALLOC_HUGE);
+	memset(event, 0, sizeof(*event));
+	metadata = (OutboxMetadata *) ((char *) event + MAXALIGN(sizeof(OutboxEvent)));
+	strings = (char *) (metadata + msg.nmetadata);
+	memcpy(strings, self->pool.data, self->pool.len);
+
+	msg.event_id = strings + event_id;
+	msg.topic = strings + topic;
+	msg.key = nulls[COL_KEY] ? NULL : strings + key;
+	msg.type = strings + type;
+	msg.content_type = strings + content_type;
+	msg.traceparent = nulls[COL_TRACEPARENT] ? NULL : strings + traceparent;
+	msg.time = strings + time;
+	msg.payload = strings + payload;
+	point_metadata(metadata, msg.nmetadata, strings + pairs);
+	msg.metadata = metadata;
+
+	event->msg = msg;
+	event->size = size;
+	event->xid = U64FromFullTransactionId(DatumGetFullTransactionId(values[COL_XID]));
+	if (!nulls[COL_DELIVER_AFTER])
+		event->deliver_after = DatumGetTimestampTz(values[COL_DELIVER_AFTER]);
+	event->key_blocked = DatumGetBool(values[COL_KEY_BLOCKED]);
+	event->stored = !nulls[COL_ATTEMPTS];
+	if (event->stored)
+	{
+		event->attempts = DatumGetInt32(values[COL_ATTEMPTS]);
+		event->crashes = DatumGetInt32(values[COL_CRASHES]);
+	}
+	return event;
+}
+
+static bool
+receive_slot(TupleTableSlot *slot, DestReceiver *dest)
+{
+	EventReceiver *self = (EventReceiver *) dest;
+	MemoryContext old = MemoryContextSwitchTo(self->row_context);
+	OutboxEvent *event;
+
+	slot_getallattrs(slot);
+	event = make_event(self, slot);
+	MemoryContextSwitchTo(self->context);
+	*self->events = lappend(*self->events, event);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(self->row_context);
+
+	self->bytes += event->size;
+	self->stopped = self->bytes >= self->max_bytes;
+	return !self->stopped;
+}
+
+static void
+startup(DestReceiver *dest, int operation, TupleDesc typeinfo)
+{
+	Assert(typeinfo->natts == NCOLS);
+}
+
+static void
+do_nothing(DestReceiver *dest)
+{
+}
+
+/*
+ * A receiver that appends OutboxEvents to *events, in the current memory
+ * context, until they have "max_bytes" (0: no limit).  It lives until the end
+ * of the transaction.
+ */
+DestReceiver *
+store_event_receiver(List **events, Size max_bytes)
+{
+	MemoryContext context = CurrentMemoryContext;
+	MemoryContext old = MemoryContextSwitchTo(CurTransactionContext);
+	EventReceiver *self = palloc0(sizeof(EventReceiver));
+
+	self->pub.receiveSlot = receive_slot;
+	self->pub.rStartup = startup;
+	self->pub.rShutdown = do_nothing;
+	self->pub.rDestroy = do_nothing;
+	self->pub.mydest = DestNone;
+	self->events = events;
+	self->context = context;
+	self->row_context = AllocSetContextCreate(CurrentMemoryContext,
+											  "outbox row",
+											  ALLOCSET_DEFAULT_SIZES);
+	initStringInfo(&self->pool);
+	self->max_bytes = max_bytes > 0 ? max_bytes : SIZE_MAX;
+	MemoryContextSwitchTo(old);
+	return (DestReceiver *) self;
+}
+
+/* Did it stop because of max_bytes? */
+bool
+store_event_receiver_stopped(DestReceiver *dest)
+{
+	return ((EventReceiver *) dest)->stopped;
+}

@@ -1,0 +1,57 @@
+/*-------------------------------------------------------------------------
+ *
+ * store_internal.h
+ *		What the files of the store share.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_STORE_INTERNAL_H
+#define OUTBOX_STORE_INTERNAL_H
+
+#include "executor/spi.h"
+#include "store/store.h"
+
+#define STATEMENT_MAX_ARGS	10
+
+/*
+ * A statement with its kept plan.  In the text, @s@ stands for the schema of
+ * the extension, quoted.
+ */
+typedef struct Statement
+{
+	const char *sql;
+	int			nargs;
+	Oid			argtypes[STATEMENT_MAX_ARGS];
+	SPIPlanPtr	plan;			/* NULL: not prepared for this schema yet */
+	struct Statement *next;		/* in the list of prepared ones */
+} Statement;
+
+/* Part of a WHERE: row "b" of outbox_delivery keeps its key from going on. */
+#define STORE_BLOCKS(skip_dead) \
+	"b.state IN ('pending', 'blocked', 'in_progress', 'failed', 'dead') " \
+	"AND (b.state <> 'dead' OR NOT " skip_dead ")"
+
+/* The columns that store_event_receiver() takes, of "e" and "d". */
+#define STORE_EVENT_COLUMNS \
+	"e.id, e.xid, e.event_id, e.topic, e.key, e.type, e.payload, e.body, " \
+	"e.content_type, e.metadata, e.traceparent, e.created_at, " \
+	"e.deliver_after"
+
+/* store.c */
+extern void store_use_schema(Oid nspoid);
+extern uint64 store_execute(Statement *stmt, Datum *values, const char *nulls);
+extern void store_execute_into(Statement *stmt, const Datum *values,
+							   DestReceiver *dest);
+extern Datum store_result(int row, int column, bool *isnull);
+extern StoreResult store_transaction(void (*body) (void *arg), void *arg);
+extern bool store_skips_dead(void);
+extern Oid	store_schema(void);
+
+/* store_window.c */
+extern void store_flush_commits(List *events);
+
+/* store_event.c */
+extern DestReceiver *store_event_receiver(List **events, Size max_bytes);
+extern bool store_event_receiver_stopped(DestReceiver *dest);
+
+#endif							/* OUTBOX_STORE_INTERNAL_H */

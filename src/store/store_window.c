@@ -1,0 +1,383 @@
+/*-------------------------------------------------------------------------
+ *
+ * store_window.c
+ *		Reading new events: nothing is skipped, nothing is read twice.
+ *
+ * Transactions commit in another order than they take their ids, so that no
+ * id says "everything before is known".  Two snapshots do: a window is the
+ * set of events whose transaction is visible in "hi" and not in "lo".  One
+ * window's hi is the next one's lo.
+ *
+ * Only the snapshots decide what is in a window; ids only give the order
+ * inside it.  They are used to find its rows quickly:
+ *
+ * - Transactions from xmax(lo) on are a range of the index on (xid, id).  The
+ *   smallest and the largest id in that range bound a walk along the primary
+ *   key.  (Never a sequence value, nor an id seen elsewhere: a transaction
+ *   may have taken its ids long before it commits.)
+ * - Transactions that lo saw running, and that hi sees committed, are "late".
+ *   Each is one probe of the same index, merged in by id: an old transaction
+ *   that commits costs a probe, not a walk over all that came since.
+ *
+ * The visibility tests in the walk are functions on purpose, never operators
+ * that an index could serve: the walk has to be along the primary key, in the
+ * order of ids, however little the planner thinks of it.
+ *
+ * An event that has a row in outbox_delivery is not a new one.
+ *
+ * With synchronous_commit = off, commits are visible before they are durable,
+ * and an event must not be sent that a crash could undo.  Before events are
+ * used, WAL is flushed past the commits of their transactions; usually it is
+ * already.  The snapshots need no flush: a position in outbox_progress has its
+ * place in WAL behind all that was visible when it was taken.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/relscan.h"
+#include "access/stratnum.h"
+#include "access/table.h"
+#include "access/transam.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "storage/lwlock.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/xid8.h"
+
+#include "lib/compat.h"
+#include "lib/mutation.h"
+#include "store/store_internal.h"
+
+/* $1 lo, $2 hi */
+static Statement find_late = {
+	"SELECT array_agg(x.xid)"
+	" FROM pg_snapshot_xip($1) x(xid)"
+	" WHERE pg_visible_in_snapshot(x.xid, $2)"
+	" AND EXISTS (SELECT 1 FROM @s@.outbox_event e WHERE e.xid = x.xid)",
+	2, {PG_SNAPSHOTOID, PG_SNAPSHOTOID}
+};
+
+/* OFFSET 0: one probe of the index, never a hash table of all there are */
+#define NEW_EVENT \
+	" NOT EXISTS (SELECT 1 FROM @s@.outbox_delivery d WHERE d.id = e.id" \
+	"  OFFSET 0)"
+
+/* Mostly there is not a single exception, so that no event is looked up. */
+#define IN_WALK \
+	" e.id > $1 AND e.id <= $2" \
+	" AND pg_visible_in_snapshot(e.xid, $4)" \
+	" AND NOT pg_visible_in_snapshot(e.xid, $3)" \
+	" AND (NOT EXISTS (SELECT 1 FROM @s@.outbox_delivery x" \
+	"   WHERE x.id > $1 AND x.id <= $2)" \
+	"  OR" NEW_EVENT ")"
+
+#define KEY_BLOCKED(skip_dead) \
+	", e.key IS NOT NULL AND EXISTS (SELECT 1 FROM @s@.outbox_delivery b" \
+	" WHERE b.key = e.key AND b.id < e.id AND " STORE_BLOCKS(skip_dead) ")" \
+	", NULL::int4, NULL::int4"
+
+/* $1 after, $2 last, $3 lo, $4 hi, $5 limit, $6 dead ones are skipped */
+static Statement read_walk = {
+	"SELECT " STORE_EVENT_COLUMNS KEY_BLOCKED("$6")
+	" FROM @s@.outbox_event e"
+	" WHERE" IN_WALK
+	" ORDER BY e.id LIMIT $5",
+	6, {INT8OID, INT8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, BOOLOID}
+};
+
+/* The same with $7 late transactions, $8 their events are read up to here */
+static Statement read_merged = {
+	"SELECT " STORE_EVENT_COLUMNS KEY_BLOCKED("$6")
+	" FROM (SELECT u.id FROM ("
+	"   (SELECT e.id FROM @s@.outbox_event e"
+	"    WHERE" IN_WALK " AND e.xid <> ALL ($7)"
+	"    ORDER BY e.id LIMIT $5)"
+	"   UNION ALL"
+	"   SELECT l.id FROM unnest($7) t(xid),"
+	"    LATERAL (SELECT e.id FROM @s@.outbox_event e"
+	"     WHERE e.xid = t.xid AND e.id > $8 AND" NEW_EVENT
+	"     ORDER BY e.id LIMIT $5) l) u"
+	"  ORDER BY u.id LIMIT $5) w"
+	" JOIN @s@.outbox_event e ON e.id = w.id"
+	" ORDER BY e.id",
+	8, {INT8OID, INT8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, BOOLOID,
+	XID8ARRAYOID, INT8OID}
+};
+
+static Statement load_position = {
+	"SELECT p.lo, p.hi, p.last_id, p.clean,"
+	" (SELECT max(e.id) FROM @s@.outbox_event e)"
+	" FROM @s@.outbox_progress p"
+	" ORDER BY p.id DESC LIMIT 1",
+	0
+};
+
+typedef struct LoadArgs
+{
+	MemoryContext context;
+	StorePosition *position;
+} LoadArgs;
+
+static struct varlena *
+copy_varlena(Datum value)
+{
+	return (struct varlena *) DatumGetPointer(datumCopy(value, false, -1));
+}
+
+static void
+load_position_body(void *arg)
+{
+	LoadArgs   *args = arg;
+	StorePosition *position = args->position;
+	bool		isnull;
+
+	if (store_execute(&load_position, NULL, NULL) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("table \"outbox_progress\" is empty"),
+				 errhint("Somebody deleted its rows; INSERT one with lo and hi '1:1:', last_id 0, and every event kept is published again.")));
+	MemoryContextSwitchTo(args->context);
+	position->lo = copy_varlena(store_result(0, 1, &isnull));
+	position->hi = copy_varlena(store_result(0, 2, &isnull));
+	position->last_id = DatumGetInt64(store_result(0, 3, &isnull));
+	position->clean = DatumGetBool(store_result(0, 4, &isnull));
+	position->max_id = DatumGetInt64(store_result(0, 5, &isnull));
+	if (isnull)
+		position->max_id = 0;
+}
+
+/* Where the last relay stopped; snapshots in the current memory context. */
+StoreResult
+store_load_position(StorePosition *position)
+{
+	LoadArgs	args = {CurrentMemoryContext, position};
+
+	return store_transaction(load_position_body, &args);
+}
+
+/*
+ * How far WAL has to be flushed for the commit of a transaction to be durable;
+ * InvalidXLogRecPtr if it is, as after any commit that waited for its flush.
+ * What is too old to be looked up was flushed long ago.
+ */
+static XLogRecPtr
+commit_lsn(uint64 fxid)
+{
+	TransactionId xid = (TransactionId) fxid;
+	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
+	XLogRecPtr	lsn = InvalidXLogRecPtr;
+
+	if (next - fxid > MaxTransactionId / 2)
+		return lsn;
+	LWLockAcquire(XactTruncationLock, LW_SHARED);
+	if (!TransactionIdPrecedes(xid, oldest_clog_xid_compat()))
+		lsn = TransactionIdGetCommitLSN(xid);
+	LWLockRelease(XactTruncationLock);
+	return lsn;
+}
+
+/* See to it that no crash undoes these events. */
+void
+store_flush_commits(List *events)
+{
+	XLogRecPtr	lsn = InvalidXLogRecPtr;
+	uint64		last = 0;
+	ListCell   *lc;
+
+	foreach(lc, events)
+	{
+		uint64		xid = ((OutboxEvent *) lfirst(lc))->xid;
+
+		if (xid != last)
+			lsn = Max(lsn, commit_lsn(xid));
+		last = xid;
+	}
+	if (!XLogRecPtrIsInvalid(lsn) && !mutation_is("early"))
+		XLogFlush(lsn);
+}
+
+/* A table or an index of ours. */
+static Oid
+relation_oid(const char *name)
+{
+	Oid			oid = get_relname_relid(name, store_schema());
+
+	if (!OidIsValid(oid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("relation \"%s\" does not exist", name),
+				 errhint("Somebody dropped it; it is made in the script of extension outbox.")));
+	return oid;
+}
+
+/*
+ * The smallest and the largest id that the transactions from xmax(lo) on took.
+ * Only the index is looked at, whether or not the rows are visible: that may
+ * make the range wider than need be, whereas visits to all rows of a large
+ * backlog would delay its first event by seconds.
+ */
+static void
+find_range(StoreWindow *window)
+{
+	Relation	table = table_open(relation_oid("outbox_event"),
+								   AccessShareLock);
+	Relation	index = index_open(relation_oid("outbox_event_xid_id_idx"),
+								   AccessShareLock);
+	IndexScanDesc scan = index_beginscan_compat(table, index, SnapshotAny, 2);
+	ScanKeyData keys[2];
+
+	ScanKeyInit(&keys[0], 1, BTGreaterEqualStrategyNumber, F_XID8GE,
+				DirectFunctionCall1(pg_snapshot_xmax,
+									PointerGetDatum(window->lo)));
+	ScanKeyInit(&keys[1], 1, BTLessStrategyNumber, F_XID8LT,
+				DirectFunctionCall1(pg_snapshot_xmax,
+									PointerGetDatum(window->hi)));
+	window->min_id = PG_INT64_MAX;
+	window->max_id = 0;
+	scan->xs_want_itup = true;
+	index_rescan(scan, keys, lengthof(keys), NULL, 0);
+	while (index_getnext_tid(scan, ForwardScanDirection))
+	{
+		bool		isnull;
+		int64		id = DatumGetInt64(index_getattr(scan->xs_itup, 2,
+													 scan->xs_itupdesc,
+													 &isnull));
+
+		CHECK_FOR_INTERRUPTS();
+		window->min_id = Min(window->min_id, id);
+		window->max_id = Max(window->max_id, id);
+	}
+	index_endscan(scan);
+	index_close(index, AccessShareLock);
+	table_close(table, AccessShareLock);
+}
+
+/*
+ * Open the window from window->lo to a snapshot taken now, or, if window->hi
+ * is set (a position from the table), up to that.
+ */
+static void
+open_window_now(StoreWindow *window, MemoryContext context)
+{
+	Datum		values[2];
+	Datum		late;
+	bool		no_late;
+	MemoryContext old;
+
+	if (!window->hi)
+	{
+		Datum		hi = DirectFunctionCall1(pg_current_snapshot, (Datum) 0);
+
+		old = MemoryContextSwitchTo(context);
+		window->hi = copy_varlena(hi);
+		MemoryContextSwitchTo(old);
+	}
+	values[0] = PointerGetDatum(window->lo);
+	values[1] = PointerGetDatum(window->hi);
+	find_range(window);
+	store_execute(&find_late, values, NULL);
+	late = store_result(0, 1, &no_late);
+	old = MemoryContextSwitchTo(context);
+	window->late = no_late ? NULL : copy_varlena(late);
+	MemoryContextSwitchTo(old);
+	window->exhausted = window->min_id > window->max_id && no_late;
+	window->opened = true;
+}
+
+/*
+ * Has no transaction begun since this snapshot, which saw none running?  Then
+ * there is nothing new, and that is known without a transaction of ours: an
+ * idle server stays idle, however many databases are polled.
+ */
+bool
+store_nothing_since(StoreSnapshot snapshot)
+{
+	Datum		value = PointerGetDatum(snapshot);
+	FullTransactionId xmin,
+				xmax;
+
+	xmin = DatumGetFullTransactionId(DirectFunctionCall1(pg_snapshot_xmin, value));
+	xmax = DatumGetFullTransactionId(DirectFunctionCall1(pg_snapshot_xmax, value));
+	return FullTransactionIdEquals(xmin, xmax) &&
+		FullTransactionIdEquals(xmax, ReadNextFullTransactionId());
+}
+
+typedef struct ReadArgs
+{
+	MemoryContext context;		/* of the events */
+	MemoryContext window_context;
+	StoreWindow *window;
+	int			limit;
+	Size		max_bytes;
+	List	   *events;
+	bool		stopped;
+} ReadArgs;
+
+static void
+read_window_body(void *arg)
+{
+	ReadArgs   *args = arg;
+	StoreWindow *window = args->window;
+	MemoryContext old;
+	DestReceiver *dest;
+	Datum		values[8];
+
+	if (!window->opened)
+		open_window_now(window, args->window_context);
+	old = MemoryContextSwitchTo(args->context);
+	dest = store_event_receiver(&args->events, args->max_bytes);
+	MemoryContextSwitchTo(old);
+	if (mutation_is("uncommitted"))
+		mutation_read_uncommitted(store_schema(), dest);
+	if (window->exhausted)
+		return;
+	values[0] = Int64GetDatum(Max(window->cursor, window->min_id - 1));
+	values[1] = Int64GetDatum(window->max_id);
+	values[2] = PointerGetDatum(window->lo);
+	values[3] = PointerGetDatum(window->hi);
+	values[4] = Int64GetDatum(args->limit);
+	values[5] = BoolGetDatum(store_skips_dead());
+	values[6] = PointerGetDatum(window->late);
+	values[7] = Int64GetDatum(window->cursor);
+	store_execute_into(window->late ? &read_merged : &read_walk, values, dest);
+	args->stopped = store_event_receiver_stopped(dest);
+	store_flush_commits(args->events);
+}
+
+/*
+ * The next events of the window, at most "limit" and not many more than
+ * "max_bytes", in the order of their ids; *events becomes the list of them,
+ * in the current memory context.  The first call opens the window; what it
+ * sets there is in "window_context".  On failure the window is as before.
+ */
+StoreResult
+store_read_window(StoreWindow *window, MemoryContext window_context,
+				  int limit, Size max_bytes, List **events)
+{
+	StoreWindow before = *window;
+	ReadArgs	args = {CurrentMemoryContext, window_context, window, limit,
+	max_bytes, NIL};
+	StoreResult result = store_transaction(read_window_body, &args);
+
+	if (result != STORE_OK)
+	{
+		*window = before;
+		list_free_deep(args.events);
+		return result;
+	}
+	if (list_length(args.events) < limit && !args.stopped)
+		window->exhausted = true;
+	if (args.events != NIL)
+		window->cursor = ((OutboxEvent *) llast(args.events))->msg.id;
+	*events = args.events;
+	return STORE_OK;
+}
