@@ -14,15 +14,16 @@ OBJS = \
 	src/http/http_request.o \
 	src/lib/clock.o \
 	src/lib/json_text.o \
-	src/lib/mutation.o \
 	src/lib/text.o \
 	src/lib/uuidv7.o \
+	src/publish/answer_queue.o \
 	src/publish/cloudevent.o \
 	src/publish/http_batch.o \
 	src/publish/publisher_dapr.o \
 	src/publish/publisher_dapr_bulk.o \
 	src/publish/publisher_host.o \
 	src/publish/publisher_http.o \
+	src/publish/publisher_load.o \
 	src/publish/publisher_over_http.o \
 	src/relay/breaker.o \
 	src/relay/relay.o \
@@ -32,6 +33,7 @@ OBJS = \
 	src/relay/relay_read.o \
 	src/relay/relay_report.o \
 	src/relay/relay_settle.o \
+	src/relay/relay_spill.o \
 	src/relay/relay_submit.o \
 	src/server/database_commands.o \
 	src/server/extension_row.o \

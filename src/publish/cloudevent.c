@@ -17,7 +17,22 @@
 #include "publish/cloudevent.h"
 #include "common/base64.h"
 #include "lib/json_text.h"
+#include "lib/text.h"
 #include "utils/memutils.h"
+
+/* The source of events that has no other name: /cluster/database; palloc'd. */
+const char *
+cloudevent_make_source(const char *cluster, const char *database)
+{
+	StringInfoData source;
+
+	initStringInfo(&source);
+	appendStringInfoChar(&source, '/');
+	text_append_uri(&source, cluster);
+	appendStringInfoChar(&source, '/');
+	text_append_uri(&source, database);
+	return source.data;
+}
 
 /* Append ,"name":"value" unless there is no value. */
 static void

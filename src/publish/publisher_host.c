@@ -1,201 +1,130 @@
 /*-------------------------------------------------------------------------
  *
  * publisher_host.c
- *		The relay's side of the publisher interface: choose, load, call, trap.
+ *		The relay's side of the publisher interface: load, call, trap.
  *
- * There is one publisher in a relay, the one that outbox.publisher names:
- * built in, or a library that is loaded like an archive module.  When the
+ * A host has one publisher, the one that outbox.publisher names.  When the
  * setting changes, the old one is shut down and the new one started.
  *
  * A publisher is not trusted to be correct.  What it throws is trapped and
- * logged here and becomes a false result.  An answer for a message that is
- * not in flight (answered twice, cancelled, made up) is dropped.  A message
- * that is never answered is cancelled by the relay when its time is up.
+ * logged here and becomes a false result.  A message that is never answered is
+ * cancelled by the relay when its time is up.
  *
- * Answers are kept in a queue that the relay empties when the callback has
- * returned, so that no publisher ever runs inside the relay's bookkeeping.
- * The queue has room for every message in flight before that is submitted;
- * answering therefore allocates nothing and can't fail.
+ * Answers are kept in a queue (answer_queue.c) that the relay empties when the
+ * callback has returned, so that no publisher ever runs inside the relay's
+ * bookkeeping.
  *
- * Memory: a context for each publisher, deleted when it is shut down; the
- * table of messages in flight and the queue live as long as the process.
+ * Memory: the host and its queue are in a context of its own; the publisher
+ * has another one below it, which is deleted when it is shut down.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "fmgr.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "storage/ipc.h"
-#include "utils/hsearch.h"
 #include "utils/memutils.h"
 
-#include "lib/compat.h"
 #include "guc.h"
-#include "publish/publisher_host.h"
-#include "publish/publishers.h"
+#include "lib/compat.h"
 #include "lib/text.h"
+#include "publish/answer_queue.h"
+#include "publish/cloudevent.h"
+#include "publish/publisher_host.h"
+#include "publish/publisher_load.h"
 
-/* An answer with its own copy of the error. */
-typedef struct PublisherAnswer
+struct PublisherHost
 {
-	OutboxAnswer answer;
-	char		error[OUTBOX_ERROR_SIZE];	/* answer.error, unless NULL */
-} PublisherAnswer;
+	OutboxPublisherState state; /* the publisher's view of us; comes first */
+	MemoryContext context;
+	const char *database;
 
-static const struct
-{
-	const char *name;
-	const OutboxPublisherCallbacks *callbacks;
-}			built_in[] = {
-	{"dapr", &dapr_publisher},
-	{"http", &http_publisher}
+	const OutboxPublisherCallbacks *callbacks;	/* NULL: none is loaded */
+	char	   *loaded_name;	/* what outbox.publisher was then */
+
+	AnswerQueue *answers;
+	ProbeResult probe_result;
+	char		last_error[OUTBOX_ERROR_SIZE];
 };
 
-static const OutboxPublisherCallbacks *callbacks;	/* NULL: none is loaded */
-static OutboxPublisherState state;
-static char *loaded_name;		/* what outbox.publisher was then */
-
-static HTAB *in_flight;			/* ids that an answer is due for */
-static PublisherAnswer *answers;	/* queue: first..last */
-static int	answers_first;
-static int	answers_last;
-static int	answers_size;
-
-static ProbeResult probe_result;
-static char last_error[OUTBOX_ERROR_SIZE];
-
-/*
- * Copy a text that came from outside as one line of valid characters of the
- * server's encoding.
- */
-static void
-copy_line(char *to, const char *from)
+static PublisherHost *
+host_of(OutboxPublisherState *state)
 {
-	int			len = 0;
-	int			limit = OUTBOX_ERROR_SIZE - 1;
-	bool		utf8 = GetDatabaseEncoding() == PG_UTF8;
-
-	while (*from && len < limit)
-	{
-		unsigned char c = (unsigned char) *from;
-		int			n = 1;
-
-		if (IS_HIGHBIT_SET(c) && utf8)
-		{
-			n = pg_utf_mblen((const unsigned char *) from);
-			if (len + n > limit)
-				break;
-			if (strnlen(from, n) < n ||
-				!pg_utf8_islegal((const unsigned char *) from, n))
-				n = 0;
-		}
-		else if (IS_HIGHBIT_SET(c))
-			n = 0;
-		if (n == 0 || c < ' ' || c == 0x7f)
-		{
-			to[len++] = n == 0 ? '?' : ' ';
-			from++;
-			continue;
-		}
-		memcpy(to + len, from, n);
-		len += n;
-		from += n;
-	}
-	to[len] = '\0';
+	return (PublisherHost *) state;
 }
 
-/* state.answer */
-static void
-take_answer(OutboxPublisherState *from, const OutboxAnswer *answer)
+/* "database" is its name, not copied. */
+PublisherHost *
+publisher_create(MemoryContext parent, const char *database)
 {
-	PublisherAnswer *entry;
-	bool		found;
+	MemoryContext context = AllocSetContextCreate(parent,
+												  "outbox publisher host",
+												  ALLOCSET_DEFAULT_SIZES);
+	PublisherHost *host = MemoryContextAllocZero(context,
+												 sizeof(PublisherHost));
 
-	hash_search(in_flight, &answer->id, HASH_REMOVE, &found);
-	if (!found)
-		return;
-	Assert(answers_last < answers_size);
-	entry = &answers[answers_last++];
-	entry->answer = *answer;
-	if (answer->outcome != OUTBOX_DELIVERED)
-	{
-		copy_line(entry->error, answer->error ? answer->error : "no reason given");
-		entry->answer.error = entry->error;
-	}
-	else
-		entry->answer.error = NULL;
+	host->context = context;
+	host->database = database;
+	host->answers = answers_create(context);
+	return host;
 }
 
-/* state.probe_answer */
 static void
-take_probe_answer(OutboxPublisherState *from, bool ok, const char *error)
+note_reason(PublisherHost *host, const char *reason)
 {
-	probe_result = ok ? PROBE_OK : PROBE_FAILED;
+	text_copy_line(host->last_error, OUTBOX_ERROR_SIZE,
+				   reason ? reason : "no reason given");
+}
+
+/* OutboxPublisherState.answer */
+static void
+take_answer(OutboxPublisherState *state, const OutboxAnswer *answer)
+{
+	answers_put(host_of(state)->answers, answer);
+}
+
+/* OutboxPublisherState.probe_answer */
+static void
+take_probe_answer(OutboxPublisherState *state, bool ok, const char *error)
+{
+	PublisherHost *host = host_of(state);
+
+	host->probe_result = ok ? PROBE_OK : PROBE_FAILED;
 	if (!ok)
-		copy_line(last_error, error ? error : "no reason given");
-}
-
-/* Room for the answers to "n" more messages; their ids are in flight now. */
-static void
-expect_answers(const OutboxMessage *const *messages, int n)
-{
-	int			needed = answers_last + hash_get_num_entries(in_flight) + n;
-
-	if (needed > answers_size)
-	{
-		answers_size = Max(needed, 2 * answers_size);
-		if (answers)
-			answers = repalloc(answers, sizeof(PublisherAnswer) * answers_size);
-		else
-			answers = MemoryContextAlloc(TopMemoryContext,
-										 sizeof(PublisherAnswer) * answers_size);
-	}
-	for (int i = 0; i < n; i++)
-		hash_search(in_flight, &messages[i]->id, HASH_ENTER, NULL);
+		note_reason(host, error);
 }
 
 /* The next answer that came in, until the next call; NULL if there is none. */
 const OutboxAnswer *
-publisher_next_answer(void)
+publisher_next_answer(PublisherHost *host)
 {
-	PublisherAnswer *entry;
-
-	if (answers_first == answers_last)
-	{
-		answers_first = answers_last = 0;
-		return NULL;
-	}
-	entry = &answers[answers_first++];
-	if (entry->answer.error)
-		entry->answer.error = entry->error; /* the queue may have moved */
-	return &entry->answer;
+	return answers_next(host->answers);
 }
 
 /*
- * Call into the publisher.  False, and the reason in last_error, if it threw;
- * the error is logged.
+ * Run "body", which calls the publisher.  False, and the reason in last_error,
+ * if it threw; the error is logged.
  */
 static bool
-call(void (*body) (void *arg), void *arg)
+trap_publisher(PublisherHost *host, void (*body) (PublisherHost *, void *arg),
+			   void *arg)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	volatile bool ok = true;
 
 	PG_TRY();
 	{
-		MemoryContextSwitchTo(state.context);
-		body(arg);
+		MemoryContextSwitchTo(host->state.context);
+		body(host, arg);
 	}
 	PG_CATCH();
 	{
 		ErrorData  *edata;
 
+		/* no interrupt may replace the error before it is reported */
 		HOLD_INTERRUPTS();
 		MemoryContextSwitchTo(caller);
 		edata = CopyErrorData();
-		copy_line(last_error, edata->message);
+		note_reason(host, edata->message);
 		FreeErrorData(edata);
 		EmitErrorReport();
 		FlushErrorState();
@@ -208,162 +137,93 @@ call(void (*body) (void *arg), void *arg)
 	return ok;
 }
 
-/* The callbacks that outbox.publisher names; throws if there are none. */
-static const OutboxPublisherCallbacks *
-find_callbacks(const char *name)
+static void
+shutdown_body(PublisherHost *host, void *arg)
 {
-	const OutboxPublisherCallbacks *found;
-	OutboxPublisherModuleInit init;
-
-	for (int i = 0; i < lengthof(built_in); i++)
-	{
-		if (strcmp(built_in[i].name, name) == 0)
-			return built_in[i].callbacks;
-	}
-	init = (OutboxPublisherModuleInit)
-		load_external_function(name, "_PG_outbox_publisher_module_init",
-							   false, NULL);
-	if (!init)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("library \"%s\" is not an outbox publisher", name),
-				 errdetail("It has no function _PG_outbox_publisher_module_init.")));
-	found = init();
-	if (!found || found->magic != OUTBOX_PUBLISHER_MAGIC)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("publisher \"%s\" was built for another version of outbox",
-						name),
-				 errdetail("Its magic number is %08X, %08X is wanted.",
-						   found ? found->magic : 0, OUTBOX_PUBLISHER_MAGIC)));
-	if (!found->submit_cb ||
-		(found->sockets_cb && (!found->ready_cb || !found->cancel_cb)))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("publisher \"%s\" lacks a required callback", name)));
-	return found;
+	if (host->callbacks->shutdown_cb)
+		host->callbacks->shutdown_cb(&host->state);
 }
 
 static void
-shutdown_body(void *arg)
+unload_publisher(PublisherHost *host)
 {
-	if (callbacks->shutdown_cb)
-		callbacks->shutdown_cb(&state);
+	if (host->callbacks)
+		trap_publisher(host, shutdown_body, NULL);
+	host->callbacks = NULL;
+	if (host->state.context)
+		MemoryContextDelete(host->state.context);
+	memset(&host->state, 0, sizeof(host->state));
+	if (host->loaded_name)
+		pfree(host->loaded_name);
+	host->loaded_name = NULL;
 }
 
 static void
-unload(void)
+load_body(PublisherHost *host, void *arg)
 {
-	if (callbacks)
-		call(shutdown_body, NULL);
-	callbacks = NULL;
-	if (state.context)
-		MemoryContextDelete(state.context);
-	memset(&state, 0, sizeof(state));
-	if (loaded_name)
-		pfree(loaded_name);
-	loaded_name = NULL;
-}
-
-static void
-load_body(void *arg)
-{
-	const OutboxPublisherCallbacks *found = find_callbacks(guc_publisher);
+	const OutboxPublisherCallbacks *found = publisher_find_callbacks(guc_publisher);
 
 	if (found->startup_cb)
-		found->startup_cb(&state);
-	callbacks = found;
+		found->startup_cb(&host->state);
+
+	/* only now: what failed to start is not to be shut down */
+	host->callbacks = found;
 }
 
-/* Percent-encode what a URI reference can't have. */
-static void
-append_uri_part(StringInfo buf, const char *part)
-{
-	for (; *part; part++)
-	{
-		unsigned char c = (unsigned char) *part;
-
-		if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') ||
-			(c >= 'A' && c <= 'Z') || strchr("-._~", c))
-			appendStringInfoChar(buf, c);
-		else
-			appendStringInfo(buf, "%%%02X", c);
-	}
-}
-
-/* CloudEvents source: as set, or /cluster/database; palloc'd. */
+/* CloudEvents source, palloc'd. */
 static const char *
 make_source(const char *database)
 {
-	StringInfoData buf;
+	const char *cluster = cluster_name && cluster_name[0] ? cluster_name :
+	"postgresql";
 
-	if (guc_source[0] != '\0')
-		return pstrdup(guc_source);
-	initStringInfo(&buf);
-	appendStringInfoChar(&buf, '/');
-	append_uri_part(&buf, cluster_name && cluster_name[0] ? cluster_name : "postgresql");
-	appendStringInfoChar(&buf, '/');
-	append_uri_part(&buf, database);
-	return buf.data;
+	return guc_source[0] != '\0' ? pstrdup(guc_source) :
+		cloudevent_make_source(cluster, database);
 }
 
-typedef struct ConfigureArgs
-{
-	const char *database;
-	bool		ok;
-} ConfigureArgs;
-
+/* "arg" is a bool that becomes: can it send? */
 static void
-configure_body(void *arg)
+configure_body(PublisherHost *host, void *arg)
 {
-	ConfigureArgs *args = arg;
+	OutboxPublisherState *state = &host->state;
+	bool	   *configured = arg;
 	const char *reason = NULL;
 
-	state.source = make_source(args->database);
-	state.max_in_flight = guc_max_in_flight;
-	state.connect_timeout = guc_connect_timeout;
-	state.request_timeout = guc_request_timeout;
-	state.max_batch = 1;
-	state.max_batch_bytes = 0;
-	args->ok = !callbacks->check_configured_cb ||
-		callbacks->check_configured_cb(&state, &reason);
-	if (!args->ok)
-		copy_line(last_error, reason ? reason : "no reason given");
+	state->source = make_source(host->database);
+	state->max_in_flight = guc_max_in_flight;
+	state->connect_timeout = guc_connect_timeout;
+	state->request_timeout = guc_request_timeout;
+	state->max_batch = 1;
+	state->max_batch_bytes = 0;
+	*configured = !host->callbacks->check_configured_cb ||
+		host->callbacks->check_configured_cb(state, &reason);
+	if (!*configured)
+		note_reason(host, reason);
 }
 
 static bool
-load(void)
+load_publisher(PublisherHost *host)
 {
-	HASHCTL		ctl;
-
-	if (!in_flight)
+	host->state.sversion = server_version_num_compat();
+	host->state.context = AllocSetContextCreate(host->context,
+												"outbox publisher",
+												ALLOCSET_DEFAULT_SIZES);
+	host->state.answer = take_answer;
+	host->state.probe_answer = take_probe_answer;
+	if (!trap_publisher(host, load_body, NULL))
 	{
-		memset(&ctl, 0, sizeof(ctl));
-		ctl.keysize = sizeof(int64);
-		ctl.entrysize = sizeof(int64);
-		in_flight = hash_create("outbox messages in flight", 256, &ctl,
-								HASH_ELEM | HASH_BLOBS);
-	}
-	state.sversion = server_version_num_compat();
-	state.context = AllocSetContextCreate(TopMemoryContext,
-										  "outbox publisher",
-										  ALLOCSET_DEFAULT_SIZES);
-	state.answer = take_answer;
-	state.probe_answer = take_probe_answer;
-	if (!call(load_body, NULL))
-	{
-		unload();
+		unload_publisher(host);
 		return false;
 	}
-	loaded_name = MemoryContextStrdup(TopMemoryContext, guc_publisher);
+	host->loaded_name = MemoryContextStrdup(host->context, guc_publisher);
 	return true;
 }
 
 /* Is the publisher that outbox.publisher names the one that is loaded? */
 bool
-publisher_is_current(void)
+publisher_is_current(const PublisherHost *host)
 {
-	return loaded_name && strcmp(loaded_name, guc_publisher) == 0;
+	return host->loaded_name && strcmp(host->loaded_name, guc_publisher) == 0;
 }
 
 /*
@@ -372,30 +232,31 @@ publisher_is_current(void)
  * be loaded.  False if it can't send; publisher_last_error() tells why.
  */
 bool
-publisher_configure(const char *database)
+publisher_configure(PublisherHost *host)
 {
-	ConfigureArgs args = {database, false};
-	const char *old_source = state.source;
+	bool		configured = false;
+	const char *old_source = host->state.source;
 
-	if (!publisher_is_current())
+	if (!publisher_is_current(host))
 	{
-		unload();
+		unload_publisher(host); /* and its source with it */
 		old_source = NULL;
-		if (!load())
+		if (!load_publisher(host))
 			return false;
 	}
-	if (!call(configure_body, &args))
+	if (!trap_publisher(host, configure_body, &configured))
 		return false;
-	if (old_source && old_source != state.source)
+	if (old_source && old_source != host->state.source)
 		pfree(unconstify(char *, old_source));
-	return args.ok;
+	return configured;
 }
 
+/* "arg" is the message's id. */
 static void
-cancel_body(void *arg)
+cancel_body(PublisherHost *host, void *arg)
 {
-	if (callbacks->cancel_cb)
-		callbacks->cancel_cb(&state, *(int64 *) arg);
+	if (host->callbacks->cancel_cb)
+		host->callbacks->cancel_cb(&host->state, *(int64 *) arg);
 }
 
 typedef struct SubmitArgs
@@ -405,19 +266,19 @@ typedef struct SubmitArgs
 } SubmitArgs;
 
 static void
-submit_body(void *arg)
+submit_body(PublisherHost *host, void *arg)
 {
 	SubmitArgs *args = arg;
 
-	callbacks->submit_cb(&state, args->messages, args->n);
+	host->callbacks->submit_cb(&host->state, args->messages, args->n);
 }
 
 /* How many messages one request may take, and how many bytes of payload. */
 int
-publisher_max_batch(Size *max_bytes)
+publisher_max_batch(const PublisherHost *host, Size *max_bytes)
 {
-	*max_bytes = state.max_batch_bytes;
-	return Max(state.max_batch, 1);
+	*max_bytes = host->state.max_batch_bytes;
+	return Max(host->state.max_batch, 1);
 }
 
 typedef struct CanBatchArgs
@@ -427,22 +288,22 @@ typedef struct CanBatchArgs
 } CanBatchArgs;
 
 static void
-can_batch_body(void *arg)
+can_batch_body(PublisherHost *host, void *arg)
 {
 	CanBatchArgs *args = arg;
 
-	args->can = callbacks->can_batch_cb(&state, args->message);
+	args->can = host->callbacks->can_batch_cb(&host->state, args->message);
 }
 
-/* May this message share a request? */
+/* May this message share a request?  If the publisher throws, it may not. */
 bool
-publisher_can_batch(const OutboxMessage *message)
+publisher_can_batch(PublisherHost *host, const OutboxMessage *message)
 {
 	CanBatchArgs args = {message, false};
 
-	if (!callbacks->can_batch_cb)
+	if (!host->callbacks->can_batch_cb)
 		return true;
-	return call(can_batch_body, &args) && args.can;
+	return trap_publisher(host, can_batch_body, &args) && args.can;
 }
 
 /*
@@ -450,16 +311,19 @@ publisher_can_batch(const OutboxMessage *message)
  * are cancelled and answered as unavailable.
  */
 void
-publisher_submit(const OutboxMessage *const *messages, int n)
+publisher_submit(PublisherHost *host, const OutboxMessage *const *messages,
+				 int n)
 {
 	SubmitArgs	args = {messages, n};
 	OutboxAnswer answer;
 	char		reason[OUTBOX_ERROR_SIZE];
 
-	expect_answers(messages, n);
-	if (call(submit_body, &args))
+	answers_expect(host->answers, messages, n);
+	if (trap_publisher(host, submit_body, &args))
 		return;
-	strlcpy(reason, last_error, sizeof(reason));
+
+	/* cancelling may throw again, and overwrite the reason that counts */
+	strlcpy(reason, host->last_error, sizeof(reason));
 	memset(&answer, 0, sizeof(answer));
 	answer.outcome = OUTBOX_UNAVAILABLE;
 	answer.retry_after_ms = -1;
@@ -467,10 +331,10 @@ publisher_submit(const OutboxMessage *const *messages, int n)
 	for (int i = 0; i < n; i++)
 	{
 		answer.id = messages[i]->id;
-		if (!hash_search(in_flight, &answer.id, HASH_FIND, NULL))
+		if (!answers_is_expected(host->answers, answer.id))
 			continue;
-		call(cancel_body, &answer.id);
-		take_answer(&state, &answer);
+		trap_publisher(host, cancel_body, &answer.id);
+		answers_put(host->answers, &answer);
 	}
 }
 
@@ -482,11 +346,12 @@ typedef struct SocketsArgs
 } SocketsArgs;
 
 static void
-sockets_body(void *arg)
+sockets_body(PublisherHost *host, void *arg)
 {
 	SocketsArgs *args = arg;
 
-	args->n = callbacks->sockets_cb(&state, args->sockets, args->timeout_ms);
+	args->n = host->callbacks->sockets_cb(&host->state, args->sockets,
+										  args->timeout_ms);
 }
 
 /*
@@ -494,14 +359,15 @@ sockets_body(void *arg)
  * is in flight will be answered.
  */
 int
-publisher_sockets(const OutboxSocket **sockets, long *timeout_ms)
+publisher_sockets(PublisherHost *host, const OutboxSocket **sockets,
+				  long *timeout_ms)
 {
 	SocketsArgs args = {sockets, timeout_ms, 0};
 
 	*timeout_ms = -1;
-	if (!callbacks || !callbacks->sockets_cb)
+	if (!host->callbacks || !host->callbacks->sockets_cb)
 		return 0;
-	return call(sockets_body, &args) ? args.n : -1;
+	return trap_publisher(host, sockets_body, &args) ? args.n : -1;
 }
 
 typedef struct ReadyArgs
@@ -511,11 +377,11 @@ typedef struct ReadyArgs
 } ReadyArgs;
 
 static void
-ready_body(void *arg)
+ready_body(PublisherHost *host, void *arg)
 {
 	ReadyArgs  *args = arg;
 
-	callbacks->ready_cb(&state, args->sockets, args->n);
+	host->callbacks->ready_cb(&host->state, args->sockets, args->n);
 }
 
 /*
@@ -523,57 +389,57 @@ ready_body(void *arg)
  * threw: then nothing that is in flight will be answered.
  */
 bool
-publisher_ready(const OutboxSocket *ready, int n)
+publisher_ready(PublisherHost *host, const OutboxSocket *ready, int n)
 {
 	ReadyArgs	args = {ready, n};
 
-	if (!callbacks || !callbacks->ready_cb)
+	if (!host->callbacks || !host->callbacks->ready_cb)
 		return true;
-	return call(ready_body, &args);
+	return trap_publisher(host, ready_body, &args);
 }
 
 /* Give up waiting for this message's answer. */
 void
-publisher_cancel(int64 id)
+publisher_cancel(PublisherHost *host, int64 id)
 {
-	hash_search(in_flight, &id, HASH_REMOVE, NULL);
-	call(cancel_body, &id);
+	answers_forget(host->answers, id);
+	trap_publisher(host, cancel_body, &id);
 }
 
 bool
-publisher_can_probe(void)
+publisher_can_probe(const PublisherHost *host)
 {
-	return callbacks && callbacks->probe_cb;
+	return host->callbacks && host->callbacks->probe_cb;
 }
 
 static void
-probe_body(void *arg)
+probe_body(PublisherHost *host, void *arg)
 {
-	callbacks->probe_cb(&state);
+	host->callbacks->probe_cb(&host->state);
 }
 
 /* Start a probe; publisher_probe_result() has its answer in due time. */
 void
-publisher_probe(void)
+publisher_probe(PublisherHost *host)
 {
-	probe_result = PROBE_NONE;
-	if (!call(probe_body, NULL))
-		probe_result = PROBE_FAILED;
+	host->probe_result = PROBE_NONE;
+	if (!trap_publisher(host, probe_body, NULL))
+		host->probe_result = PROBE_FAILED;
 }
 
 /* The answer to the probe, once. */
 ProbeResult
-publisher_probe_result(void)
+publisher_probe_result(PublisherHost *host)
 {
-	ProbeResult result = probe_result;
+	ProbeResult result = host->probe_result;
 
-	probe_result = PROBE_NONE;
+	host->probe_result = PROBE_NONE;
 	return result;
 }
 
 /* Why the last function failed: one line. */
 const char *
-publisher_last_error(void)
+publisher_last_error(const PublisherHost *host)
 {
-	return last_error;
+	return host->last_error;
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * publisher_host.h
- *		The relay's side of the publisher interface: choose, load, call, trap.
+ *		The relay's side of the publisher interface: load, call, trap.
  *
  *-------------------------------------------------------------------------
  */
@@ -10,6 +10,8 @@
 
 #include "outbox_publisher.h"
 
+typedef struct PublisherHost PublisherHost;
+
 typedef enum ProbeResult
 {
 	PROBE_NONE,					/* no answer since the last call */
@@ -17,18 +19,24 @@ typedef enum ProbeResult
 	PROBE_FAILED				/* publisher_last_error() tells why */
 } ProbeResult;
 
-extern bool publisher_configure(const char *database);
-extern bool publisher_is_current(void);
-extern int	publisher_max_batch(Size *max_bytes);
-extern bool publisher_can_batch(const OutboxMessage *message);
-extern void publisher_submit(const OutboxMessage *const *messages, int n);
-extern int	publisher_sockets(const OutboxSocket **sockets, long *timeout_ms);
-extern bool publisher_ready(const OutboxSocket *ready, int n);
-extern void publisher_cancel(int64 id);
-extern const OutboxAnswer *publisher_next_answer(void);
-extern bool publisher_can_probe(void);
-extern void publisher_probe(void);
-extern ProbeResult publisher_probe_result(void);
-extern const char *publisher_last_error(void);
+extern PublisherHost *publisher_create(MemoryContext parent,
+									   const char *database);
+extern bool publisher_configure(PublisherHost *host);
+extern bool publisher_is_current(const PublisherHost *host);
+extern int	publisher_max_batch(const PublisherHost *host, Size *max_bytes);
+extern bool publisher_can_batch(PublisherHost *host,
+								const OutboxMessage *message);
+extern void publisher_submit(PublisherHost *host,
+							 const OutboxMessage *const *messages, int n);
+extern int	publisher_sockets(PublisherHost *host,
+							  const OutboxSocket **sockets, long *timeout_ms);
+extern bool publisher_ready(PublisherHost *host, const OutboxSocket *ready,
+							int n);
+extern void publisher_cancel(PublisherHost *host, int64 id);
+extern const OutboxAnswer *publisher_next_answer(PublisherHost *host);
+extern bool publisher_can_probe(const PublisherHost *host);
+extern void publisher_probe(PublisherHost *host);
+extern ProbeResult publisher_probe_result(PublisherHost *host);
+extern const char *publisher_last_error(const PublisherHost *host);
 
 #endif							/* OUTBOX_PUBLISHER_HOST_H */

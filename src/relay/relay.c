@@ -3,32 +3,30 @@
  * relay.c
  *		One step of the relay: settle, read, submit, checkpoint, prune.
  *
- * The relay is a single thread of control that never waits in here: relay_main.c
- * waits, on the latch, the publisher's sockets and the time that relay_step()
- * returns.  A step does what is to be done by now, in this order: answers and
- * time-outs, the circuit breaker, events that are due again, new events,
- * submitting, a checkpoint, a batch of a prune.  Steps overlap the requests
- * in flight; there is no barrier between batches.
+ * The relay is a single thread of control that never waits in here:
+ * relay_main.c waits, on the latch, the publisher's sockets and the time that
+ * relay_step() returns.  A step does what is to be done by now, in this order:
+ * answers and time-outs, the circuit breaker, events that are due again, new
+ * events, submitting, a checkpoint, a batch of a prune.  Steps overlap the
+ * requests in flight; there is no barrier between batches.
  *
  * Transactions are the store's and short; none is open while the publisher
  * works.  Whatever a transaction wrote or read counts only when it has
  * committed, so that a failed one leaves the relay as it was.
  *
- * Times are milliseconds of a monotonic clock, so that nobody who sets the
- * clock makes the relay hurry or sleep.  Only what lasts longer than the
- * process (next_attempt_at) is wall-clock time.
+ * Memory: the relay lives as long as its process.  A step works in a context
+ * that its caller resets; entries and events are freed one by one.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "miscadmin.h"
-#include "portability/instr_time.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "guc.h"
-#include "relay/relay.h"
+#include "lib/clock.h"
+#include "relay/relay_internal.h"
 
 /* While there is a backlog, pruning pauses so often its own time. */
 #define PRUNE_PAUSE		50
@@ -39,17 +37,7 @@
 /* With nothing at all to do, still look after things this often. */
 #define MAX_WAIT_MS		60000
 
-/* Milliseconds of the monotonic clock. */
-int64
-relay_clock(void)
-{
-	instr_time	now;
-
-	INSTR_TIME_SET_CURRENT(now);
-	return (int64) INSTR_TIME_GET_MICROSEC(now) / 1000;
-}
-
-/* "database" is not copied. */
+/* "database" is its name, not copied. */
 Relay *
 relay_create(const char *database)
 {
@@ -59,21 +47,27 @@ relay_create(const char *database)
 	Relay	   *relay = MemoryContextAllocZero(context, sizeof(Relay));
 
 	relay->context = context;
-	relay->database = database;
-	relay->now = relay_clock();
-	relay->delivery_context = AllocSetContextCreate(context,
-													"outbox deliveries",
-													ALLOCSET_DEFAULT_SIZES);
+	relay->now = clock_ms();
+	relay->publisher = publisher_create(context, database);
 	relay->prune.context = context;
+	relay->prune_at = relay->now + guc_cleaning_expire_interval;
 	queue_init(&relay->queue, AllocSetContextCreate(context, "outbox queue",
 													ALLOCSET_DEFAULT_SIZES));
+	relay_journal_init(relay);
 	relay_read_init(relay);
-	relay->prune_at = relay->now + guc_cleaning_expire_interval;
-	relay->sweep_at = relay->now + guc_cleaning_local_queue_expire_interval;
-	relay->report.started_at = GetCurrentTimestamp();
+	relay->reporter.report.started_at = GetCurrentTimestamp();
 	relay_set_status(relay, RELAY_STARTING);
 	relay_send_report(relay);
 	return relay;
+}
+
+/* The relay does not run, and the views say why. */
+void
+relay_idle(Relay *relay, const char *why)
+{
+	relay_note_error(relay, why);
+	relay_set_status(relay, RELAY_STOPPED);
+	relay_send_report(relay);
 }
 
 /*
@@ -88,149 +82,109 @@ relay_start(Relay *relay)
 	StorePosition position;
 	RelayWindow *window;
 
-	relay->now = relay_clock();
+	relay->now = clock_ms();
 	if (!relay_store_ok(relay, store_load_position(&position)) ||
 		!relay_store_ok(relay, store_take_over(guc_minimum_retry_interval,
 											   !position.clean, NULL, 0)))
+	{
+		relay_send_report(relay);
 		return false;
+	}
 
 	window = queue_add_window(&relay->queue, position.lo, position.hi);
 	window->store.cursor = position.last_id;
 	if (!position.clean)
-	{
-		relay->careful = guc_batch_size + guc_max_in_flight;
-		relay->careful_max_id = position.max_id;
-	}
+		relay_be_careful(relay, position.max_id);
+
+	/* from here on, a crash of ours is to be found by the next relay */
 	if (!relay_checkpoint(relay, true, false))
 	{
 		queue_drop_window(&relay->queue, window);
+		relay_send_report(relay);
 		return false;
 	}
 	relay_configure(relay);
 	return true;
 }
 
-/* Nobody waits any longer for answers that were due until then. */
 static void
-give_up_in_flight(Relay *relay, int64 due_until, const char *reason)
+configure_publisher(Relay *relay)
 {
-	OutboxAnswer answer;
+	const char *problem;
 
-	memset(&answer, 0, sizeof(answer));
-	answer.outcome = OUTBOX_UNAVAILABLE;
-	answer.retry_after_ms = -1;
-	answer.error = reason;
-	while (!dlist_is_empty(&relay->queue.in_flight))
+	if (!publisher_is_current(relay->publisher))
+		relay_recall_in_flight(relay);
+	relay->configured = publisher_configure(relay->publisher);
+	problem = relay->configured ? NULL : publisher_last_error(relay->publisher);
+	relay_found_configured(relay, problem);
+	if (problem)
 	{
-		RelayEntry *entry = dlist_head_element(RelayEntry, in_list,
-											   &relay->queue.in_flight);
-
-		if (entry->due_at > due_until)
-			break;
-		answer.id = entry->event->msg.id;
-		publisher_cancel(answer.id);
-		relay_settle(relay, &answer);
+		relay_note_error(relay, problem);
+		ereport(LOG,
+				(errcode(ERRCODE_CONFIG_FILE_ERROR),
+				 errmsg("outbox: publisher \"%s\" is not configured",
+						guc_publisher),
+				 errdetail("%s", problem)));
 	}
-}
-
-static void
-take_answers(Relay *relay)
-{
-	const OutboxAnswer *answer;
-
-	while ((answer = publisher_next_answer()) != NULL)
-		relay_settle(relay, answer);
-	give_up_in_flight(relay, relay->now,
-					  "the publisher did not answer in time");
-}
-
-/* The publisher threw from where it can't be said which message it was. */
-void
-relay_publisher_failed(Relay *relay)
-{
-	char		reason[OUTBOX_ERROR_SIZE];
-
-	strlcpy(reason, publisher_last_error(), sizeof(reason));
-	take_answers(relay);
-	give_up_in_flight(relay, PG_INT64_MAX, reason);
-}
-
-/* Another publisher shall take what this one has in flight. */
-static void
-recall_in_flight(Relay *relay)
-{
-	take_answers(relay);
-	while (!dlist_is_empty(&relay->queue.in_flight))
-	{
-		RelayEntry *entry = dlist_head_element(RelayEntry, in_list,
-											   &relay->queue.in_flight);
-
-		publisher_cancel(entry->event->msg.id);
-		queue_make_ready(&relay->queue, entry);
-	}
-	relay->exclusive = false;
 }
 
 /* Read the settings: at the start and after every reload. */
 void
 relay_configure(Relay *relay)
 {
-	relay->now = relay_clock();
-	if (!publisher_is_current())
-		recall_in_flight(relay);
-	relay->configured = publisher_configure(relay->database);
-	relay_set_finding(relay, &relay->report.configured,
-					  relay->configured ? NULL : publisher_last_error());
-	if (!relay->configured)
-	{
-		relay_note_error(relay, publisher_last_error());
-		ereport(LOG,
-				(errcode(ERRCODE_CONFIG_FILE_ERROR),
-				 errmsg("outbox: publisher \"%s\" is not configured",
-						guc_publisher),
-				 errdetail("%s", publisher_last_error())));
-	}
-	else if (publisher_can_probe() && relay->breaker.state == BREAKER_CLOSED &&
-			 !relay->report.endpoint.known)
-		publisher_probe();
+	relay->now = clock_ms();
+	configure_publisher(relay);
+
+	/* tell whether the destination is there before the first event needs it */
+	if (relay->configured && publisher_can_probe(relay->publisher) &&
+		relay->breaker.state == BREAKER_CLOSED &&
+		!relay->reporter.report.endpoint.known)
+		publisher_probe(relay->publisher);
 
 	breaker_reconfigured(&relay->breaker, relay->now);
 	queue_forget_batching(&relay->queue);
 	relay->prune_at = Min(relay->prune_at,
 						  relay->now + guc_cleaning_expire_interval);
-	relay->sweep_at = Min(relay->sweep_at,
-						  relay->now + guc_cleaning_local_queue_expire_interval);
-	relay->look = true;
-	relay->recheck = true;
+	relay_read_configure(relay);
 }
 
 /* The answer to a probe also tells how the endpoint is when nothing is sent. */
 static void
-run_breaker(Relay *relay)
+take_probe_result(Relay *relay)
 {
 	Breaker    *breaker = &relay->breaker;
-	ProbeResult result = publisher_probe_result();
+	ProbeResult result = publisher_probe_result(relay->publisher);
+	bool		ok = result == PROBE_OK;
 
 	if (result != PROBE_NONE)
 	{
-		relay_set_finding(relay, &relay->report.endpoint,
-						  result == PROBE_OK ? NULL : publisher_last_error());
-		if (result == PROBE_FAILED)
-			relay_note_error(relay, publisher_last_error());
-		breaker_probe_answered(breaker, result == PROBE_OK, relay->now);
+		const char *problem = ok ? NULL : publisher_last_error(relay->publisher);
+
+		relay_found_endpoint(relay, problem);
+		if (problem)
+			relay_note_error(relay, problem);
+		breaker_probe_answered(breaker, ok, relay->now);
 	}
 	else if (breaker->state == BREAKER_PROBING &&
 			 relay->now >= breaker->probe_at)
 		breaker_probe_answered(breaker, false, relay->now);
+}
 
-	if (relay->configured && breaker_wants_probe(breaker, relay->now))
-	{
-		breaker_probe_started(breaker, relay->now);
-		if (publisher_can_probe())
-			publisher_probe();
-		else
-			breaker_probe_answered(breaker, true, relay->now);
-	}
+static void
+run_breaker(Relay *relay)
+{
+	Breaker    *breaker = &relay->breaker;
+
+	take_probe_result(relay);
+	if (!relay->configured || !breaker_wants_probe(breaker, relay->now))
+		return;
+	breaker_probe_started(breaker, relay->now);
+
+	/* without a probe, the next message is one */
+	if (publisher_can_probe(relay->publisher))
+		publisher_probe(relay->publisher);
+	else
+		breaker_probe_answered(breaker, true, relay->now);
 }
 
 /*
@@ -253,17 +207,9 @@ wake_backoff(Relay *relay)
 	}
 }
 
-/* Can anything be sent at all? */
-bool
-relay_can_send(Relay *relay)
-{
-	return guc_enabled && relay->configured &&
-		!breaker_is_down(&relay->breaker);
-}
-
 /* Is there more to be sent than goes out at once? */
 static bool
-has_backlog(Relay *relay)
+has_backlog(const Relay *relay)
 {
 	return !queue_last_window(&relay->queue)->store.exhausted ||
 		relay->queue.nready >= guc_max_in_flight;
@@ -282,19 +228,14 @@ prune(Relay *relay)
 
 	if (relay->now < relay->prune_at)
 		return;
-	start = relay_clock();
+	start = clock_ms();
 	if (!relay_store_ok(relay, store_prune_step(&relay->prune,
 												guc_delete_batch_count,
 												&npruned, &more)) || !more)
 		relay->prune_at = relay->now + guc_cleaning_expire_interval;
 	else if (has_backlog(relay))
-		relay->prune_at = start +
-			PRUNE_PAUSE * Max(relay_clock() - start, 1);
-	if (npruned > 0)
-	{
-		relay->report.counters.pruned += npruned;
-		relay->report_changed = true;
-	}
+		relay->prune_at = start + PRUNE_PAUSE * Max(clock_ms() - start, 1);
+	relay_count_pruned(relay, npruned);
 }
 
 static void
@@ -313,15 +254,18 @@ update_status(Relay *relay)
 	relay_send_report(relay);
 }
 
-/* How long there is nothing to do, unless something happens. */
+/*
+ * How long there is nothing to do, unless something happens.  Every part says
+ * when it has something to do next; the earliest of these times counts.
+ */
 static long
 time_to_wait(Relay *relay)
 {
-	int64		until = relay_checkpoint_time(relay);
+	int64		until = Min(relay_checkpoint_time(relay), relay->prune_at);
 	RelayEntry *entry = queue_next_backoff(&relay->queue);
 
-	until = Min(until, relay->prune_at);
 	until = Min(until, relay_spill_time(relay));
+	until = Min(until, relay_read_time(relay));
 	if (entry)
 		until = Min(until, entry->due_at);
 	if (!dlist_is_empty(&relay->queue.in_flight))
@@ -329,51 +273,85 @@ time_to_wait(Relay *relay)
 											  &relay->queue.in_flight)->due_at);
 	if (relay->configured && breaker_is_down(&relay->breaker))
 		until = Min(until, relay->breaker.probe_at);
-	if (relay->must_checkpoint || relay->recheck)
-		until = Min(until, relay->store_retry_at);
-	if (relay_can_submit(relay))
+	if (relay->journal.must_checkpoint || relay_can_submit(relay))
 		until = relay->now;
-	until = Min(until, relay_read_time(relay));
-	until = Max(until, relay->store_retry_at);
-	return (long) Min(Max(until - relay_clock(), 0), MAX_WAIT_MS);
+
+	/* but not before the store may be used again: most of it needs the store */
+	until = Max(until, relay->journal.retry_at);
+	return (long) Min(Max(until - clock_ms(), 0), MAX_WAIT_MS);
 }
 
 /*
  * Do all that is to be done by now.  Returns how many milliseconds to wait
- * at most before the next step; relay->look is to be set when the latch was.
- * Works in the current memory context, which the caller resets.
+ * at most before the next step; relay_woken() is to be called when the latch
+ * was set.  Works in the current memory context, which the caller resets.
  */
 long
 relay_step(Relay *relay)
 {
 	MemoryContext step_context = CurrentMemoryContext;
 
-	relay->now = relay_clock();
-	take_answers(relay);
+	relay->now = clock_ms();
+	relay_take_answers(relay);
 	run_breaker(relay);
 	wake_backoff(relay);
 	relay_spill(relay);
-	if (relay->now >= relay->store_retry_at)
+	if (relay->now >= relay->journal.retry_at)
 		relay_read(relay);
 	MemoryContextSwitchTo(step_context);
-	if (relay->extension_gone)
+	if (relay->journal.extension_gone)
 		return 0;
+
+	/* a publisher that answers at once makes room for more at once */
 	for (int i = 0; i < MAX_SUBMITS && relay_submit(relay); i++)
-		take_answers(relay);
-	if (relay_checkpoint_is_due(relay))
+		relay_take_answers(relay);
+	if (relay_checkpoint_time(relay) <= relay->now)
 		(void) relay_checkpoint(relay, false, false);
-	if (relay->now >= relay->store_retry_at)
+	if (relay->now >= relay->journal.retry_at)
 		prune(relay);
 	update_status(relay);
 	return time_to_wait(relay);
+}
+
+/*
+ * What the publisher waits on, as OutboxSocketsCB tells it; -1 if it could not
+ * say: then everything in flight has failed.
+ */
+int
+relay_sockets(Relay *relay, const OutboxSocket **sockets, long *timeout_ms)
+{
+	int			n = publisher_sockets(relay->publisher, sockets, timeout_ms);
+
+	if (n < 0)
+		relay_give_up_in_flight(relay, publisher_last_error(relay->publisher));
+	return n;
+}
+
+/*
+ * Let the publisher work: sockets are ready or, with n = 0, its time is up.
+ * It may throw from where it can't be said which message it was; then
+ * everything in flight has failed.
+ */
+void
+relay_sockets_ready(Relay *relay, const OutboxSocket *ready, int n)
+{
+	if (!publisher_ready(relay->publisher, ready, n))
+		relay_give_up_in_flight(relay, publisher_last_error(relay->publisher));
+}
+
+/* Is the extension not, or not any longer, the one that we work for? */
+bool
+relay_extension_is_gone(const Relay *relay)
+{
+	return relay->journal.extension_gone;
 }
 
 /* Stop in order: the next relay goes on exactly here. */
 void
 relay_stop(Relay *relay)
 {
-	relay->now = relay_clock();
-	take_answers(relay);
+	relay->now = clock_ms();
+	relay_take_answers(relay);
 	relay_release(relay);
 	(void) relay_checkpoint(relay, true, true);
 }

@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * relay_checkpoint.c
- *		Writing down what became of events.
+ *		The journal: what became of events, until a checkpoint writes it.
  *
- * Exceptions are collected in relay->deliveries and written together with
- * the position, in one transaction: the position may pass an event only with
- * the row that says why it was not published.  Checkpoints are frequent and
- * not flushed; what a crash undoes is sent again.  Only what is written about
- * the tries after a crash is flushed: it has to tell who caused the next one.
+ * Exceptions are collected and written together with the position, in one
+ * transaction: the position may pass an event only with the row that says why
+ * it was not published.  Checkpoints are frequent and not flushed; what a
+ * crash undoes is sent again.  Only what is written about the tries after a
+ * crash is flushed: it has to tell who caused the next one.
  *
  * When a checkpoint fails (the disk is full, somebody has locked the table),
  * everything stays in memory and is written by the next one.  Until one has
@@ -18,10 +18,12 @@
  */
 #include "postgres.h"
 
+#include "utils/hsearch.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
-#include "guc.h"
-#include "relay/relay.h"
+#include "lib/clock.h"
+#include "relay/relay_internal.h"
 
 /* A checkpoint is due so long after the first event was settled. */
 #define CHECKPOINT_DELAY_MS	10
@@ -32,27 +34,45 @@
 /* The store is left alone for so long after an error. */
 #define STORE_RETRY_MS		1000
 
+void
+relay_journal_init(Relay *relay)
+{
+	relay->journal.context = AllocSetContextCreate(relay->context,
+												   "outbox deliveries",
+												   ALLOCSET_DEFAULT_SIZES);
+	relay->journal.earliest_due = DT_NOEND;
+}
+
 /*
  * Take note of how a transaction of the store ended.  True if it did well.
  */
 bool
 relay_store_ok(Relay *relay, StoreResult result)
 {
+	RelayJournal *journal = &relay->journal;
+
 	switch (result)
 	{
 		case STORE_OK:
-			relay->store_retry_at = 0;
+			journal->retry_at = 0;
 			return true;
 		case STORE_NO_EXTENSION:
-			relay->extension_gone = true;
+			journal->extension_gone = true;
 			return false;
 		case STORE_FAILED:
-			relay->store_retry_at = relay_clock() + STORE_RETRY_MS;
-			relay->must_checkpoint = true;
+			journal->retry_at = clock_ms() + STORE_RETRY_MS;
+			journal->must_checkpoint = true;
 			relay_note_error(relay, store_last_error());
 			return false;
 	}
 	return false;
+}
+
+static void
+set_dirty(Relay *relay)
+{
+	if (relay->journal.dirty_since == 0)
+		relay->journal.dirty_since = relay->now;
 }
 
 /* Have a row of outbox_delivery written; "last_error" is copied. */
@@ -62,19 +82,20 @@ relay_add_delivery(Relay *relay, const OutboxEvent *event,
 				   TimestampTz next_attempt_at, int last_status,
 				   const char *last_error)
 {
+	RelayJournal *journal = &relay->journal;
 	Delivery   *delivery;
 
-	if (relay->ndeliveries == relay->deliveries_size)
+	if (journal->ndeliveries == journal->size)
 	{
-		relay->deliveries_size = Max(64, relay->deliveries_size * 2);
-		if (relay->deliveries)
-			relay->deliveries = repalloc(relay->deliveries,
-										 sizeof(Delivery) * relay->deliveries_size);
+		journal->size = Max(64, journal->size * 2);
+		if (journal->deliveries)
+			journal->deliveries = repalloc(journal->deliveries,
+										   sizeof(Delivery) * journal->size);
 		else
-			relay->deliveries = MemoryContextAlloc(relay->context,
-												   sizeof(Delivery) * relay->deliveries_size);
+			journal->deliveries = MemoryContextAlloc(relay->context,
+													 sizeof(Delivery) * journal->size);
 	}
-	delivery = &relay->deliveries[relay->ndeliveries++];
+	delivery = &journal->deliveries[journal->ndeliveries++];
 	delivery->id = event->msg.id;
 	delivery->keyed = event->msg.key != NULL;
 	delivery->state = state;
@@ -83,11 +104,35 @@ relay_add_delivery(Relay *relay, const OutboxEvent *event,
 	delivery->next_attempt_at = next_attempt_at;
 	delivery->last_status = last_status;
 	delivery->last_error = last_error ?
-		MemoryContextStrdup(relay->delivery_context, last_error) : NULL;
+		MemoryContextStrdup(journal->context, last_error) : NULL;
 	if (next_attempt_at != 0)
-		relay->next_due = Min(relay->next_due, next_attempt_at);
-	if (relay->dirty_since == 0)
-		relay->dirty_since = relay->now;
+		journal->earliest_due = Min(journal->earliest_due, next_attempt_at);
+	set_dirty(relay);
+}
+
+/* An event without a row is settled, or gone: the position may pass it. */
+void
+relay_note_settled(Relay *relay)
+{
+	relay->journal.nsettled++;
+	set_dirty(relay);
+}
+
+/* The next checkpoint must be on disk when it returns. */
+void
+relay_flush_next(Relay *relay)
+{
+	relay->journal.must_flush = true;
+}
+
+/* When the first of the rows is due that were added since the last call. */
+TimestampTz
+relay_take_due(Relay *relay)
+{
+	TimestampTz due = relay->journal.earliest_due;
+
+	relay->journal.earliest_due = DT_NOEND;
+	return due;
 }
 
 /*
@@ -95,32 +140,34 @@ relay_add_delivery(Relay *relay, const OutboxEvent *event,
  * counts: drop the earlier ones.
  */
 static void
-drop_superseded(Relay *relay)
+drop_superseded(RelayJournal *journal)
 {
 	HASHCTL		ctl;
 	HTAB	   *seen;
-	int			kept = relay->ndeliveries;
+	int			kept = journal->ndeliveries;
 
-	if (relay->ndeliveries < 2)
+	if (journal->ndeliveries < 2)
 		return;
 	memset(&ctl, 0, sizeof(ctl));
 	ctl.keysize = sizeof(int64);
 	ctl.entrysize = sizeof(int64);
 	ctl.hcxt = CurrentMemoryContext;
-	seen = hash_create("outbox deliveries", relay->ndeliveries, &ctl,
+	seen = hash_create("outbox deliveries", journal->ndeliveries, &ctl,
 					   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	for (int i = relay->ndeliveries - 1; i >= 0; i--)
+
+	/* from the last to the first, gathered at the end of the array */
+	for (int i = journal->ndeliveries - 1; i >= 0; i--)
 	{
 		bool		found;
 
-		hash_search(seen, &relay->deliveries[i].id, HASH_ENTER, &found);
+		hash_search(seen, &journal->deliveries[i].id, HASH_ENTER, &found);
 		if (!found)
-			relay->deliveries[--kept] = relay->deliveries[i];
+			journal->deliveries[--kept] = journal->deliveries[i];
 	}
 	hash_destroy(seen);
-	memmove(relay->deliveries, relay->deliveries + kept,
-			sizeof(Delivery) * (relay->ndeliveries - kept));
-	relay->ndeliveries -= kept;
+	memmove(journal->deliveries, journal->deliveries + kept,
+			sizeof(Delivery) * (journal->ndeliveries - kept));
+	journal->ndeliveries -= kept;
 }
 
 /*
@@ -130,44 +177,41 @@ drop_superseded(Relay *relay)
 bool
 relay_checkpoint(Relay *relay, bool durable, bool clean)
 {
+	RelayJournal *journal = &relay->journal;
 	StoreCheckpoint checkpoint;
 
 	memset(&checkpoint, 0, sizeof(checkpoint));
-	drop_superseded(relay);
-	checkpoint.deliveries = relay->deliveries;
-	checkpoint.ndeliveries = relay->ndeliveries;
-	checkpoint.durable = durable || relay->must_flush;
-	checkpoint.write_position = true;
+	drop_superseded(journal);
+	checkpoint.deliveries = journal->deliveries;
+	checkpoint.ndeliveries = journal->ndeliveries;
+	checkpoint.durable = durable || journal->must_flush;
+	checkpoint.now = clock_now();
 	queue_position(&relay->queue, &checkpoint.position);
 	checkpoint.position.clean = clean;
 	if (!relay_store_ok(relay, store_checkpoint(&checkpoint)))
 		return false;
 
-	relay->must_checkpoint = false;
-	relay->must_flush = false;
-	relay->ndeliveries = 0;
-	relay->nsettled = 0;
-	relay->dirty_since = 0;
-	MemoryContextReset(relay->delivery_context);
+	/* nothing was forgotten before it was known to be written */
+	journal->must_checkpoint = false;
+	journal->must_flush = false;
+	journal->ndeliveries = 0;
+	journal->nsettled = 0;
+	journal->dirty_since = 0;
+	MemoryContextReset(journal->context);
 	if (checkpoint.nunblocked > 0)
-		relay->next_due = DT_NOBEGIN;
+		journal->earliest_due = Min(journal->earliest_due, checkpoint.now);
 	return true;
 }
 
 /* When the next checkpoint is due; PG_INT64_MAX if there is nothing to write. */
 int64
-relay_checkpoint_time(Relay *relay)
+relay_checkpoint_time(const Relay *relay)
 {
-	if (relay->dirty_since == 0)
-		return PG_INT64_MAX;
-	if (relay->nsettled + relay->ndeliveries >= CHECKPOINT_EVENTS)
-		return relay->store_retry_at;
-	return Max(relay->dirty_since + CHECKPOINT_DELAY_MS,
-			   relay->store_retry_at);
-}
+	const RelayJournal *journal = &relay->journal;
 
-bool
-relay_checkpoint_is_due(Relay *relay)
-{
-	return relay_checkpoint_time(relay) <= relay->now;
+	if (journal->dirty_since == 0)
+		return PG_INT64_MAX;
+	if (journal->nsettled + journal->ndeliveries >= CHECKPOINT_EVENTS)
+		return journal->retry_at;
+	return Max(journal->dirty_since + CHECKPOINT_DELAY_MS, journal->retry_at);
 }

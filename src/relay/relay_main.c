@@ -16,7 +16,8 @@
  * roles or in a connection string changes how the relay's statements run.
  *
  * Errors of transactions and publishers are trapped where they are called
- * (store.c, publisher_host.c).  One that arrives here ends the process with code
+ * (store.c,
+ * publisher_host.c).  One that arrives here ends the process with code
  * 1; the launcher starts another one after a while.
  *
  *-------------------------------------------------------------------------
@@ -38,7 +39,8 @@
 
 #include "lib/compat.h"
 #include "relay/relay.h"
-#include "relay/relay_main.h"
+#include "server/shmem.h"
+#include "store/store.h"
 
 /* How often a relay that idles for its version looks again. */
 #define VERSION_CHECK_MS	1000
@@ -75,6 +77,8 @@ static const struct
 	{"enable_material", "off"},
 	{"enable_memoize", "off"}
 };
+
+static char *database_name;
 
 /* The wait set, and the publisher's sockets that it was made for. */
 static WaitEventSet *wait_set = NULL;
@@ -129,8 +133,9 @@ find_extension(void)
 	if (!store_lock_database())
 	{
 		ereport(LOG,
-				(errmsg("outbox: database \"%s\" has a relay already",
-						read_database_name())));
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("outbox: database \"%s\" has a relay already",
+						database_name)));
 		proc_exit(1);
 	}
 }
@@ -142,24 +147,22 @@ must_leave(Relay *relay)
 	int			requests = shmem_relay_take_requests();
 
 	if (requests & RELAY_REQUEST_RECHECK)
-		relay->recheck = true;
+		relay_exceptions_changed(relay);
 	return ShutdownRequestPending || (requests & RELAY_REQUEST_LEAVE) != 0;
 }
 
-/* Interrupts other than the request to stop; the settings. */
-static void
-handle_interrupts(Relay *relay, bool started)
+/* Interrupts other than the request to stop.  True after a reload. */
+static bool
+handle_interrupts(void)
 {
 	/* pg_cancel_backend(): there is no statement to cancel out here */
 	QueryCancelPending = false;
 	CHECK_FOR_INTERRUPTS();
-	if (ConfigReloadPending)
-	{
-		ConfigReloadPending = false;
-		ProcessConfigFile(PGC_SIGHUP);
-		if (started)
-			relay_configure(relay);
-	}
+	if (!ConfigReloadPending)
+		return false;
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+	return true;
 }
 
 /* Make the wait set anew if the publisher waits for other sockets now. */
@@ -207,14 +210,13 @@ wait_for_work(Relay *relay, long timeout_ms)
 	OutboxSocket ready[MAX_READY];
 	WaitEvent	events[MAX_READY];
 	long		publisher_ms;
-	int			n = publisher_sockets(&sockets, &publisher_ms);
+	int			n = relay_sockets(relay, &sockets, &publisher_ms);
 	int			nready = 0;
 	int			nevents;
 	bool		latch_set = false;
 
 	if (n < 0)
 	{
-		relay_publisher_failed(relay);
 		wait_for_latch(PUBLISHER_PAUSE_MS);
 		return true;
 	}
@@ -236,8 +238,10 @@ wait_for_work(Relay *relay, long timeout_ms)
 			ready[nready++].events = events[i].events;
 		}
 	}
-	if ((nready > 0 || publisher_ms >= 0) && !publisher_ready(ready, nready))
-		relay_publisher_failed(relay);
+
+	/* without a ready socket, it is its time that may be up */
+	if (nready > 0 || publisher_ms >= 0)
+		relay_sockets_ready(relay, ready, nready);
 	return latch_set;
 }
 
@@ -245,29 +249,26 @@ wait_for_work(Relay *relay, long timeout_ms)
 static void
 await_version(Relay *relay)
 {
+	char		error[OUTBOX_ERROR_SIZE];
 	bool		logged = false;
 
 	while (strcmp(store_extension_version(), OUTBOX_VERSION) != 0)
 	{
+		snprintf(error, sizeof(error),
+				 "library is version %s, extension is version %s",
+				 OUTBOX_VERSION, store_extension_version());
 		if (!logged)
 		{
-			char		error[OUTBOX_ERROR_SIZE];
-
-			snprintf(error, sizeof(error),
-					 "library is version %s, extension is version %s",
-					 OUTBOX_VERSION, store_extension_version());
-			relay_note_error(relay, error);
+			relay_idle(relay, error);
 			ereport(LOG,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("outbox: the relay of database \"%s\" idles: %s",
-							relay->database, error),
+							database_name, error),
 					 errhint("Run ALTER EXTENSION outbox UPDATE, or restart the server with the matching library.")));
 			logged = true;
 		}
-		relay_set_status(relay, RELAY_STOPPED);
-		relay_send_report(relay);
 		wait_for_latch(VERSION_CHECK_MS);
-		handle_interrupts(relay, false);
+		(void) handle_interrupts();
 		if (must_leave(relay) || store_attach() != STORE_OK)
 			end_in_order(1);
 	}
@@ -275,15 +276,14 @@ await_version(Relay *relay)
 
 /* Begin, however long it takes. */
 static void
-start_relay(Relay *relay)
+await_start(Relay *relay)
 {
 	while (!relay_start(relay))
 	{
-		if (relay->extension_gone)
+		if (relay_extension_is_gone(relay))
 			end_in_order(1);
-		relay_send_report(relay);
 		wait_for_latch(VERSION_CHECK_MS);
-		handle_interrupts(relay, false);
+		(void) handle_interrupts();
 		if (must_leave(relay))
 			end_in_order(1);
 	}
@@ -300,30 +300,38 @@ relay_loop(Relay *relay)
 	{
 		long		timeout_ms;
 
-		handle_interrupts(relay, true);
+		/* what a transaction leaves behind is another context */
+		MemoryContextSwitchTo(step_context);
+		if (handle_interrupts())
+			relay_configure(relay);
 		if (must_leave(relay))
 		{
-			MemoryContextSwitchTo(step_context);
 			relay_stop(relay);
 			end_in_order(1);
 		}
-		MemoryContextSwitchTo(step_context);
 		timeout_ms = relay_step(relay);
 		MemoryContextSwitchTo(step_context);
-		if (relay->extension_gone)
+		if (relay_extension_is_gone(relay))
 			end_in_order(0);
 		if (wait_for_work(relay, timeout_ms))
-			relay->look = true;
+			relay_woken(relay);
 		MemoryContextReset(step_context);
 	}
+}
+
+/* Error context: whose relay says this?  (%d in log_line_prefix is empty.) */
+static void
+name_relay(void *arg)
+{
+	errcontext("outbox relay of database \"%s\"", database_name);
 }
 
 void
 outbox_relay_main(Datum arg)
 {
 	Oid			dboid = DatumGetObjectId(arg);
+	ErrorContextCallback context;
 	Relay	   *relay;
-	char	   *database;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
@@ -332,11 +340,15 @@ outbox_relay_main(Datum arg)
 		proc_exit(1);
 	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
 	pin_settings();
-	find_extension();
+	database_name = read_database_name();
+	context.callback = name_relay;
+	context.arg = NULL;
+	context.previous = error_context_stack;
+	error_context_stack = &context;
 
-	database = read_database_name();
-	relay = relay_create(database);
+	find_extension();
+	relay = relay_create(database_name);
 	await_version(relay);
-	start_relay(relay);
+	await_start(relay);
 	relay_loop(relay);
 }

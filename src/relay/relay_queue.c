@@ -23,10 +23,8 @@
  */
 #include "postgres.h"
 
-#include "utils/datum.h"
 #include "utils/memutils.h"
 
-#include "lib/mutation.h"
 #include "relay/relay_queue.h"
 
 typedef struct IdSlot
@@ -75,13 +73,6 @@ queue_init(RelayQueue *queue, MemoryContext context)
 	MemoryContextSwitchTo(old);
 }
 
-static StoreSnapshot
-copy_snapshot(StoreSnapshot snapshot)
-{
-	return (StoreSnapshot) DatumGetPointer(datumCopy(PointerGetDatum(snapshot),
-													 false, -1));
-}
-
 /* A new last window, with copies of the snapshots; "hi" may be NULL. */
 RelayWindow *
 queue_add_window(RelayQueue *queue, StoreSnapshot lo, StoreSnapshot hi)
@@ -93,19 +84,20 @@ queue_add_window(RelayQueue *queue, StoreSnapshot lo, StoreSnapshot hi)
 	RelayWindow *window = palloc0(sizeof(RelayWindow));
 
 	window->context = context;
-	window->store.lo = copy_snapshot(lo);
-	window->store.hi = hi ? copy_snapshot(hi) : NULL;
+	window->store.lo = store_copy_snapshot(lo);
+	window->store.hi = hi ? store_copy_snapshot(hi) : NULL;
+	MemoryContextSwitchTo(old);
 	dlist_init(&window->entries);
 	dlist_push_tail(&queue->windows, &window->node);
-	MemoryContextSwitchTo(old);
 	return window;
 }
 
 /* The one that is read from. */
 RelayWindow *
-queue_last_window(RelayQueue *queue)
+queue_last_window(const RelayQueue *queue)
 {
-	return dlist_tail_element(RelayWindow, node, &queue->windows);
+	return dlist_tail_element(RelayWindow, node,
+							  unconstify(dlist_head *, &queue->windows));
 }
 
 /* It must have no entries. */
@@ -153,7 +145,7 @@ queue_position(RelayQueue *queue, StorePosition *position)
  * and would be sent again if the relay ended here?
  */
 bool
-queue_has_gone_beyond(RelayQueue *queue, const RelayEntry *entry)
+queue_has_gone_beyond(const RelayQueue *queue, const RelayEntry *entry)
 {
 	RelayWindow *window = entry->window;
 
@@ -161,11 +153,9 @@ queue_has_gone_beyond(RelayQueue *queue, const RelayEntry *entry)
 		return false;
 	if (window->max_gone > entry->event->msg.id)
 		return true;
-	while (dlist_has_next(&queue->windows, &window->node))
+	while (window != queue_last_window(queue))
 	{
-		window = dlist_container(RelayWindow, node,
-								 dlist_next_node(&queue->windows,
-												 &window->node));
+		window = dlist_container(RelayWindow, node, window->node.next);
 		if (window->max_gone > 0)
 			return true;
 	}
@@ -174,7 +164,7 @@ queue_has_gone_beyond(RelayQueue *queue, const RelayEntry *entry)
 
 /* The entry of an event in memory; NULL if it is not there. */
 RelayEntry *
-queue_find(RelayQueue *queue, int64 id)
+queue_find(const RelayQueue *queue, int64 id)
 {
 	IdSlot	   *slot = hash_search(queue->by_id, &id, HASH_FIND, NULL);
 
@@ -183,9 +173,10 @@ queue_find(RelayQueue *queue, int64 id)
 
 /* The first entry of a key, the only one that may be sent. */
 RelayEntry *
-queue_active(KeyQueue *key)
+queue_active(const KeyQueue *key)
 {
-	return dlist_head_element(RelayEntry, in_key, &key->entries);
+	return dlist_head_element(RelayEntry, in_key,
+							  unconstify(dlist_head *, &key->entries));
 }
 
 /*
@@ -262,9 +253,7 @@ queue_admit(RelayQueue *queue, OutboxEvent *event, RelayWindow *window,
 		dlist_push_tail(&window->entries, &entry->in_window);
 	queue->nentries++;
 	queue->bytes += event->size;
-	if (event->msg.key &&
-		!(mutation_is("reorder") && event->msg.id % 5 == 0) &&
-		!join_key(queue, entry))
+	if (event->msg.key && !join_key(queue, entry))
 		entry->state = ENTRY_WAITING;
 	else
 		list_ready(queue, entry);
@@ -311,6 +300,7 @@ unlist(RelayQueue *queue, RelayEntry *entry)
 		case ENTRY_IN_FLIGHT:
 			dlist_delete(&entry->in_list);
 			queue->nin_flight--;
+			queue->exclusive = false;
 			leave_request(queue, entry);
 			break;
 		case ENTRY_BACKOFF:
@@ -319,6 +309,14 @@ unlist(RelayQueue *queue, RelayEntry *entry)
 		case ENTRY_WAITING:
 			break;
 	}
+}
+
+/* The next one to be submitted; there must be one. */
+RelayEntry *
+queue_next_ready(const RelayQueue *queue)
+{
+	return dlist_head_element(RelayEntry, in_list,
+							  unconstify(dlist_head *, &queue->ready));
 }
 
 static void
@@ -335,11 +333,11 @@ submit_entry(RelayQueue *queue, RelayEntry *entry, RelayRequest *request,
 
 /*
  * The publisher has these entries, in one request, and shall answer before
- * "deadline".
+ * "deadline".  "exclusive": there is one, and none may join it in flight.
  */
 void
 queue_submitted(RelayQueue *queue, RelayEntry **entries, int n,
-				int64 deadline)
+				int64 deadline, bool exclusive)
 {
 	RelayRequest *request = NULL;
 
@@ -349,6 +347,7 @@ queue_submitted(RelayQueue *queue, RelayEntry **entries, int n,
 		request->pending = n;
 	}
 	queue->nrequests++;
+	queue->exclusive = exclusive;
 	for (int i = 0; i < n; i++)
 		submit_entry(queue, entries[i], request, deadline);
 }
@@ -365,7 +364,7 @@ queue_back_off(RelayQueue *queue, RelayEntry *entry, int64 due_at)
 
 /* The next one to be tried again, or NULL. */
 RelayEntry *
-queue_next_backoff(RelayQueue *queue)
+queue_next_backoff(const RelayQueue *queue)
 {
 	if (pairingheap_is_empty(queue->backoff))
 		return NULL;

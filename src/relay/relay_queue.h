@@ -8,11 +8,12 @@
 #ifndef OUTBOX_RELAY_QUEUE_H
 #define OUTBOX_RELAY_QUEUE_H
 
-#include "store/event.h"
 #include "lib/ilist.h"
 #include "lib/pairingheap.h"
-#include "store/store.h"
 #include "utils/hsearch.h"
+
+#include "store/event.h"
+#include "store/store.h"
 
 typedef enum EntryState
 {
@@ -84,26 +85,28 @@ typedef struct RelayQueue
 	int			nready;
 	int			nin_flight;		/* entries */
 	int			nrequests;		/* in flight */
+	bool		exclusive;		/* what is in flight must be alone there */
 	Size		bytes;			/* of events */
 } RelayQueue;
 
 extern void queue_init(RelayQueue *queue, MemoryContext context);
 extern RelayWindow *queue_add_window(RelayQueue *queue, StoreSnapshot lo,
 									 StoreSnapshot hi);
-extern RelayWindow *queue_last_window(RelayQueue *queue);
+extern RelayWindow *queue_last_window(const RelayQueue *queue);
 extern void queue_drop_window(RelayQueue *queue, RelayWindow *window);
-extern bool queue_has_gone_beyond(RelayQueue *queue, const RelayEntry *entry);
+extern bool queue_has_gone_beyond(const RelayQueue *queue, const RelayEntry *entry);
 extern void queue_position(RelayQueue *queue, StorePosition *position);
 
 extern bool queue_admit(RelayQueue *queue, OutboxEvent *event,
 						RelayWindow *window, int64 now);
-extern RelayEntry *queue_find(RelayQueue *queue, int64 id);
+extern RelayEntry *queue_find(const RelayQueue *queue, int64 id);
 extern void queue_leave_window(RelayEntry *entry);
-extern RelayEntry *queue_active(KeyQueue *key);
+extern RelayEntry *queue_active(const KeyQueue *key);
+extern RelayEntry *queue_next_ready(const RelayQueue *queue);
 extern void queue_submitted(RelayQueue *queue, RelayEntry **entries, int n,
-							int64 deadline);
+							int64 deadline, bool exclusive);
 extern void queue_back_off(RelayQueue *queue, RelayEntry *entry, int64 due_at);
-extern RelayEntry *queue_next_backoff(RelayQueue *queue);
+extern RelayEntry *queue_next_backoff(const RelayQueue *queue);
 extern void queue_make_ready(RelayQueue *queue, RelayEntry *entry);
 extern void queue_remove(RelayQueue *queue, RelayEntry *entry);
 extern void queue_forget_batching(RelayQueue *queue);

@@ -1,7 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * relay_report.c
- *		What the relay tells about itself: views, pg_stat_activity.
+ *		What the relay tells about itself: views, pg_stat_activity, the log.
+ *
+ * The report is the relay's own until relay_send_report() copies it into
+ * shared memory, at the end of each step, under the slot's spinlock.
+ *
+ * Nothing here fails.
  *
  *-------------------------------------------------------------------------
  */
@@ -11,7 +16,7 @@
 #include "utils/backend_status.h"
 #include "utils/timestamp.h"
 
-#include "relay/relay.h"
+#include "relay/relay_internal.h"
 
 static const char *const activities[] = {
 	[RELAY_STARTING] = "starting",
@@ -22,16 +27,37 @@ static const char *const activities[] = {
 	[RELAY_DISABLED] = "disabled by outbox.enabled"
 };
 
+/*
+ * One line when the destination goes down and one when it is back.  A relay
+ * that is disabled meanwhile cannot know, and says nothing.
+ */
+static void
+log_endpoint(const RelayReport *report, RelayStatus status)
+{
+	if (status == RELAY_ENDPOINT_DOWN)
+		ereport(LOG,
+				(errcode(ERRCODE_CONNECTION_EXCEPTION),
+				 errmsg("outbox: the destination is down"),
+				 errdetail("%s", report->last_error),
+				 errhint("Delivery goes on by itself when the destination is back.")));
+	else if (report->status == RELAY_ENDPOINT_DOWN &&
+			 (status == RELAY_IDLE || status == RELAY_RELAYING))
+		ereport(LOG,
+				(errcode(ERRCODE_SUCCESSFUL_COMPLETION),
+				 errmsg("outbox: the destination is back")));
+}
+
 void
 relay_set_status(Relay *relay, RelayStatus status)
 {
-	RelayReport *report = &relay->report;
+	RelayReport *report = &relay->reporter.report;
 
 	if (report->status == status && report->since != 0)
 		return;
+	log_endpoint(report, status);
 	report->status = status;
 	report->since = GetCurrentTimestamp();
-	relay->report_changed = true;
+	relay->reporter.changed = true;
 	pgstat_report_activity(status == RELAY_RELAYING ? STATE_RUNNING : STATE_IDLE,
 						   activities[status]);
 }
@@ -40,32 +66,82 @@ relay_set_status(Relay *relay, RelayStatus status)
 void
 relay_note_error(Relay *relay, const char *error)
 {
-	strlcpy(relay->report.last_error, error, OUTBOX_ERROR_SIZE);
-	relay->report.last_error_at = GetCurrentTimestamp();
-	relay->report_changed = true;
+	RelayReport *report = &relay->reporter.report;
+
+	strlcpy(report->last_error, error, OUTBOX_ERROR_SIZE);
+	report->last_error_at = GetCurrentTimestamp();
+	relay->reporter.changed = true;
 }
 
 /* "problem" is NULL if all is well. */
-void
-relay_set_finding(Relay *relay, RelayFinding *finding, const char *problem)
+static void
+set_finding(Relay *relay, RelayFinding *finding, const char *problem)
 {
+	/* mostly it is well, and was before */
 	if (finding->known && !problem && finding->problem[0] == '\0')
 		return;
 	finding->known = true;
 	strlcpy(finding->problem, problem ? problem : "", OUTBOX_ERROR_SIZE);
-	relay->report_changed = true;
+	relay->reporter.changed = true;
+}
+
+/* Can the publisher send with its settings?  NULL: it can. */
+void
+relay_found_configured(Relay *relay, const char *problem)
+{
+	set_finding(relay, &relay->reporter.report.configured, problem);
+}
+
+/* Does the destination answer?  NULL: it does. */
+void
+relay_found_endpoint(Relay *relay, const char *problem)
+{
+	set_finding(relay, &relay->reporter.report.endpoint, problem);
+}
+
+void
+relay_count_published(Relay *relay)
+{
+	relay->reporter.report.counters.published++;
+	relay->reporter.changed = true;
+}
+
+/* A try has failed, for this reason. */
+void
+relay_count_failure(Relay *relay, const char *error)
+{
+	relay->reporter.report.counters.failed_attempts++;
+	relay_note_error(relay, error);
+}
+
+void
+relay_count_dead(Relay *relay)
+{
+	relay->reporter.report.counters.dead++;
+	relay->reporter.changed = true;
+}
+
+void
+relay_count_pruned(Relay *relay, int64 n)
+{
+	if (n == 0)
+		return;
+	relay->reporter.report.counters.pruned += n;
+	relay->reporter.changed = true;
 }
 
 /* Let the others see it. */
 void
 relay_send_report(Relay *relay)
 {
-	if (relay->report.in_flight != relay->queue.nin_flight)
+	RelayReporter *reporter = &relay->reporter;
+
+	if (reporter->report.in_flight != relay->queue.nin_flight)
 	{
-		relay->report.in_flight = relay->queue.nin_flight;
-		relay->report_changed = true;
+		reporter->report.in_flight = relay->queue.nin_flight;
+		reporter->changed = true;
 	}
-	if (relay->report_changed)
-		shmem_relay_report(&relay->report);
-	relay->report_changed = false;
+	if (reporter->changed)
+		shmem_relay_report(&reporter->report);
+	reporter->changed = false;
 }

@@ -1,8 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * relay_settle.c
- *		What to do with an event: when it is read, when it is answered, when
- *		it takes too long.
+ *		What an answer means for an event, and what no answer means.
  *
  * Retry has two tiers.  The local one is the relay's memory: the first
  * outbox.local_retry_times tries, a short wait apart.  After that comes the
@@ -10,97 +9,21 @@
  * waits that grow.  A wait that the destination asked for is honoured in
  * either.  After outbox.max_retry_times retries the event is dead.
  *
- * What takes long must not hold the position: an entry that is in flight or
- * to be tried again for more than a second gets a row (in_progress) and stays
- * in memory.
- *
- * The events of a key go one by one.  When the first one leaves memory for
- * the persistent tier, or dies and outbox.dead_key_policy is block, those
- * behind it leave with it, as blocked.
- *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include <math.h>
 
+#include "common/pg_prng.h"
 #include "utils/timestamp.h"
 
-#include "lib/compat.h"
 #include "guc.h"
-#include "lib/mutation.h"
-#include "relay/relay.h"
-
-/* What is in flight or to be tried again for so long gets a row. */
-#define SPILL_AFTER_MS	1000
+#include "lib/clock.h"
+#include "relay/relay_internal.h"
 
 /* A wait of the persistent tier is longer by up to this part of it. */
 #define JITTER			0.1
-
-/* Of a key's events, this many wait in memory when that is full. */
-#define MAX_WAITING_OF_FULL	16
-
-/* A new event, from a window, or one that was claimed ("window" is NULL). */
-void
-relay_admit(Relay *relay, OutboxEvent *event, RelayWindow *window)
-{
-	if (mutation_is("skip") && event->msg.id % 97 == 0)
-	{
-		pfree(event);
-		return;
-	}
-	if (mutation_is("alter") && event->msg.id % 97 == 0 && event->msg.payload_len > 20)
-	{
-		char	   *digit = strpbrk(unconstify(char *, event->msg.payload), "0123456789");
-
-		if (digit)
-			*digit = *digit == '9' ? '8' : *digit + 1;
-	}
-	if (!event->stored && event->deliver_after > GetCurrentTimestamp())
-		relay_add_delivery(relay, event, DELIVERY_SCHEDULED, 0, 0,
-						   event->deliver_after, 0, NULL);
-	else if (event->key_blocked)
-		relay_add_delivery(relay, event, DELIVERY_BLOCKED, 0, 0, 0, 0, NULL);
-	else if (queue_admit(&relay->queue, event, window, relay->now))
-		return;
-	pfree(event);
-}
-
-/* Everything of the entry's key that is WAITING leaves memory, as blocked. */
-static void
-evict_followers(Relay *relay, RelayEntry *entry)
-{
-	dlist_mutable_iter iter;
-
-	if (!entry->key)
-		return;
-	dlist_foreach_modify(iter, &entry->key->entries)
-	{
-		RelayEntry *other = dlist_container(RelayEntry, in_key, iter.cur);
-
-		if (other == entry)
-			continue;
-		relay_add_delivery(relay, other->event, DELIVERY_BLOCKED,
-						   other->attempts, 0, 0, 0, NULL);
-		queue_remove(&relay->queue, other);
-	}
-}
-
-/*
- * Give the entry a row, so that it does not hold the position.  Those behind
- * it get theirs as well, and wait there: otherwise a later one, which is
- * blocked as soon as it is read, could pass them after a crash.
- */
-static void
-spill(Relay *relay, RelayEntry *entry)
-{
-	relay_add_delivery(relay, entry->event, DELIVERY_IN_PROGRESS,
-					   entry->attempts, entry->event->crashes, 0,
-					   entry->last_status, entry->last_error);
-	entry->stored = true;
-	queue_leave_window(entry);
-	evict_followers(relay, entry);
-}
 
 /* The wait before try number attempts + 1, in the persistent tier. */
 static int64
@@ -111,21 +34,18 @@ persistent_wait(int attempts)
 	pow(guc_retry_backoff, Min(step, 1000));
 
 	wait = Min(wait, (double) guc_max_retry_interval);
-	return (int64) (wait * (1.0 + JITTER * random_fraction_compat()));
+	return (int64) (wait * (1.0 + JITTER * pg_prng_double(&pg_global_prng_state)));
 }
 
 static void
 settle_delivered(Relay *relay, RelayEntry *entry)
 {
-	relay->report.counters.published++;
-	relay->report_changed = true;
+	relay_count_published(relay);
 	if (entry->stored)
 		relay_add_delivery(relay, entry->event, DELIVERY_PUBLISHED,
 						   entry->attempts + 1, 0, 0, entry->last_status, NULL);
 	else
-		relay->nsettled++;
-	if (relay->dirty_since == 0)
-		relay->dirty_since = relay->now;
+		relay_note_settled(relay);
 	queue_remove(&relay->queue, entry);
 }
 
@@ -134,15 +54,16 @@ settle_dead(Relay *relay, RelayEntry *entry)
 {
 	OutboxEvent *event = entry->event;
 
-	relay->report.counters.dead++;
+	relay_count_dead(relay);
 	relay_add_delivery(relay, event, DELIVERY_DEAD, entry->attempts, 0, 0,
 					   entry->last_status, entry->last_error);
 	ereport(LOG,
-			(errmsg("outbox: event \"%s\" is dead", event->msg.event_id),
+			(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+			 errmsg("outbox: event \"%s\" is dead", event->msg.event_id),
 			 errdetail("Topic \"%s\", %d tries: %s", event->msg.topic,
 					   entry->attempts, entry->last_error)));
 	if (guc_dead_key_policy == DEAD_KEY_BLOCK)
-		evict_followers(relay, entry);
+		relay_evict_followers(relay, entry);
 	queue_remove(&relay->queue, entry);
 }
 
@@ -150,15 +71,16 @@ static void
 settle_persistent(Relay *relay, RelayEntry *entry, int64 wait)
 {
 	relay_add_delivery(relay, entry->event, DELIVERY_FAILED, entry->attempts, 0,
-					   TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait),
+					   TimestampTzPlusMilliseconds(clock_now(), wait),
 					   entry->last_status, entry->last_error);
-	evict_followers(relay, entry);
+	relay_evict_followers(relay, entry);
 	queue_remove(&relay->queue, entry);
 }
 
 /*
  * It may be tried again: from which tier, and when?  "counted": the failure
- * is the event's own, or the destination was there for others.
+ * is the event's own, or the destination was there for others.  "asked" is the
+ * wait that the destination wants, in milliseconds; -1: none.
  */
 static void
 settle_failed(Relay *relay, RelayEntry *entry, bool counted, int64 asked)
@@ -170,13 +92,19 @@ settle_failed(Relay *relay, RelayEntry *entry, bool counted, int64 asked)
 		settle_dead(relay, entry);
 		return;
 	}
+
+	/*
+	 * What does not count stays in memory however often it happens: it is the
+	 * destination's trouble, which the breaker ends soon.  A long wait that
+	 * was asked for is better kept in the table, where it outlives us.
+	 */
 	asked = Min(asked, guc_max_retry_interval);
 	if ((!counted || entry->attempts <= guc_local_retry_times) &&
 		asked <= guc_minimum_retry_interval)
 	{
 		wait = Max(guc_local_failed_retry_interval, asked);
 		if (entry->recorded)
-			spill(relay, entry);	/* this try crashed nothing */
+			relay_spill_entry(relay, entry);	/* this try crashed nothing */
 		entry->recorded = false;
 		queue_back_off(&relay->queue, entry, relay->now + wait);
 		return;
@@ -188,12 +116,32 @@ settle_failed(Relay *relay, RelayEntry *entry, bool counted, int64 asked)
 static void
 note_failure(Relay *relay, RelayEntry *entry, const OutboxAnswer *answer)
 {
-	relay->report.counters.failed_attempts++;
-	relay_note_error(relay, answer->error);
+	relay_count_failure(relay, answer->error);
 	if (entry->last_error)
 		pfree(entry->last_error);
 	entry->last_error = MemoryContextStrdup(relay->queue.context,
 											answer->error);
+}
+
+/*
+ * Tell the breaker what the answer says of the destination.  True if a failure
+ * counts as the event's attempt.
+ */
+static bool
+judge_destination(Relay *relay, const OutboxAnswer *answer)
+{
+	/* whoever knowingly refuses an event is there */
+	if (answer->outcome == OUTBOX_DELIVERED ||
+		answer->outcome == OUTBOX_REJECTED)
+	{
+		breaker_succeeded(&relay->breaker);
+		relay_found_endpoint(relay, NULL);
+		return true;
+	}
+	breaker_failed(&relay->breaker, relay->now);
+	relay_found_endpoint(relay, answer->error);
+	return answer->outcome == OUTBOX_RETRY ||
+		breaker_counts_attempt(&relay->breaker);
 }
 
 /* The publisher's answer to a message in flight. */
@@ -201,30 +149,21 @@ void
 relay_settle(Relay *relay, const OutboxAnswer *answer)
 {
 	RelayEntry *entry = queue_find(&relay->queue, answer->id);
-	bool		counted = true;
+	bool		counted;
 
+	/* it may have been discarded or taken back meanwhile */
 	if (!entry || entry->state != ENTRY_IN_FLIGHT)
 		return;
-	relay->exclusive = false;
-	relay->must_flush |= entry->recorded;
+
+	/* the crash that was counted ahead did not happen */
+	if (entry->recorded)
+		relay_flush_next(relay);
 	entry->event->crashes = 0;
+
 	entry->last_status = answer->status;
 	if (answer->outcome != OUTBOX_DELIVERED)
 		note_failure(relay, entry, answer);
-
-	if (answer->outcome == OUTBOX_DELIVERED ||
-		answer->outcome == OUTBOX_REJECTED)
-	{
-		breaker_succeeded(&relay->breaker);
-		relay_set_finding(relay, &relay->report.endpoint, NULL);
-	}
-	else
-	{
-		breaker_failed(&relay->breaker, relay->now);
-		relay_set_finding(relay, &relay->report.endpoint, answer->error);
-		counted = answer->outcome == OUTBOX_RETRY ||
-			breaker_counts_attempt(&relay->breaker);
-	}
+	counted = judge_destination(relay, answer);
 	if (answer->outcome != OUTBOX_DELIVERED && counted)
 		entry->attempts++;
 
@@ -236,140 +175,72 @@ relay_settle(Relay *relay, const OutboxAnswer *answer)
 		settle_failed(relay, entry, counted, answer->retry_after_ms);
 }
 
-/*
- * The keys with too many waiting events, while memory is full: make room for
- * the events of others.
- */
+/* Nobody waits any longer for answers that were due until then. */
 static void
-evict_crowds(Relay *relay)
+give_up_overdue(Relay *relay, int64 due_until, const char *reason)
 {
-	HASH_SEQ_STATUS status;
-	KeyQueue   *key;
+	OutboxAnswer answer;
 
-	hash_seq_init(&status, relay->queue.by_key);
-	while ((key = hash_seq_search(&status)) != NULL)
+	memset(&answer, 0, sizeof(answer));
+	answer.outcome = OUTBOX_UNAVAILABLE;
+	answer.retry_after_ms = -1;
+	answer.error = reason;
+
+	/*
+	 * in the order of submission, which but for a reload is that of the
+	 * limits
+	 */
+	while (!dlist_is_empty(&relay->queue.in_flight))
 	{
-		RelayEntry *head = queue_active(key);
-		dlist_iter	iter;
-		int			n = 0;
+		RelayEntry *entry = dlist_head_element(RelayEntry, in_list,
+											   &relay->queue.in_flight);
 
-		dlist_foreach(iter, &key->entries)
-			n++;
-		if (n <= MAX_WAITING_OF_FULL ||
-			relay->now - head->read_at < SPILL_AFTER_MS)
-			continue;
-		spill(relay, head);
-	}
-}
-
-/*
- * The entries of a window that hold the position for too long, appended to
- * *old.  False at the first one that does not.
- */
-static bool
-find_old(Relay *relay, RelayWindow *window, List **old)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &window->entries)
-	{
-		RelayEntry *entry = dlist_container(RelayEntry, in_window, iter.cur);
-
-		if (relay->now - entry->read_at < SPILL_AFTER_MS)
-			return false;
-		if (entry->state == ENTRY_IN_FLIGHT || entry->state == ENTRY_BACKOFF)
-			*old = lappend(*old, entry);
-	}
-	return true;
-}
-
-/* When the entry that holds the position is to be spilled, if ever. */
-int64
-relay_spill_time(Relay *relay)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &relay->queue.windows)
-	{
-		RelayWindow *window = dlist_container(RelayWindow, node, iter.cur);
-		RelayEntry *entry;
-
-		if (dlist_is_empty(&window->entries))
-			continue;
-		entry = dlist_head_element(RelayEntry, in_window, &window->entries);
-		if (entry->state == ENTRY_IN_FLIGHT || entry->state == ENTRY_BACKOFF)
-			return entry->read_at + SPILL_AFTER_MS;
-		break;
-	}
-	return PG_INT64_MAX;
-}
-
-/* Spill what has held the position for too long. */
-void
-relay_spill(Relay *relay)
-{
-	List	   *old = NIL;
-	ListCell   *lc;
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &relay->queue.windows)
-	{
-		if (!find_old(relay, dlist_container(RelayWindow, node, iter.cur), &old))
+		if (entry->due_at > due_until)
 			break;
+		answer.id = entry->event->msg.id;
+		publisher_cancel(relay->publisher, answer.id);
+		relay_settle(relay, &answer);
 	}
-
-	/* this takes other entries away, but never one that is in the list */
-	foreach(lc, old)
-		spill(relay, lfirst(lc));
-	if (relay->queue.nentries >= 4 * guc_batch_size)
-		evict_crowds(relay);
 }
 
-/*
- * Write down that this entry is about to be tried, since a try of late has
- * crashed the relay: the crash is counted ahead, and taken back by the answer.
- * An entry that is recorded for the first time may have been in flight at that
- * earlier crash as well.
- */
+/* Settle what the publisher has answered, and what it should have by now. */
 void
-relay_record_try(Relay *relay, RelayEntry *entry)
+relay_take_answers(Relay *relay)
 {
-	entry->event->crashes = Max(entry->event->crashes, 1) + 1;
-	spill(relay, entry);
-	entry->recorded = true;
+	const OutboxAnswer *answer;
+
+	while ((answer = publisher_next_answer(relay->publisher)) != NULL)
+		relay_settle(relay, answer);
+	give_up_overdue(relay, relay->now,
+					"the publisher did not answer in time");
 }
 
-/*
- * The relay stops: hand the entries back to the persistent tier, due at once,
- * so that the position passes what is settled.  Those behind which nothing is
- * settled, and nothing of their key was tried, are read again instead.
- */
+/* Nothing that is in flight will be answered, for this reason. */
 void
-relay_release(Relay *relay)
+relay_give_up_in_flight(Relay *relay, const char *reason)
 {
-	List	   *kept = NIL;
-	ListCell   *lc;
+	char		copy[OUTBOX_ERROR_SIZE];
 
-	foreach(lc, queue_entries(&relay->queue))
+	/*
+	 * cancelling may throw, and the publisher's last error is another one
+	 * then
+	 */
+	strlcpy(copy, reason, sizeof(copy));
+	relay_take_answers(relay);
+	give_up_overdue(relay, PG_INT64_MAX, copy);
+}
+
+/* Another publisher shall take what this one has in flight. */
+void
+relay_recall_in_flight(Relay *relay)
+{
+	relay_take_answers(relay);
+	while (!dlist_is_empty(&relay->queue.in_flight))
 	{
-		RelayEntry *entry = lfirst(lc);
-		RelayEntry *active = entry->key ? queue_active(entry->key) : entry;
+		RelayEntry *entry = dlist_head_element(RelayEntry, in_list,
+											   &relay->queue.in_flight);
 
-		if (entry->stored || active->stored || active->state != ENTRY_READY ||
-			queue_has_gone_beyond(&relay->queue, entry))
-			kept = lappend(kept, entry);
-	}
-	foreach(lc, kept)
-	{
-		RelayEntry *entry = lfirst(lc);
-
-		queue_leave_window(entry);
-		if (entry->state == ENTRY_WAITING)
-			relay_add_delivery(relay, entry->event, DELIVERY_BLOCKED,
-							   entry->attempts, 0, 0, 0, NULL);
-		else
-			relay_add_delivery(relay, entry->event, DELIVERY_PENDING,
-							   entry->attempts, 0, GetCurrentTimestamp(),
-							   entry->last_status, entry->last_error);
+		publisher_cancel(relay->publisher, entry->event->msg.id);
+		queue_make_ready(&relay->queue, entry);
 	}
 }

@@ -17,7 +17,7 @@
 #include "postgres.h"
 
 #include "guc.h"
-#include "relay/relay.h"
+#include "relay/relay_internal.h"
 
 /* A message that is not answered is given up so long after its time. */
 #define ANSWER_GRACE_MS	1000
@@ -44,11 +44,31 @@ typedef struct Submission
 	bool		alone;			/* a suspect, and nothing else */
 } Submission;
 
-/* Was it in flight at two crashes?  A third one shall tell for certain. */
+/* Can anything be sent at all? */
+bool
+relay_can_send(const Relay *relay)
+{
+	return guc_enabled && relay->configured &&
+		!breaker_is_down(&relay->breaker);
+}
+
+/*
+ * The last relay crashed, perhaps at an event that it was about to send.
+ * Events up to "max_id" may have been in its hands; more of them than it can
+ * have held at a time need no watching.
+ */
+void
+relay_be_careful(Relay *relay, int64 max_id)
+{
+	relay->sender.careful = guc_batch_size + guc_max_in_flight;
+	relay->sender.careful_max_id = max_id;
+}
+
+/* Would one more crash make it dead?  That one shall tell for certain. */
 static bool
 is_suspect(const RelayEntry *entry)
 {
-	return entry->event->crashes >= 2;
+	return entry->event->crashes >= EVENT_MAX_CRASHES - 1;
 }
 
 /*
@@ -56,12 +76,13 @@ is_suspect(const RelayEntry *entry)
  * must not make others fail again.  The publisher is asked once.
  */
 static bool
-can_batch(RelayEntry *entry)
+can_share_request(Relay *relay, RelayEntry *entry)
 {
 	if (entry->attempts > 0 || entry->last_error)
 		return false;
 	if (entry->can_batch == BATCH_UNKNOWN)
-		entry->can_batch = publisher_can_batch(&entry->event->msg) ?
+		entry->can_batch = publisher_can_batch(relay->publisher,
+											   &entry->event->msg) ?
 			BATCH_YES : BATCH_NO;
 	return entry->can_batch == BATCH_YES;
 }
@@ -101,9 +122,9 @@ add_batch(Submission *sub, RelayEntry *entry, bool open)
 
 /* Put the entry into a batch, if there is one for it.  False: there is not. */
 static bool
-place(Submission *sub, RelayEntry *entry)
+put_into_batch(Relay *relay, Submission *sub, RelayEntry *entry)
 {
-	bool		open = sub->max_batch > 1 && can_batch(entry);
+	bool		open = sub->max_batch > 1 && can_share_request(relay, entry);
 	Batch	   *batch = open ? find_batch(sub, entry) : NULL;
 
 	if (batch)
@@ -124,7 +145,7 @@ place(Submission *sub, RelayEntry *entry)
  * room for another batch, those there are may still be filled.
  */
 static void
-choose(Relay *relay, Submission *sub)
+choose_entries(Relay *relay, Submission *sub)
 {
 	dlist_iter	iter;
 
@@ -132,6 +153,7 @@ choose(Relay *relay, Submission *sub)
 	{
 		RelayEntry *entry = dlist_container(RelayEntry, in_list, iter.cur);
 
+		/* nothing passes a suspect, or it would never have its turn */
 		if (is_suspect(entry))
 		{
 			if (sub->nentries == 0 && relay->queue.nrequests == 0)
@@ -141,14 +163,30 @@ choose(Relay *relay, Submission *sub)
 			}
 			break;
 		}
-		if (!place(sub, entry) && sub->max_batch == 1)
+		if (!put_into_batch(relay, sub, entry) && sub->max_batch == 1)
 			break;
 		if (sub->nentries >= (int64) sub->room * sub->max_batch)
 			break;
 	}
 }
 
-/* Write down the tries that are about to be made.  False if that failed. */
+/*
+ * Write down that this entry is about to be tried: the crash is counted ahead,
+ * and taken back by the answer.  An entry that is recorded for the first time
+ * may have been in flight at the crash that made us careful as well.
+ */
+static void
+record_try(Relay *relay, RelayEntry *entry)
+{
+	entry->event->crashes = Max(entry->event->crashes, 1) + 1;
+	relay_spill_entry(relay, entry);
+	entry->recorded = true;
+}
+
+/*
+ * Write down those of the tries that are watched, before any is made.  False
+ * if that failed.
+ */
 static bool
 record_tries(Relay *relay, Submission *sub)
 {
@@ -160,13 +198,14 @@ record_tries(Relay *relay, Submission *sub)
 		{
 			RelayEntry *entry = sub->batches[b].entries[i];
 
+			/* what a crash is known of is watched for as long as it is here */
 			if (entry->event->crashes == 0 &&
-				(relay->careful <= 0 ||
-				 entry->event->msg.id > relay->careful_max_id))
+				(relay->sender.careful <= 0 ||
+				 entry->event->msg.id > relay->sender.careful_max_id))
 				continue;
-			relay->careful--;
+			relay->sender.careful--;
 			if (!entry->recorded)
-				relay_record_try(relay, entry);
+				record_try(relay, entry);
 			any = true;
 		}
 	}
@@ -175,9 +214,10 @@ record_tries(Relay *relay, Submission *sub)
 
 /* How many more requests may be made now? */
 static int
-request_room(Relay *relay)
+request_room(const Relay *relay)
 {
-	if (!relay_can_send(relay) || relay->must_checkpoint || relay->exclusive)
+	if (!relay_can_send(relay) || relay->journal.must_checkpoint ||
+		relay->queue.exclusive)
 		return 0;
 	return Min(guc_max_in_flight - relay->queue.nrequests,
 			   breaker_allowance(&relay->breaker, relay->queue.nrequests));
@@ -185,15 +225,41 @@ request_room(Relay *relay)
 
 /* Is there something that may be sent now? */
 bool
-relay_can_submit(Relay *relay)
+relay_can_submit(const Relay *relay)
 {
 	if (relay->queue.nready == 0 || request_room(relay) <= 0)
 		return false;
 
 	/* a suspect at the head waits until it can go alone */
 	return relay->queue.nrequests == 0 ||
-		!is_suspect(dlist_head_element(RelayEntry, in_list,
-									   &relay->queue.ready));
+		!is_suspect(queue_next_ready(&relay->queue));
+}
+
+/* Hand the chosen entries to the publisher, batch by batch. */
+static void
+submit_entries(Relay *relay, Submission *sub)
+{
+	const OutboxMessage **messages;
+	int64		deadline = relay->now + guc_request_timeout + ANSWER_GRACE_MS;
+	int			n = 0;
+
+	messages = palloc(sizeof(OutboxMessage *) * sub->nentries);
+	for (int b = 0; b < sub->nbatches; b++)
+	{
+		for (int i = 0; i < sub->batches[b].n; i++)
+		{
+			RelayEntry *entry = sub->batches[b].entries[i];
+
+			entry->event->msg.attempt = entry->attempts + 1;
+			entry->event->msg.batch = b;
+			messages[n++] = &entry->event->msg;
+		}
+
+		/* in flight before the publisher has them: it may answer at once */
+		queue_submitted(&relay->queue, sub->batches[b].entries,
+						sub->batches[b].n, deadline, sub->alone);
+	}
+	publisher_submit(relay->publisher, messages, n);
 }
 
 /*
@@ -205,37 +271,20 @@ bool
 relay_submit(Relay *relay)
 {
 	Submission	sub = {0};
-	const OutboxMessage **messages;
-	int64		deadline = relay->now + guc_request_timeout + ANSWER_GRACE_MS;
-	int			n = 0;
 
 	if (!relay_can_submit(relay))
 		return false;
 	sub.room = request_room(relay);
-	sub.max_batch = publisher_max_batch(&sub.max_bytes);
+	sub.max_batch = publisher_max_batch(relay->publisher, &sub.max_bytes);
+
+	/* the one that finds out whether the destination is back goes alone */
 	if (relay->breaker.state == BREAKER_HALF_OPEN)
 		sub.max_batch = 1;
 	sub.nready = relay->queue.nready;
 	sub.batches = palloc(sizeof(Batch) * Min(sub.room, sub.nready));
-	choose(relay, &sub);
+	choose_entries(relay, &sub);
 	if (sub.nbatches == 0 || !record_tries(relay, &sub))
 		return false;
-
-	relay->exclusive = sub.alone;
-	messages = palloc(sizeof(OutboxMessage *) * sub.nentries);
-	for (int b = 0; b < sub.nbatches; b++)
-	{
-		for (int i = 0; i < sub.batches[b].n; i++)
-		{
-			RelayEntry *entry = sub.batches[b].entries[i];
-
-			entry->event->msg.attempt = entry->attempts + 1;
-			entry->event->msg.batch = b;
-			messages[n++] = &entry->event->msg;
-		}
-		queue_submitted(&relay->queue, sub.batches[b].entries,
-						sub.batches[b].n, deadline);
-	}
-	publisher_submit(messages, n);
+	submit_entries(relay, &sub);
 	return true;
 }

@@ -11,6 +11,9 @@
 #include "datatype/timestamp.h"
 #include "outbox_publisher.h"
 
+/* A relay that crashed so often with an event in flight won't try it again. */
+#define EVENT_MAX_CRASHES 3
+
 /* One chunk of memory, strings and payload included. */
 typedef struct OutboxEvent
 {
@@ -25,16 +28,22 @@ typedef struct OutboxEvent
 	int			crashes;		/* of the relay, with this event in flight */
 } OutboxEvent;
 
-/* States of a row in outbox_delivery that the relay writes. */
+/* States of a row in outbox_delivery that the relay writes: X(NAME, name). */
+#define DELIVERY_STATES(X) \
+	X(SCHEDULED, scheduled) \
+	X(PENDING, pending) \
+	X(BLOCKED, blocked) \
+	X(IN_PROGRESS, in_progress) \
+	X(PUBLISHED, published) \
+	X(FAILED, failed) \
+	X(DEAD, dead)
+
+/* DELIVERY_SCHEDULED and so on. */
+#define DELIVERY_STATE(NAME, name) DELIVERY_##NAME,
+
 typedef enum DeliveryState
 {
-	DELIVERY_SCHEDULED,
-	DELIVERY_PENDING,
-	DELIVERY_BLOCKED,
-	DELIVERY_IN_PROGRESS,
-	DELIVERY_PUBLISHED,
-	DELIVERY_FAILED,
-	DELIVERY_DEAD
+	DELIVERY_STATES(DELIVERY_STATE)
 } DeliveryState;
 
 /* A row to be written to outbox_delivery. */

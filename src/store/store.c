@@ -35,6 +35,7 @@
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -101,7 +102,7 @@ statement_text(const Statement *stmt)
 }
 
 static void
-prepare(Statement *stmt)
+prepare_statement(Statement *stmt)
 {
 	SPIPlanPtr	plan;
 
@@ -127,7 +128,7 @@ store_execute(Statement *stmt, Datum *values, const char *nulls)
 {
 	int			rc;
 
-	prepare(stmt);
+	prepare_statement(stmt);
 	rc = SPI_execute_plan(stmt->plan, values, nulls, false, 0);
 	if (rc < 0)
 		ereport(ERROR,
@@ -156,7 +157,7 @@ store_execute_into(Statement *stmt, const Datum *values, DestReceiver *dest)
 	options.params = params;
 	options.dest = dest;
 
-	prepare(stmt);
+	prepare_statement(stmt);
 	rc = SPI_execute_plan_extended(stmt->plan, &options);
 	if (rc < 0)
 		ereport(ERROR,
@@ -171,6 +172,14 @@ store_result(int row, int column, bool *isnull)
 {
 	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
 						 column, isnull);
+}
+
+/* A copy in the current memory context. */
+StoreSnapshot
+store_copy_snapshot(StoreSnapshot snapshot)
+{
+	return (StoreSnapshot) DatumGetPointer(datumCopy(PointerGetDatum(snapshot),
+													 false, -1));
 }
 
 /* Do the events behind a dead one of their key pass? */
@@ -212,6 +221,8 @@ lock_extension(void)
 				OUTBOX_ERROR_SIZE);
 		return STORE_FAILED;
 	}
+
+	/* the row is only as it is now once we have heard of changes to it */
 	AcceptInvalidationMessages();
 	if (!extension_read(&now) || memcmp(&now, &attached, sizeof(now)) != 0)
 		return STORE_NO_EXTENSION;
@@ -251,6 +262,8 @@ store_transaction(void (*body) (void *arg), void *arg)
 					 errmsg("could not connect to SPI")));
 		PushActiveSnapshot(GetTransactionSnapshot());
 		result = lock_extension();
+
+		/* whoever attached something to our tables gets no superuser's rights */
 		if (result == STORE_OK)
 		{
 			store_use_schema(attached.nspoid);
@@ -266,6 +279,7 @@ store_transaction(void (*body) (void *arg), void *arg)
 	}
 	PG_CATCH();
 	{
+		/* no interrupt may replace the error before it is reported */
 		HOLD_INTERRUPTS();
 		note_error();
 		EmitErrorReport();
@@ -277,6 +291,8 @@ store_transaction(void (*body) (void *arg), void *arg)
 	PG_END_TRY();
 
 	MemoryContextSwitchTo(caller);
+
+	/* autovacuum goes by these numbers */
 	pgstat_report_stat(false);
 	return result;
 }

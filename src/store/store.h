@@ -9,8 +9,10 @@
 #define OUTBOX_STORE_H
 
 #include "datatype/timestamp.h"
-#include "store/event.h"
 #include "nodes/pg_list.h"
+#include "utils/array.h"
+
+#include "store/event.h"
 
 typedef enum StoreResult
 {
@@ -41,7 +43,7 @@ typedef struct StoreWindow
 	int64		min_id;			/* range of ids of transactions from xmax(lo)
 								 * on */
 	int64		max_id;			/* less than min_id: there are none */
-	struct varlena *late;		/* xid8[]: transactions that "lo" saw running */
+	ArrayType  *late;			/* xid8[]: transactions that "lo" saw running */
 	bool		opened;			/* hi, min_id, max_id and late are set */
 	bool		exhausted;		/* everything has been read */
 } StoreWindow;
@@ -51,8 +53,8 @@ typedef struct StoreCheckpoint
 {
 	const Delivery *deliveries;
 	int			ndeliveries;
-	bool		write_position;
 	StorePosition position;
+	TimestampTz now;			/* events whose turn it is are due from now on */
 	bool		durable;		/* flush before returning */
 	int			nunblocked;		/* result: events whose turn it is now */
 } StoreCheckpoint;
@@ -74,6 +76,7 @@ extern bool store_is_relay(void);
 extern const char *store_extension_version(void);
 extern const char *store_last_error(void);
 extern bool store_lock_database(void);
+extern StoreSnapshot store_copy_snapshot(StoreSnapshot snapshot);
 
 /* store_window.c: new events */
 extern StoreResult store_load_position(StorePosition *position);
@@ -83,10 +86,10 @@ extern StoreResult store_read_window(StoreWindow *window,
 									 Size max_bytes, List **events);
 
 /* store_delivery.c: exceptions and checkpoints */
-extern StoreResult store_take_over(int minimum_interval_ms, bool crashed, const int64 *ids,
-								   int n);
-extern StoreResult store_claim_due(TimestampTz not_before, TimestampTz now, int limit,
-								   List **events);
+extern StoreResult store_take_over(int minimum_interval_ms, bool crashed,
+								   const int64 *ids, int n);
+extern StoreResult store_claim_due(TimestampTz not_before, TimestampTz now,
+								   int limit, List **events);
 extern StoreResult store_next_due(TimestampTz *due);
 extern StoreResult store_checkpoint(StoreCheckpoint *checkpoint);
 extern StoreResult store_find_given_up(const int64 *ids, int n, List **gone);

@@ -25,20 +25,16 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-#include "guc.h"
+#include "lib/clock.h"
+#include "store/event_columns.h"
 #include "store/store_internal.h"
 
-/* A relay that crashed so often with an event in flight won't try again. */
-#define MAX_CRASHES	"3"
+#define MAX_CRASHES	CppAsString2(EVENT_MAX_CRASHES)
+
+#define STATE_NAME(NAME, name) [DELIVERY_##NAME] = #name,
 
 static const char *const state_names[] = {
-	[DELIVERY_SCHEDULED] = "scheduled",
-	[DELIVERY_PENDING] = "pending",
-	[DELIVERY_BLOCKED] = "blocked",
-	[DELIVERY_IN_PROGRESS] = "in_progress",
-	[DELIVERY_PUBLISHED] = "published",
-	[DELIVERY_FAILED] = "failed",
-	[DELIVERY_DEAD] = "dead"
+	DELIVERY_STATES(STATE_NAME)
 };
 
 /* $1 milliseconds, $2 ids in memory, $3 at least so many crashes */
@@ -66,7 +62,7 @@ static Statement take_over = {
 static Statement claim_due = {
 	"WITH due AS ("
 	" SELECT d.id, d.state FROM @s@.outbox_delivery d"
-	" WHERE d.state IN ('pending', 'failed', 'scheduled')"
+	" WHERE d.state IN " STORE_DUE_STATES
 	" AND d.next_attempt_at >= $3"
 	" AND d.next_attempt_at <= $4"
 	" ORDER BY d.next_attempt_at, d.id LIMIT $1"
@@ -105,7 +101,7 @@ static Statement claim_due = {
 	" SELECT h.id, h.attempts, h.crashes FROM heads h"
 	" WHERE h.state = 'in_progress'"
 	" UNION ALL SELECT f.id, f.attempts, f.crashes FROM followers f)"
-	" SELECT " STORE_EVENT_COLUMNS ", false, c.attempts, c.crashes"
+	" SELECT " EVENT_COLUMN_LIST ", false, c.attempts, c.crashes"
 	" FROM claimed c JOIN @s@.outbox_event e ON e.id = c.id"
 	" ORDER BY e.id",
 	4, {INT8OID, BOOLOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
@@ -114,7 +110,7 @@ static Statement claim_due = {
 /* $1 not before */
 static Statement next_due = {
 	"SELECT min(d.next_attempt_at) FROM @s@.outbox_delivery d"
-	" WHERE d.state IN ('pending', 'failed', 'scheduled')"
+	" WHERE d.state IN " STORE_DUE_STATES
 	" AND d.next_attempt_at >= $1",
 	1, {TIMESTAMPTZOID}
 };
@@ -144,27 +140,27 @@ static Statement write_deliveries = {
 	TIMESTAMPTZARRAYOID, INT4ARRAYOID, TEXTARRAYOID}
 };
 
+/* $1 dead ones are skipped, $2 when what is unblocked is due */
 #define UNBLOCK(keys) \
 	"UPDATE @s@.outbox_delivery d SET state = 'pending'," \
-	" next_attempt_at = clock_timestamp(), updated_at = clock_timestamp()" \
+	" next_attempt_at = $2, updated_at = clock_timestamp()" \
 	" FROM (" keys ") k, LATERAL (" \
 	"  SELECT b.id FROM @s@.outbox_delivery b" \
 	"  WHERE b.key = k.key AND " STORE_BLOCKS("$1") \
 	"  ORDER BY b.key, b.id LIMIT 1) h" \
 	" WHERE d.id = h.id AND d.state = 'blocked'"
 
-/* $1 dead ones are skipped, $2 rows whose keys are meant */
+/* $3 rows whose keys are meant */
 static Statement unblock_keys = {
 	UNBLOCK("SELECT DISTINCT x.key FROM @s@.outbox_delivery x"
-			" WHERE x.id = ANY ($2) AND x.key IS NOT NULL"),
-	2, {BOOLOID, INT8ARRAYOID}
+			" WHERE x.id = ANY ($3) AND x.key IS NOT NULL"),
+	3, {BOOLOID, TIMESTAMPTZOID, INT8ARRAYOID}
 };
 
-/* $1 dead ones are skipped */
 static Statement unblock_all = {
 	UNBLOCK("SELECT DISTINCT x.key FROM @s@.outbox_delivery x"
 			" WHERE x.state = 'blocked'"),
-	1, {BOOLOID}
+	2, {BOOLOID, TIMESTAMPTZOID}
 };
 
 /* $1 lo, $2 hi, $3 last_id, $4 clean */
@@ -294,6 +290,7 @@ take_over_body(void *arg)
 	values[2] = Int32GetDatum(args->crashed ? 1 : 0);
 	store_execute(&take_over, values, NULL);
 	values[0] = BoolGetDatum(store_skips_dead());
+	values[1] = TimestampTzGetDatum(clock_now());
 	store_execute(&unblock_all, values, NULL);
 }
 
@@ -361,11 +358,11 @@ deliveries_to_arrays(const Delivery *deliveries, int n, Datum *arrays)
  * one, or blocked, since what they wait for may be settled by now.
  */
 static int
-unblock_after(const Delivery *deliveries, int n)
+unblock_after(const Delivery *deliveries, int n, TimestampTz now)
 {
 	int64	   *ids = palloc(sizeof(int64) * n);
 	int			nids = 0;
-	Datum		values[2];
+	Datum		values[3];
 
 	for (int i = 0; i < n; i++)
 	{
@@ -378,7 +375,8 @@ unblock_after(const Delivery *deliveries, int n)
 	if (nids == 0)
 		return 0;
 	values[0] = BoolGetDatum(store_skips_dead());
-	values[1] = make_id_array(ids, nids);
+	values[1] = TimestampTzGetDatum(now);
+	values[2] = make_id_array(ids, nids);
 	return (int) store_execute(&unblock_keys, values, NULL);
 }
 
@@ -394,16 +392,14 @@ checkpoint_body(void *arg)
 							 values);
 		store_execute(&write_deliveries, values, NULL);
 		checkpoint->nunblocked = unblock_after(checkpoint->deliveries,
-											   checkpoint->ndeliveries);
+											   checkpoint->ndeliveries,
+											   checkpoint->now);
 	}
-	if (checkpoint->write_position)
-	{
-		values[0] = PointerGetDatum(checkpoint->position.lo);
-		values[1] = PointerGetDatum(checkpoint->position.hi);
-		values[2] = Int64GetDatum(checkpoint->position.last_id);
-		values[3] = BoolGetDatum(checkpoint->position.clean);
-		store_execute(&write_position, values, NULL);
-	}
+	values[0] = PointerGetDatum(checkpoint->position.lo);
+	values[1] = PointerGetDatum(checkpoint->position.hi);
+	values[2] = Int64GetDatum(checkpoint->position.last_id);
+	values[3] = BoolGetDatum(checkpoint->position.clean);
+	store_execute(&write_position, values, NULL);
 }
 
 /*

@@ -29,28 +29,16 @@
 #include "utils/xid8.h"
 
 #include "lib/json_text.h"
+#include "store/event_columns.h"
 #include "store/store_internal.h"
 
-/* The columns of STORE_EVENT_COLUMNS, and those that follow them. */
+/* What follows the columns of EVENT_COLUMN_LIST. */
 enum
 {
-	COL_ID,
-	COL_XID,
-	COL_EVENT_ID,
-	COL_TOPIC,
-	COL_KEY,
-	COL_TYPE,
-	COL_PAYLOAD,
-	COL_BODY,
-	COL_CONTENT_TYPE,
-	COL_METADATA,
-	COL_TRACEPARENT,
-	COL_CREATED_AT,
-	COL_DELIVER_AFTER,
-	COL_KEY_BLOCKED,
+	COL_KEY_BLOCKED = NEVENT_COLUMNS,
 	COL_ATTEMPTS,				/* NULL: no row in outbox_delivery */
 	COL_CRASHES,
-	NCOLS
+	NCOLUMNS
 };
 
 typedef struct EventReceiver
@@ -64,6 +52,20 @@ typedef struct EventReceiver
 	Size		bytes;
 	bool		stopped;		/* because of max_bytes */
 } EventReceiver;
+
+/* Where the strings of an event are in the pool. */
+typedef struct EventStrings
+{
+	Size		event_id;
+	Size		topic;
+	Size		key;
+	Size		type;
+	Size		content_type;
+	Size		traceparent;
+	Size		time;
+	Size		pairs;			/* names and values of the metadata */
+	Size		payload;
+} EventStrings;
 
 /* Add bytes to the pool, a NUL behind them; returns where. */
 static Size
@@ -182,14 +184,14 @@ pool_payload(EventReceiver *self, TupleTableSlot *slot, OutboxMessage *msg)
 {
 	Size		offset;
 
-	msg->is_json = !slot->tts_isnull[COL_PAYLOAD];
+	msg->is_json = !slot->tts_isnull[EVENT_COL_PAYLOAD];
 	if (msg->is_json)
 	{
-		offset = pool_json(self, slot->tts_values[COL_PAYLOAD]);
+		offset = pool_json(self, slot->tts_values[EVENT_COL_PAYLOAD]);
 	}
 	else
 	{
-		bytea	   *body = DatumGetByteaPP(slot->tts_values[COL_BODY]);
+		bytea	   *body = DatumGetByteaPP(slot->tts_values[EVENT_COL_BODY]);
 
 		offset = pool_bytes(self, VARDATA_ANY(body), VARSIZE_ANY_EXHDR(body));
 	}
@@ -209,46 +211,70 @@ point_metadata(OutboxMetadata *metadata, int n, const char *strings)
 	}
 }
 
+/* Gather the strings of an event in the pool. */
+static void
+pool_event(EventReceiver *self, TupleTableSlot *slot, OutboxMessage *msg,
+		   EventStrings *at)
+{
+	Datum	   *values = slot->tts_values;
+	bool	   *nulls = slot->tts_isnull;
+
+	resetStringInfo(&self->pool);
+	at->event_id = pool_uuid(self, values[EVENT_COL_EVENT_ID]);
+	at->topic = pool_datum(self, values[EVENT_COL_TOPIC]);
+	if (!nulls[EVENT_COL_KEY])
+		at->key = pool_datum(self, values[EVENT_COL_KEY]);
+	at->type = nulls[EVENT_COL_TYPE] ? at->topic :
+		pool_datum(self, values[EVENT_COL_TYPE]);
+	at->content_type = nulls[EVENT_COL_CONTENT_TYPE] ?
+		pool_bytes(self, "application/json", 16) :
+		pool_datum(self, values[EVENT_COL_CONTENT_TYPE]);
+	if (!nulls[EVENT_COL_TRACEPARENT])
+		at->traceparent = pool_datum(self, values[EVENT_COL_TRACEPARENT]);
+	at->time = pool_time(self, DatumGetTimestampTz(values[EVENT_COL_CREATED_AT]));
+	at->pairs = self->pool.len;
+	if (!nulls[EVENT_COL_METADATA])
+		msg->nmetadata = pool_metadata(self, values[EVENT_COL_METADATA]);
+	at->payload = pool_payload(self, slot, msg);
+}
+
+/* What is known of the event beyond the message. */
+static void
+set_state(OutboxEvent *event, TupleTableSlot *slot)
+{
+	Datum	   *values = slot->tts_values;
+	bool	   *nulls = slot->tts_isnull;
+
+	event->xid = U64FromFullTransactionId(DatumGetFullTransactionId(values[EVENT_COL_XID]));
+	if (!nulls[EVENT_COL_DELIVER_AFTER])
+		event->deliver_after = DatumGetTimestampTz(values[EVENT_COL_DELIVER_AFTER]);
+	event->key_blocked = DatumGetBool(values[COL_KEY_BLOCKED]);
+	event->stored = !nulls[COL_ATTEMPTS];
+	if (event->stored)
+	{
+		event->attempts = DatumGetInt32(values[COL_ATTEMPTS]);
+		event->crashes = DatumGetInt32(values[COL_CRASHES]);
+	}
+}
+
 /* One chunk: the event, its metadata array, its strings. */
 static OutboxEvent *
 make_event(EventReceiver *self, TupleTableSlot *slot)
 {
-	Datum	   *values = slot->tts_values;
 	bool	   *nulls = slot->tts_isnull;
 	OutboxMessage msg;
+	EventStrings at;
 	OutboxEvent *event;
 	OutboxMetadata *metadata;
 	char	   *strings;
 	Size		size;
-	Size		event_id,
-				topic,
-				key = 0,
-				type = 0,
-				content_type = 0,
-				traceparent = 0,
-				time,
-				payload,
-				pairs;
 
-	resetStringInfo(&self->pool);
 	memset(&msg, 0, sizeof(msg));
-	msg.id = DatumGetInt64(values[COL_ID]);
-	event_id = pool_uuid(self, values[COL_EVENT_ID]);
-	topic = pool_datum(self, values[COL_TOPIC]);
-	if (!nulls[COL_KEY])
-		key = pool_datum(self, values[COL_KEY]);
-	type = nulls[COL_TYPE] ? topic : pool_datum(self, values[COL_TYPE]);
-	content_type = nulls[COL_CONTENT_TYPE] ?
-		pool_bytes(self, "application/json", 16) :
-		pool_datum(self, values[COL_CONTENT_TYPE]);
-	if (!nulls[COL_TRACEPARENT])
-		traceparent = pool_datum(self, values[COL_TRACEPARENT]);
-	time = pool_time(self, DatumGetTimestampTz(values[COL_CREATED_AT]));
-	pairs = self->pool.len;
-	if (!nulls[COL_METADATA])
-		msg.nmetadata = pool_metadata(self, values[COL_METADATA]);
-	payload = pool_payload(self, slot, &msg);
+	memset(&at, 0, sizeof(at));
+	msg.id = DatumGetInt64(slot->tts_values[EVENT_COL_ID]);
+	pool_event(self, slot, &msg, &at);
 
+	/* only now the size is known, and the pool moves no more */
 	size = MAXALIGN(sizeof(OutboxEvent)) +
 		sizeof(OutboxMetadata) * msg.nmetadata + self->pool.len;
 	event = MemoryContextAllocExtended(self->context, size,
@@ -258,29 +284,21 @@ make_event(EventReceiver *self, TupleTableSlot *slot)
 	strings = (char *) (metadata + msg.nmetadata);
 	memcpy(strings, self->pool.data, self->pool.len);
 
-	msg.event_id = strings + event_id;
-	msg.topic = strings + topic;
-	msg.key = nulls[COL_KEY] ? NULL : strings + key;
-	msg.type = strings + type;
-	msg.content_type = strings + content_type;
-	msg.traceparent = nulls[COL_TRACEPARENT] ? NULL : strings + traceparent;
-	msg.time = strings + time;
-	msg.payload = strings + payload;
-	point_metadata(metadata, msg.nmetadata, strings + pairs);
+	msg.event_id = strings + at.event_id;
+	msg.topic = strings + at.topic;
+	msg.key = nulls[EVENT_COL_KEY] ? NULL : strings + at.key;
+	msg.type = strings + at.type;
+	msg.content_type = strings + at.content_type;
+	msg.traceparent = nulls[EVENT_COL_TRACEPARENT] ? NULL :
+		strings + at.traceparent;
+	msg.time = strings + at.time;
+	msg.payload = strings + at.payload;
+	point_metadata(metadata, msg.nmetadata, strings + at.pairs);
 	msg.metadata = metadata;
 
 	event->msg = msg;
 	event->size = size;
-	event->xid = U64FromFullTransactionId(DatumGetFullTransactionId(values[COL_XID]));
-	if (!nulls[COL_DELIVER_AFTER])
-		event->deliver_after = DatumGetTimestampTz(values[COL_DELIVER_AFTER]);
-	event->key_blocked = DatumGetBool(values[COL_KEY_BLOCKED]);
-	event->stored = !nulls[COL_ATTEMPTS];
-	if (event->stored)
-	{
-		event->attempts = DatumGetInt32(values[COL_ATTEMPTS]);
-		event->crashes = DatumGetInt32(values[COL_CRASHES]);
-	}
+	set_state(event, slot);
 	return event;
 }
 
@@ -304,9 +322,9 @@ receive_slot(TupleTableSlot *slot, DestReceiver *dest)
 }
 
 static void
-startup(DestReceiver *dest, int operation, TupleDesc typeinfo)
+start_receiver(DestReceiver *dest, int operation, TupleDesc typeinfo)
 {
-	Assert(typeinfo->natts == NCOLS);
+	Assert(typeinfo->natts == NCOLUMNS);
 }
 
 static void
@@ -327,7 +345,7 @@ store_event_receiver(List **events, Size max_bytes)
 	EventReceiver *self = palloc0(sizeof(EventReceiver));
 
 	self->pub.receiveSlot = receive_slot;
-	self->pub.rStartup = startup;
+	self->pub.rStartup = start_receiver;
 	self->pub.rShutdown = do_nothing;
 	self->pub.rDestroy = do_nothing;
 	self->pub.mydest = DestNone;

@@ -26,16 +26,16 @@ typedef struct Statement
 	struct Statement *next;		/* in the list of prepared ones */
 } Statement;
 
-/* Part of a WHERE: row "b" of outbox_delivery keeps its key from going on. */
+/* The states of outbox_delivery that outbox_delivery_due_idx has. */
+#define STORE_DUE_STATES	"('pending', 'failed', 'scheduled')"
+
+/*
+ * Part of a WHERE: row "b" of outbox_delivery keeps its key from going on.  The
+ * states are those that outbox_delivery_key_idx has.
+ */
 #define STORE_BLOCKS(skip_dead) \
 	"b.state IN ('pending', 'blocked', 'in_progress', 'failed', 'dead') " \
 	"AND (b.state <> 'dead' OR NOT " skip_dead ")"
-
-/* The columns that store_event_receiver() takes, of "e" and "d". */
-#define STORE_EVENT_COLUMNS \
-	"e.id, e.xid, e.event_id, e.topic, e.key, e.type, e.payload, e.body, " \
-	"e.content_type, e.metadata, e.traceparent, e.created_at, " \
-	"e.deliver_after"
 
 /* store.c */
 extern void store_use_schema(Oid nspoid);

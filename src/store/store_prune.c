@@ -119,20 +119,11 @@ typedef struct PruneArgs
 	bool	   *more;
 } PruneArgs;
 
-static StoreSnapshot
-copy_snapshot(MemoryContext context, Datum value)
-{
-	MemoryContext old = MemoryContextSwitchTo(context);
-	StoreSnapshot copy = (StoreSnapshot) DatumGetPointer(datumCopy(value, false, -1));
-
-	MemoryContextSwitchTo(old);
-	return copy;
-}
-
 /* The snapshot to prune up to; false if it is the one that we came to. */
 static bool
-choose(StorePrune *prune)
+choose_target_now(StorePrune *prune)
 {
+	MemoryContext old;
 	Datum		values[1];
 	Datum		target;
 	bool		isnull;
@@ -144,7 +135,9 @@ choose(StorePrune *prune)
 	if (prune->done &&
 		datumIsEqual(target, PointerGetDatum(prune->done), false, -1))
 		return false;
-	prune->target = copy_snapshot(prune->context, target);
+	old = MemoryContextSwitchTo(prune->context);
+	prune->target = store_copy_snapshot((StoreSnapshot) DatumGetPointer(target));
+	MemoryContextSwitchTo(old);
 	return true;
 }
 
@@ -202,8 +195,9 @@ prune_body(void *arg)
 	StorePrune *prune = args->prune;
 	int64		n;
 
+	/* from one snapshot to the next: first what is late, then the walk */
 	*args->more = true;
-	if (prune->target || (!prune->walked && choose(prune)))
+	if (prune->target || (!prune->walked && choose_target_now(prune)))
 	{
 		prune->walked = true;
 		n = prune_late(prune, args->limit);
@@ -218,6 +212,8 @@ prune_body(void *arg)
 		prune->target = NULL;
 		return;
 	}
+
+	/* exceptions go by their own age, the newest checkpoint never */
 	n = prune_others(&delete_exceptions, guc_published_expire_time,
 					 args->limit);
 	*args->npruned += n;

@@ -89,8 +89,9 @@ static Statement forget = {
 
 static Statement forget_all = {"DELETE FROM @s@.outbox_delivery", 0};
 
+/* Statements of the extension whose function was called follow. */
 static void
-begin(Oid function)
+begin_statements(Oid function)
 {
 	if (SPI_connect() != SPI_OK_CONNECT)
 		ereport(ERROR,
@@ -122,7 +123,7 @@ store_publish(Oid function, const StorePublish *event)
 	for (int i = 0; i < 9; i++)
 		nulls[i] = values[i] == 0 ? 'n' : ' ';
 
-	begin(function);
+	begin_statements(function);
 	n = store_execute(event->may_exist ? &publish_unless_there : &publish_new,
 					  values, nulls);
 	SPI_finish();
@@ -134,7 +135,7 @@ store_publish(Oid function, const StorePublish *event)
  * context.
  */
 static int64
-find(Datum event_id, char **state)
+find_to_change(Datum event_id, char **state)
 {
 	bool		isnull;
 
@@ -154,7 +155,7 @@ report_wrong_state(Datum event_id, const char *what, const char *hint)
 {
 	char	   *state;
 
-	(void) find(event_id, &state);
+	(void) find_to_change(event_id, &state);
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("cannot %s event \"%s\"", what,
@@ -170,8 +171,8 @@ store_retry(Oid function, Datum event_id)
 	char	   *state;
 	Datum		values[2];
 
-	begin(function);
-	values[0] = Int64GetDatum(find(event_id, &state));
+	begin_statements(function);
+	values[0] = Int64GetDatum(find_to_change(event_id, &state));
 	values[1] = BoolGetDatum(strcmp(state, "scheduled") == 0);
 	if (store_execute(&retry_one, values, NULL) == 0)
 		report_wrong_state(event_id, "retry",
@@ -188,7 +189,7 @@ store_retry_dead(Oid function, Datum topic, bool all_topics)
 
 	values[0] = topic;
 	values[1] = BoolGetDatum(all_topics);
-	begin(function);
+	begin_statements(function);
 	n = (int64) store_execute(&retry_dead, values, all_topics ? "n " : "  ");
 	SPI_finish();
 	return n;
@@ -201,8 +202,8 @@ store_discard(Oid function, Datum event_id)
 	char	   *state;
 	Datum		id;
 
-	begin(function);
-	id = Int64GetDatum(find(event_id, &state));
+	begin_statements(function);
+	id = Int64GetDatum(find_to_change(event_id, &state));
 	if (strcmp(state, "published") == 0 ||
 		store_execute(&discard, &id, NULL) == 0)
 		report_wrong_state(event_id, "discard",
@@ -214,7 +215,7 @@ store_discard(Oid function, Datum event_id)
 void
 store_forget(Oid function, Datum id)
 {
-	begin(function);
+	begin_statements(function);
 	store_execute(&forget, &id, NULL);
 	SPI_finish();
 }
@@ -223,7 +224,7 @@ store_forget(Oid function, Datum id)
 void
 store_forget_all(Oid function)
 {
-	begin(function);
+	begin_statements(function);
 	store_execute(&forget_all, NULL, NULL);
 	SPI_finish();
 }

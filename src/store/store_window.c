@@ -45,7 +45,6 @@
 #include "storage/lwlock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/datum.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -54,7 +53,7 @@
 #include "utils/xid8.h"
 
 #include "lib/compat.h"
-#include "lib/mutation.h"
+#include "store/event_columns.h"
 #include "store/store_internal.h"
 
 /* $1 lo, $2 hi */
@@ -87,7 +86,7 @@ static Statement find_late = {
 
 /* $1 after, $2 last, $3 lo, $4 hi, $5 limit, $6 dead ones are skipped */
 static Statement read_walk = {
-	"SELECT " STORE_EVENT_COLUMNS KEY_BLOCKED("$6")
+	"SELECT " EVENT_COLUMN_LIST KEY_BLOCKED("$6")
 	" FROM @s@.outbox_event e"
 	" WHERE" IN_WALK
 	" ORDER BY e.id LIMIT $5",
@@ -96,7 +95,7 @@ static Statement read_walk = {
 
 /* The same with $7 late transactions, $8 their events are read up to here */
 static Statement read_merged = {
-	"SELECT " STORE_EVENT_COLUMNS KEY_BLOCKED("$6")
+	"SELECT " EVENT_COLUMN_LIST KEY_BLOCKED("$6")
 	" FROM (SELECT u.id FROM ("
 	"   (SELECT e.id FROM @s@.outbox_event e"
 	"    WHERE" IN_WALK " AND e.xid <> ALL ($7)"
@@ -127,10 +126,13 @@ typedef struct LoadArgs
 	StorePosition *position;
 } LoadArgs;
 
-static struct varlena *
-copy_varlena(Datum value)
+/* A snapshot in this column of the first row. */
+static StoreSnapshot
+snapshot_result(int column)
 {
-	return (struct varlena *) DatumGetPointer(datumCopy(value, false, -1));
+	bool		isnull;
+
+	return (StoreSnapshot) DatumGetPointer(store_result(0, column, &isnull));
 }
 
 static void
@@ -146,8 +148,8 @@ load_position_body(void *arg)
 				 errmsg("table \"outbox_progress\" is empty"),
 				 errhint("Somebody deleted its rows; INSERT one with lo and hi '1:1:', last_id 0, and every event kept is published again.")));
 	MemoryContextSwitchTo(args->context);
-	position->lo = copy_varlena(store_result(0, 1, &isnull));
-	position->hi = copy_varlena(store_result(0, 2, &isnull));
+	position->lo = store_copy_snapshot(snapshot_result(1));
+	position->hi = store_copy_snapshot(snapshot_result(2));
 	position->last_id = DatumGetInt64(store_result(0, 3, &isnull));
 	position->clean = DatumGetBool(store_result(0, 4, &isnull));
 	position->max_id = DatumGetInt64(store_result(0, 5, &isnull));
@@ -176,6 +178,7 @@ commit_lsn(uint64 fxid)
 	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
 	XLogRecPtr	lsn = InvalidXLogRecPtr;
 
+	/* 32 bits of a transaction of half the id space ago mean another one */
 	if (next - fxid > MaxTransactionId / 2)
 		return lsn;
 	LWLockAcquire(XactTruncationLock, LW_SHARED);
@@ -201,7 +204,7 @@ store_flush_commits(List *events)
 			lsn = Max(lsn, commit_lsn(xid));
 		last = xid;
 	}
-	if (!XLogRecPtrIsInvalid(lsn) && !mutation_is("early"))
+	if (!XLogRecPtrIsInvalid(lsn))
 		XLogFlush(lsn);
 }
 
@@ -241,6 +244,8 @@ find_range(StoreWindow *window)
 	ScanKeyInit(&keys[1], 1, BTLessStrategyNumber, F_XID8LT,
 				DirectFunctionCall1(pg_snapshot_xmax,
 									PointerGetDatum(window->hi)));
+
+	/* every entry is passed: ids are not in the order of transactions */
 	window->min_id = PG_INT64_MAX;
 	window->max_id = 0;
 	scan->xs_want_itup = true;
@@ -273,12 +278,13 @@ open_window_now(StoreWindow *window, MemoryContext context)
 	bool		no_late;
 	MemoryContext old;
 
+	/* a position from the table has a hi that is not to be passed yet */
 	if (!window->hi)
 	{
 		Datum		hi = DirectFunctionCall1(pg_current_snapshot, (Datum) 0);
 
 		old = MemoryContextSwitchTo(context);
-		window->hi = copy_varlena(hi);
+		window->hi = store_copy_snapshot((StoreSnapshot) DatumGetPointer(hi));
 		MemoryContextSwitchTo(old);
 	}
 	values[0] = PointerGetDatum(window->lo);
@@ -287,7 +293,7 @@ open_window_now(StoreWindow *window, MemoryContext context)
 	store_execute(&find_late, values, NULL);
 	late = store_result(0, 1, &no_late);
 	old = MemoryContextSwitchTo(context);
-	window->late = no_late ? NULL : copy_varlena(late);
+	window->late = no_late ? NULL : DatumGetArrayTypePCopy(late);
 	MemoryContextSwitchTo(old);
 	window->exhausted = window->min_id > window->max_id && no_late;
 	window->opened = true;
@@ -336,8 +342,6 @@ read_window_body(void *arg)
 	old = MemoryContextSwitchTo(args->context);
 	dest = store_event_receiver(&args->events, args->max_bytes);
 	MemoryContextSwitchTo(old);
-	if (mutation_is("uncommitted"))
-		mutation_read_uncommitted(store_schema(), dest);
 	if (window->exhausted)
 		return;
 	values[0] = Int64GetDatum(Max(window->cursor, window->min_id - 1));
@@ -346,7 +350,7 @@ read_window_body(void *arg)
 	values[3] = PointerGetDatum(window->hi);
 	values[4] = Int64GetDatum(args->limit);
 	values[5] = BoolGetDatum(store_skips_dead());
-	values[6] = PointerGetDatum(window->late);
+	values[6] = PointerGetDatum(window->late);	/* read_merged only */
 	values[7] = Int64GetDatum(window->cursor);
 	store_execute_into(window->late ? &read_merged : &read_walk, values, dest);
 	args->stopped = store_event_receiver_stopped(dest);

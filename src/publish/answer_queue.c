@@ -1,0 +1,129 @@
+/*-------------------------------------------------------------------------
+ *
+ * answer_queue.c
+ *		The publisher's answers, until the relay takes them.
+ *
+ * The queue knows which messages an answer is due for.  An answer for any
+ * other (answered twice, cancelled, made up) is dropped.
+ *
+ * It has room for every message before that is submitted; answering therefore
+ * allocates nothing and can't fail, whatever libcurl's or a broker's callback
+ * it comes from.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+
+#include "lib/text.h"
+#include "publish/answer_queue.h"
+
+/* An answer with its own copy of the error. */
+typedef struct KeptAnswer
+{
+	OutboxAnswer answer;
+	char		error[OUTBOX_ERROR_SIZE];	/* answer.error, unless NULL */
+} KeptAnswer;
+
+struct AnswerQueue
+{
+	MemoryContext context;
+	HTAB	   *expected;		/* ids of messages */
+	KeptAnswer *answers;		/* from "first" to "last", which is outside */
+	int			first;
+	int			last;
+	int			size;
+};
+
+/* A queue in "context", which it lives as long as. */
+AnswerQueue *
+answers_create(MemoryContext context)
+{
+	AnswerQueue *queue = MemoryContextAllocZero(context, sizeof(AnswerQueue));
+	HASHCTL		ctl;
+
+	queue->context = context;
+	memset(&ctl, 0, sizeof(ctl));
+	ctl.keysize = sizeof(int64);
+	ctl.entrysize = sizeof(int64);
+	ctl.hcxt = context;
+	queue->expected = hash_create("outbox messages in flight", 256, &ctl,
+								  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	return queue;
+}
+
+/* Make room for the answers to "n" more messages, which are due from now on. */
+void
+answers_expect(AnswerQueue *queue, const OutboxMessage *const *messages, int n)
+{
+	int			needed = queue->last + n +
+	hash_get_num_entries(queue->expected);
+
+	if (needed > queue->size)
+	{
+		queue->size = Max(needed, 2 * queue->size);
+		if (queue->answers)
+			queue->answers = repalloc(queue->answers,
+									  sizeof(KeptAnswer) * queue->size);
+		else
+			queue->answers = MemoryContextAlloc(queue->context,
+												sizeof(KeptAnswer) * queue->size);
+	}
+	for (int i = 0; i < n; i++)
+		hash_search(queue->expected, &messages[i]->id, HASH_ENTER, NULL);
+}
+
+/* Is an answer to this message due? */
+bool
+answers_is_expected(AnswerQueue *queue, int64 id)
+{
+	return hash_search(queue->expected, &id, HASH_FIND, NULL) != NULL;
+}
+
+/* Nobody wants an answer to this message any longer. */
+void
+answers_forget(AnswerQueue *queue, int64 id)
+{
+	hash_search(queue->expected, &id, HASH_REMOVE, NULL);
+}
+
+/* Keep a copy of an answer, if it is due. */
+void
+answers_put(AnswerQueue *queue, const OutboxAnswer *answer)
+{
+	KeptAnswer *kept;
+	bool		found;
+
+	hash_search(queue->expected, &answer->id, HASH_REMOVE, &found);
+	if (!found)
+		return;
+	Assert(queue->last < queue->size);
+	kept = &queue->answers[queue->last++];
+	kept->answer = *answer;
+	kept->answer.error = NULL;
+	if (answer->outcome != OUTBOX_DELIVERED)
+	{
+		text_copy_line(kept->error, OUTBOX_ERROR_SIZE,
+					   answer->error ? answer->error : "no reason given");
+		kept->answer.error = kept->error;
+	}
+}
+
+/* The next answer, which stays until the next call; NULL if there is none. */
+const OutboxAnswer *
+answers_next(AnswerQueue *queue)
+{
+	KeptAnswer *kept;
+
+	if (queue->first == queue->last)
+	{
+		queue->first = queue->last = 0;
+		return NULL;
+	}
+	kept = &queue->answers[queue->first++];
+	if (kept->answer.error)
+		kept->answer.error = kept->error;	/* the array may have moved */
+	return &kept->answer;
+}

@@ -1,0 +1,15 @@
+/*-------------------------------------------------------------------------
+ *
+ * publisher_load.h
+ *		From the name of a publisher to its callbacks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_PUBLISHER_LOAD_H
+#define OUTBOX_PUBLISHER_LOAD_H
+
+#include "outbox_publisher.h"
+
+extern const OutboxPublisherCallbacks *publisher_find_callbacks(const char *name);
+
+#endif							/* OUTBOX_PUBLISHER_LOAD_H */

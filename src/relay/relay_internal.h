@@ -1,0 +1,136 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay_internal.h
+ *		What the files of the relay share.
+ *
+ * Each part of the relay belongs to one file: others read it, or call that
+ * file's functions.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_RELAY_INTERNAL_H
+#define OUTBOX_RELAY_INTERNAL_H
+
+#include "publish/publisher_host.h"
+#include "relay/breaker.h"
+#include "relay/relay.h"
+#include "relay/relay_queue.h"
+#include "server/shmem.h"
+#include "store/store.h"
+
+/* When to read what: relay_read.c.  Times are monotonic but for the due ones. */
+typedef struct RelayReader
+{
+	bool		look;			/* there may be new events */
+	int64		look_at;		/* but not before this time */
+	bool		listening;		/* commits wake us */
+	int64		found_at;		/* the last look */
+	int			nfound;			/* looks in that millisecond that found some */
+	int64		poll_at;		/* look anyway */
+	TimestampTz next_due;		/* of the persistent tier */
+	TimestampTz due_floor;		/* what was due before is taken */
+	int64		due_check_at;	/* do not trust next_due beyond this */
+	int64		sweep_at;		/* compare memory with the table */
+	bool		recheck;		/* exceptions were changed by hand */
+} RelayReader;
+
+/* Care after a crash: relay_submit.c. */
+typedef struct RelaySender
+{
+	int			careful;		/* so many tries are written down beforehand */
+	int64		careful_max_id; /* ... of events up to this one */
+} RelaySender;
+
+/* What the next checkpoint has to write: relay_checkpoint.c. */
+typedef struct RelayJournal
+{
+	MemoryContext context;		/* of the errors in deliveries */
+	Delivery   *deliveries;
+	int			ndeliveries;
+	int			size;			/* of the array */
+	int			nsettled;		/* without a row, since the last one */
+	int64		dirty_since;	/* 0: there is nothing to write */
+	TimestampTz earliest_due;	/* of the rows since relay_take_due() */
+	bool		must_checkpoint;	/* the store failed: first see if it works */
+	bool		must_flush;		/* the next one takes back a counted crash */
+	int64		retry_at;		/* the store failed: leave it alone until then */
+	bool		extension_gone;
+} RelayJournal;
+
+/* What the relay tells about itself: relay_report.c. */
+typedef struct RelayReporter
+{
+	RelayReport report;
+	bool		changed;		/* since it was sent */
+} RelayReporter;
+
+struct Relay
+{
+	MemoryContext context;		/* lives as long as the process */
+	int64		now;			/* monotonic milliseconds of this step */
+
+	PublisherHost *publisher;
+	bool		configured;		/* it can send; relay.c */
+	Breaker		breaker;
+	RelayQueue	queue;
+
+	RelayReader reader;
+	RelaySender sender;
+	RelayJournal journal;
+	RelayReporter reporter;
+
+	/* relay.c */
+	int64		prune_at;
+	StorePrune	prune;
+};
+
+/* relay_report.c */
+extern void relay_set_status(Relay *relay, RelayStatus status);
+extern void relay_note_error(Relay *relay, const char *error);
+extern void relay_found_configured(Relay *relay, const char *problem);
+extern void relay_found_endpoint(Relay *relay, const char *problem);
+extern void relay_count_published(Relay *relay);
+extern void relay_count_failure(Relay *relay, const char *error);
+extern void relay_count_dead(Relay *relay);
+extern void relay_count_pruned(Relay *relay, int64 n);
+extern void relay_send_report(Relay *relay);
+
+/* relay_checkpoint.c */
+extern void relay_journal_init(Relay *relay);
+extern bool relay_store_ok(Relay *relay, StoreResult result);
+extern void relay_add_delivery(Relay *relay, const OutboxEvent *event,
+							   DeliveryState state, int attempts, int crashes,
+							   TimestampTz next_attempt_at, int last_status,
+							   const char *last_error);
+extern void relay_note_settled(Relay *relay);
+extern void relay_flush_next(Relay *relay);
+extern TimestampTz relay_take_due(Relay *relay);
+extern bool relay_checkpoint(Relay *relay, bool durable, bool clean);
+extern int64 relay_checkpoint_time(const Relay *relay);
+
+/* relay_spill.c */
+extern void relay_evict_followers(Relay *relay, RelayEntry *entry);
+extern void relay_spill_entry(Relay *relay, RelayEntry *entry);
+extern void relay_spill(Relay *relay);
+extern int64 relay_spill_time(Relay *relay);
+extern void relay_release(Relay *relay);
+
+/* relay_settle.c */
+extern void relay_settle(Relay *relay, const OutboxAnswer *answer);
+extern void relay_take_answers(Relay *relay);
+extern void relay_give_up_in_flight(Relay *relay, const char *reason);
+extern void relay_recall_in_flight(Relay *relay);
+
+/* relay_submit.c */
+extern bool relay_can_send(const Relay *relay);
+extern void relay_be_careful(Relay *relay, int64 max_id);
+extern bool relay_can_submit(const Relay *relay);
+extern bool relay_submit(Relay *relay);
+
+/* relay_read.c */
+extern void relay_read_init(Relay *relay);
+extern void relay_read_configure(Relay *relay);
+extern void relay_read(Relay *relay);
+extern int64 relay_read_time(Relay *relay);
+
+#endif							/* OUTBOX_RELAY_INTERNAL_H */
