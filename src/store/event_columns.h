@@ -1,0 +1,51 @@
+/*-------------------------------------------------------------------------
+ *
+ * event_columns.h
+ *		The columns of outbox_event, in the order of the table.
+ *
+ * C code meets them in three forms, all made from the one list here: as
+ * places in a row that is deformed, as attribute numbers, which are one more,
+ * and as the columns of a SELECT.  A column that is appended to the table is
+ * appended to the list.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_EVENT_COLUMNS_H
+#define OUTBOX_EVENT_COLUMNS_H
+
+/* X(NAME, name) for each. */
+#define EVENT_COLUMNS(X) \
+	X(ID, id) \
+	EVENT_COLUMNS_AFTER_ID(X)
+
+#define EVENT_COLUMNS_AFTER_ID(X) \
+	X(XID, xid) \
+	X(EVENT_ID, event_id) \
+	X(TOPIC, topic) \
+	X(KEY, key) \
+	X(TYPE, type) \
+	X(PAYLOAD, payload) \
+	X(BODY, body) \
+	X(CONTENT_TYPE, content_type) \
+	X(METADATA, metadata) \
+	X(TRACEPARENT, traceparent) \
+	X(DELIVER_AFTER, deliver_after) \
+	X(CREATED_AT, created_at)
+
+/* EVENT_COL_ID and so on, from 0. */
+#define EVENT_COLUMN_PLACE(NAME, name) EVENT_COL_##NAME,
+
+typedef enum EventColumn
+{
+	EVENT_COLUMNS(EVENT_COLUMN_PLACE)
+	NEVENT_COLUMNS
+} EventColumn;
+
+/* The number that heap_getattr() and the like want. */
+#define EVENT_ATTNUM(column) ((AttrNumber) ((column) + 1))
+
+/* "e.id, e.xid, ..." of outbox_event AS e. */
+#define EVENT_COLUMN_BEHIND_COMMA(NAME, name) ", e." #name
+#define EVENT_COLUMN_LIST "e.id" EVENT_COLUMNS_AFTER_ID(EVENT_COLUMN_BEHIND_COMMA)
+
+#endif							/* OUTBOX_EVENT_COLUMNS_H */
