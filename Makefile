@@ -37,6 +37,8 @@ OBJS = \
 	src/server/extension_row.o \
 	src/server/launcher.o \
 	src/server/shmem.o \
+	src/server/shmem_relay.o \
+	src/server/shmem_wake.o \
 	src/store/store.o \
 	src/store/store_delivery.o \
 	src/store/store_event.o \

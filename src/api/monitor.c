@@ -100,7 +100,7 @@ outbox_relay_status(PG_FUNCTION_ARGS)
 	ListCell   *lc;
 
 	init_materialized_srf_compat(fcinfo);
-	foreach(lc, shmem_relays())
+	foreach(lc, shmem_list_relays())
 		put_relay(lfirst(lc), (ReturnSetInfo *) fcinfo->resultinfo);
 	return (Datum) 0;
 }

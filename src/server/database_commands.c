@@ -29,9 +29,8 @@
 #include "utils/syscache.h"
 
 #include "lib/compat.h"
-#include "server/extension_row.h"
+#include "server/server.h"
 #include "server/shmem.h"
-#include "server/database_commands.h"
 
 /* A relay leaves within a second; then the command may fail by itself. */
 #define LEAVE_TIMEOUT_MS	4000
@@ -145,7 +144,7 @@ xact_callback(XactEvent event, void *arg)
 	if (OidIsValid(held_database))
 		shmem_release_relay(held_database);
 	else if (databases_changed)
-		shmem_wake_launcher(true);
+		shmem_launcher_ask_rescan();
 	held_database = InvalidOid;
 	databases_changed = false;
 }
@@ -156,7 +155,7 @@ wait_for_leave(Oid dboid)
 {
 	for (int waited = 0; waited < LEAVE_TIMEOUT_MS; waited += LEAVE_POLL_MS)
 	{
-		if (!shmem_relay_is_there(dboid))
+		if (!shmem_has_relay(dboid))
 			return;
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
@@ -178,7 +177,7 @@ refuse_to_rename_our_schema(Node *stmt)
 
 	if (!IsA(stmt, RenameStmt) || rename->renameType != OBJECT_SCHEMA)
 		return;
-	if (extension_read(&extension) &&
+	if (extension_row_read(&extension) &&
 		extension.nspoid == get_namespace_oid(rename->subname, true))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -223,8 +222,9 @@ outbox_ProcessUtility(PlannedStmt *pstmt, const char *queryString,
 								params, queryEnv, dest, qc);
 }
 
+/* From _PG_init() in the postmaster. */
 void
-utility_init(void)
+database_commands_init(void)
 {
 	prev_ProcessUtility = ProcessUtility_hook;
 	ProcessUtility_hook = outbox_ProcessUtility;

@@ -44,7 +44,7 @@
 #include "utils/timestamp.h"
 
 #include "guc.h"
-#include "server/launcher.h"
+#include "server/server.h"
 #include "server/shmem.h"
 
 /* Relays between their registration and the first sign of life. */
