@@ -10,8 +10,16 @@
  * way.  Only for users whom the command itself would obey: anybody else could
  * keep a relay from its work.
  *
- * Every CREATE or DROP DATABASE makes the launcher look at the list of
- * databases, since a copy of a database with the extension has it, too.
+ * Each of them makes the launcher look at the list of databases, since a copy
+ * of a database with the extension has it, too.
+ *
+ * Renaming the extension's schema is refused here as well, for the sake of
+ * pg_dump.
+ *
+ * Locks: shmem.c's, none of which is held while the relay is waited for.
+ * Errors: whatever is thrown after the relay was asked to leave, by the command
+ * or by a cancel during the wait, ends the transaction, and that lets the relay
+ * come back.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,7 +40,7 @@
 #include "server/server.h"
 #include "server/shmem.h"
 
-/* A relay leaves within a second; then the command may fail by itself. */
+/* A relay leaves within a second. */
 #define LEAVE_TIMEOUT_MS	4000
 #define LEAVE_POLL_MS		5
 
@@ -112,9 +120,12 @@ may_create_databases(void)
 	return may;
 }
 
-/* May this user copy (or else change) this database? */
+/*
+ * Would the command obey this user?  Whoever owns the database may do anything
+ * with it; who may create databases may also copy one that is a template.
+ */
 static bool
-user_may(Node *stmt, Oid dboid)
+user_may_run(Node *stmt, Oid dboid)
 {
 	bool		is_template = false;
 	HeapTuple	tuple;
@@ -149,7 +160,10 @@ xact_callback(XactEvent event, void *arg)
 	databases_changed = false;
 }
 
-/* Wait until the relay has left, but not for long. */
+/*
+ * Wait until the relay has left, but not for long: if it does not, the command
+ * says itself who is connected.
+ */
 static void
 wait_for_leave(Oid dboid)
 {
@@ -189,17 +203,20 @@ refuse_to_rename_our_schema(Node *stmt)
 
 /* Make way for a command on a database, if it is one. */
 static void
-prepare_for(Node *stmt)
+make_way_for(Node *stmt)
 {
 	const char *dbname = database_wanted(stmt);
 	Oid			dboid;
 
-	/* In a transaction block the command will be refused. */
+	/*
+	 * In a transaction block the command will be refused.  Where a relay is
+	 * held already, this is a command within another one.
+	 */
 	if (!dbname || IsTransactionBlock() || OidIsValid(held_database))
 		return;
 	databases_changed = true;
 	dboid = get_database_oid(dbname, true);
-	if (OidIsValid(dboid) && user_may(stmt, dboid) && shmem_hold_relay(dboid))
+	if (OidIsValid(dboid) && user_may_run(stmt, dboid) && shmem_hold_relay(dboid))
 	{
 		held_database = dboid;
 		wait_for_leave(dboid);
@@ -213,7 +230,7 @@ outbox_ProcessUtility(PlannedStmt *pstmt, const char *queryString,
 					  DestReceiver *dest, QueryCompletion *qc)
 {
 	refuse_to_rename_our_schema(pstmt->utilityStmt);
-	prepare_for(pstmt->utilityStmt);
+	make_way_for(pstmt->utilityStmt);
 	if (prev_ProcessUtility)
 		prev_ProcessUtility(pstmt, queryString, readOnlyTree, context, params,
 							queryEnv, dest, qc);
