@@ -14,8 +14,8 @@
 #include "funcapi.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
-#include "lib/compat.h"
 #include "server/shmem.h"
 
 PG_FUNCTION_INFO_V1(outbox_library);
@@ -99,7 +99,7 @@ outbox_relay_status(PG_FUNCTION_ARGS)
 {
 	ListCell   *lc;
 
-	init_materialized_srf_compat(fcinfo);
+	InitMaterializedSRF(fcinfo, 0);
 	foreach(lc, shmem_list_relays())
 		put_relay(lfirst(lc), (ReturnSetInfo *) fcinfo->resultinfo);
 	return (Datum) 0;

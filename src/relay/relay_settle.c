@@ -24,9 +24,9 @@
 
 #include <math.h>
 
+#include "common/pg_prng.h"
 #include "utils/timestamp.h"
 
-#include "lib/compat.h"
 #include "guc.h"
 #include "lib/mutation.h"
 #include "relay/relay.h"
@@ -111,7 +111,7 @@ persistent_wait(int attempts)
 	pow(guc_retry_backoff, Min(step, 1000));
 
 	wait = Min(wait, (double) guc_max_retry_interval);
-	return (int64) (wait * (1.0 + JITTER * random_fraction_compat()));
+	return (int64) (wait * (1.0 + JITTER * pg_prng_double(&pg_global_prng_state)));
 }
 
 static void
