@@ -9,6 +9,7 @@ OBJS = \
 	src/guc.o \
 	src/api/admin.o \
 	src/api/enqueue.o \
+	src/api/event_check.o \
 	src/api/monitor.o \
 	src/http/http_client.o \
 	src/http/http_request.o \

@@ -17,6 +17,7 @@
 #include "utils/rel.h"
 
 #include "server/shmem.h"
+#include "store/event_columns.h"
 #include "store/store.h"
 
 PG_FUNCTION_INFO_V1(outbox_retry);
@@ -102,7 +103,7 @@ outbox_event_delete(PG_FUNCTION_ARGS)
 		store_forget_all(fcinfo->flinfo->fn_oid);
 	else
 	{
-		id = heap_getattr(trigger->tg_trigtuple, 1, /* the first column */
+		id = heap_getattr(trigger->tg_trigtuple, EVENT_ATTNUM(EVENT_COL_ID),
 						  RelationGetDescr(trigger->tg_relation), &isnull);
 		store_forget(fcinfo->flinfo->fn_oid, id);
 	}
