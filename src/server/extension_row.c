@@ -51,7 +51,7 @@ extension_row_read(ExtensionRow *row)
 		Datum		version = heap_getattr(tuple, Anum_pg_extension_extversion,
 										   RelationGetDescr(rel), &isnull);
 
-		/* whoever compares two rows compares what follows the version, too */
+		/* Whoever compares two rows compares what follows the version, too. */
 		memset(row, 0, sizeof(*row));
 		row->oid = form->oid;
 		row->owner = form->extowner;

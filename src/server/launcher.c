@@ -327,7 +327,7 @@ start_relays(void)
 	{
 		RelayRecord *record = record_of(slot, dboid);
 
-		/* A process that runs, but has not taken its slot, is about to. */
+		/* A process without its slot is about to take it, or to end. */
 		if (is_starting(record))
 		{
 			nstarting++;

@@ -64,6 +64,7 @@ startup_shmem(void)
 	if (prev_shmem_startup_hook)
 		prev_shmem_startup_hook();
 
+	/* After a crash of a backend this is done again, with new memory. */
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	shmem_shared = ShmemInitStruct("outbox", shared_size(), &found);
 	if (!found)
@@ -124,7 +125,7 @@ shmem_find_or_make_slot(Oid dboid)
 		if (OidIsValid(shmem_shared->slots[i].dboid))
 			continue;
 
-		/* the last owner's report must not be shown as this database's */
+		/* The last owner's report must not be shown as this database's. */
 		slot = &shmem_shared->slots[i];
 		slot->dboid = dboid;
 		slot->pid = 0;
@@ -263,7 +264,7 @@ shmem_note_start_failure(Oid dboid, const char *error)
 	slot = shmem_find_slot(dboid);
 	if (slot)
 	{
-		/* every try comes by here: "since" is when the first one failed */
+		/* Every try comes by here: "since" is when the first one failed. */
 		SpinLockAcquire(&slot->mutex);
 		if (slot->report.status != RELAY_STOPPED)
 			slot->report.since = now;
@@ -358,7 +359,7 @@ shmem_list_relays(void)
 	if (!shmem_shared)
 		return NIL;
 
-	/* an error while the lock is held would keep everybody else waiting */
+	/* Allocated beforehand: while the lock is held, there is only copying. */
 	infos = palloc(sizeof(RelayInfo) * shmem_shared->nslots);
 	LWLockAcquire(shmem_shared->lock, LW_SHARED);
 	for (int i = 0; i < shmem_shared->nslots; i++)

@@ -3,10 +3,10 @@
  * shmem_internal.h
  *		What the files of shared memory share: the struct and its slots.
  *
- * The lock guards which slot belongs to whom: everything in the struct but
- * what a field's comment says otherwise of.  A slot's mutex guards its report,
- * and whoever writes or reads a report of another's slot holds the lock, too,
- * so that the slot has the same owner all the while.
+ * The lock guards which slot belongs to whom, and everything else in the
+ * struct unless a field's comment says otherwise.  A slot's mutex guards its
+ * report.  Whoever looks at a slot that is not its own holds the lock, too, so
+ * that the slot cannot change hands meanwhile.
  *
  * A Latch pointer points into the PGPROC array, so that it means the same in
  * every process.
@@ -17,10 +17,11 @@
 #define OUTBOX_SHMEM_INTERNAL_H
 
 #include "port/atomics.h"
-#include "server/shmem.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 #include "storage/spin.h"
+
+#include "server/shmem.h"
 
 typedef struct RelaySlot
 {
