@@ -9,6 +9,7 @@ OBJS = \
 	src/guc.o \
 	src/api/admin.o \
 	src/api/enqueue.o \
+	src/api/event_check.o \
 	src/api/monitor.o \
 	src/http/http_client.o \
 	src/http/http_request.o \
@@ -39,6 +40,8 @@ OBJS = \
 	src/server/extension_row.o \
 	src/server/launcher.o \
 	src/server/shmem.o \
+	src/server/shmem_relay.o \
+	src/server/shmem_wake.o \
 	src/store/store.o \
 	src/store/store_delivery.o \
 	src/store/store_event.o \

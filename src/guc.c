@@ -16,7 +16,9 @@
 
 #include <limits.h>
 
-#include "lib/compat.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+
 #include "guc.h"
 
 int			guc_batch_size = 1000;
@@ -445,5 +447,5 @@ guc_define(void)
 								"Databases that can have a relay.",
 								NULL, &guc_max_databases, 100, 1, 100000,
 								PGC_POSTMASTER, 0, NULL, NULL, NULL);
-	reserve_guc_prefix_compat("outbox");
+	MarkGUCPrefixReserved("outbox");
 }

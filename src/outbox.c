@@ -15,9 +15,8 @@
 #include "miscadmin.h"
 
 #include "guc.h"
-#include "server/launcher.h"
+#include "server/server.h"
 #include "server/shmem.h"
-#include "server/database_commands.h"
 
 PG_MODULE_MAGIC;
 
@@ -30,7 +29,8 @@ _PG_init(void)
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 	shmem_init();
-	utility_init();
+	shmem_wake_init();
+	database_commands_init();
 
 	/* pg_upgrade wants every database for itself. */
 	if (!IsBinaryUpgrade)

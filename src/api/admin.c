@@ -3,8 +3,12 @@
  * admin.c
  *		What the operator does by hand: retry, discard, delete, start the relay.
  *
- * These functions change rows of outbox_delivery in the operator's
- * transaction; when it commits, the relay looks at those rows again.
+ * What is changed is changed in outbox_delivery, in the operator's
+ * transaction; when it commits, the relay looks at the rows that were changed
+ * by hand, or a relay is started if there is none.
+ *
+ * Locks: those of the statements, see store_session.c.  Errors: the operator's
+ * transaction fails, and nothing is changed.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,6 +21,7 @@
 #include "utils/rel.h"
 
 #include "server/shmem.h"
+#include "store/event_columns.h"
 #include "store/store.h"
 
 PG_FUNCTION_INFO_V1(outbox_retry);
@@ -25,7 +30,7 @@ PG_FUNCTION_INFO_V1(outbox_discard);
 PG_FUNCTION_INFO_V1(outbox_event_delete);
 PG_FUNCTION_INFO_V1(outbox_start_relay);
 
-/* A trigger would drop what these functions write. */
+/* A trigger would drop what these functions write, without a word. */
 static void
 refuse_replica_role(const char *function)
 {
@@ -38,6 +43,7 @@ refuse_replica_role(const char *function)
 				 errhint("Use session_replication_role \"origin\" or \"local\".")));
 }
 
+/* The first argument, which says which event. */
 static Datum
 event_id_arg(FunctionCallInfo fcinfo)
 {
@@ -82,7 +88,7 @@ outbox_discard(PG_FUNCTION_ARGS)
 /*
  * BEFORE DELETE and AFTER TRUNCATE trigger of outbox_event.  An event that is
  * deleted by hand takes its row of outbox_delivery along, which would block
- * its key for ever, and the relay forgets it.  Pruning sees to that by itself.
+ * its key forever, and the relay forgets it.
  */
 Datum
 outbox_event_delete(PG_FUNCTION_ARGS)
@@ -96,13 +102,15 @@ outbox_event_delete(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"outbox_event_delete\" is a trigger of table \"outbox_event\"")));
+
+	/* When the relay prunes, it deletes the two rows together. */
 	if (store_is_relay())
 		return PointerGetDatum(trigger->tg_trigtuple);
 	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
 		store_forget_all(fcinfo->flinfo->fn_oid);
 	else
 	{
-		id = heap_getattr(trigger->tg_trigtuple, 1, /* the first column */
+		id = heap_getattr(trigger->tg_trigtuple, EVENT_ATTNUM(EVENT_COL_ID),
 						  RelationGetDescr(trigger->tg_relation), &isnull);
 		store_forget(fcinfo->flinfo->fn_oid, id);
 	}

@@ -3,7 +3,10 @@
  * monitor.c
  *		SQL functions behind the views: what library, what relays.
  *
- * They read shared memory only.  Without preload there is none, and no row.
+ * They read shared memory only, which is not there without preload; then there
+ * are no relays to show.  A report is a relay's last word, not a look at it.
+ *
+ * Locks: shmem.c's, for the time of a copy.  Errors: none but for memory.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,14 +17,33 @@
 #include "funcapi.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
-#include "lib/compat.h"
 #include "server/shmem.h"
 
 PG_FUNCTION_INFO_V1(outbox_library);
 PG_FUNCTION_INFO_V1(outbox_relay_status);
 
-#define STATUS_COLUMNS	15
+/* Columns of outbox_relay_status(), in the order of its OUT parameters. */
+enum
+{
+	STATUS_DATID,
+	STATUS_PID,
+	STATUS_STATE,
+	STATUS_SINCE,
+	STATUS_IN_FLIGHT,
+	STATUS_LAST_ERROR,
+	STATUS_LAST_ERROR_AT,
+	STATUS_CONFIGURED,
+	STATUS_ENDPOINT,
+	STATUS_STARTED_AT,
+	STATUS_PUBLISHED,
+	STATUS_FAILED_ATTEMPTS,
+	STATUS_DEAD,
+	STATUS_DUPLICATES_SUPPRESSED,
+	STATUS_PRUNED,
+	NSTATUS_COLUMNS
+};
 
 static const char *const status_names[] = {
 	[RELAY_STARTING] = "starting",
@@ -64,32 +86,33 @@ set_time(Datum *values, bool *nulls, int n, TimestampTz time)
 	values[n] = TimestampTzGetDatum(time);
 }
 
+/* One row; what is not known, or has not happened, is NULL. */
 static void
 put_relay(const RelayInfo *relay, ReturnSetInfo *result)
 {
 	const RelayReport *report = &relay->report;
-	Datum		values[STATUS_COLUMNS];
-	bool		nulls[STATUS_COLUMNS] = {false};
+	Datum		values[NSTATUS_COLUMNS];
+	bool		nulls[NSTATUS_COLUMNS] = {false};
 
-	values[0] = ObjectIdGetDatum(relay->dboid);
-	values[1] = Int32GetDatum(relay->pid);
-	nulls[1] = relay->pid == 0;
-	values[2] = CStringGetTextDatum(status_names[report->status]);
-	set_time(values, nulls, 3, report->since);
-	values[4] = Int32GetDatum(report->in_flight);
-	set_text(values, nulls, 5, report->last_error[0] != '\0',
+	values[STATUS_DATID] = ObjectIdGetDatum(relay->dboid);
+	values[STATUS_PID] = Int32GetDatum(relay->pid);
+	nulls[STATUS_PID] = relay->pid == 0;
+	values[STATUS_STATE] = CStringGetTextDatum(status_names[report->status]);
+	set_time(values, nulls, STATUS_SINCE, report->since);
+	values[STATUS_IN_FLIGHT] = Int32GetDatum(report->in_flight);
+	set_text(values, nulls, STATUS_LAST_ERROR, report->last_error[0] != '\0',
 			 report->last_error);
-	set_time(values, nulls, 6, report->last_error_at);
-	set_text(values, nulls, 7, report->configured.known,
+	set_time(values, nulls, STATUS_LAST_ERROR_AT, report->last_error_at);
+	set_text(values, nulls, STATUS_CONFIGURED, report->configured.known,
 			 report->configured.problem);
-	set_text(values, nulls, 8, report->endpoint.known,
+	set_text(values, nulls, STATUS_ENDPOINT, report->endpoint.known,
 			 report->endpoint.problem);
-	set_time(values, nulls, 9, report->started_at);
-	values[10] = Int64GetDatum(report->counters.published);
-	values[11] = Int64GetDatum(report->counters.failed_attempts);
-	values[12] = Int64GetDatum(report->counters.dead);
-	values[13] = Int64GetDatum(relay->duplicates);
-	values[14] = Int64GetDatum(report->counters.pruned);
+	set_time(values, nulls, STATUS_STARTED_AT, report->started_at);
+	values[STATUS_PUBLISHED] = Int64GetDatum(report->counters.published);
+	values[STATUS_FAILED_ATTEMPTS] = Int64GetDatum(report->counters.failed_attempts);
+	values[STATUS_DEAD] = Int64GetDatum(report->counters.dead);
+	values[STATUS_DUPLICATES_SUPPRESSED] = Int64GetDatum(relay->duplicates);
+	values[STATUS_PRUNED] = Int64GetDatum(report->counters.pruned);
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
@@ -99,8 +122,8 @@ outbox_relay_status(PG_FUNCTION_ARGS)
 {
 	ListCell   *lc;
 
-	init_materialized_srf_compat(fcinfo);
-	foreach(lc, shmem_relays())
+	InitMaterializedSRF(fcinfo, 0);
+	foreach(lc, shmem_list_relays())
 		put_relay(lfirst(lc), (ReturnSetInfo *) fcinfo->resultinfo);
 	return (Datum) 0;
 }

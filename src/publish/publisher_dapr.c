@@ -204,7 +204,8 @@ walk_json(JsonLexContext *lex, DaprMemberCB member, void *arg)
 				return depth == 0;
 			case JSON_TOKEN_OBJECT_END:
 				member(arg, depth, NULL, NULL);
-				/* FALLTHROUGH */
+				depth--;
+				break;
 			case JSON_TOKEN_ARRAY_END:
 				depth--;
 				break;
@@ -220,7 +221,8 @@ walk_json(JsonLexContext *lex, DaprMemberCB member, void *arg)
 			case JSON_TOKEN_OBJECT_START:
 			case JSON_TOKEN_ARRAY_START:
 				depth++;
-				/* FALLTHROUGH */
+				name = NULL;
+				break;
 			default:
 				name = NULL;
 				break;

@@ -10,8 +10,16 @@
  * way.  Only for users whom the command itself would obey: anybody else could
  * keep a relay from its work.
  *
- * Every CREATE or DROP DATABASE makes the launcher look at the list of
- * databases, since a copy of a database with the extension has it, too.
+ * Each of them makes the launcher look at the list of databases, since a copy
+ * of a database with the extension has it, too.
+ *
+ * Renaming the extension's schema is refused here as well, for the sake of
+ * pg_dump.
+ *
+ * Locks: shmem.c's, none of which is held while the relay is waited for.
+ * Errors: whatever is thrown after the relay was asked to leave, by the command
+ * or by a cancel during the wait, ends the transaction, and that lets the relay
+ * come back.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,11 +37,10 @@
 #include "utils/syscache.h"
 
 #include "lib/compat.h"
-#include "server/extension_row.h"
+#include "server/server.h"
 #include "server/shmem.h"
-#include "server/database_commands.h"
 
-/* A relay leaves within a second; then the command may fail by itself. */
+/* A relay leaves within a second. */
 #define LEAVE_TIMEOUT_MS	4000
 #define LEAVE_POLL_MS		5
 
@@ -113,9 +120,12 @@ may_create_databases(void)
 	return may;
 }
 
-/* May this user copy (or else change) this database? */
+/*
+ * Would the command obey this user?  Whoever owns the database may do anything
+ * with it; who may create databases may also copy one that is a template.
+ */
 static bool
-user_may(Node *stmt, Oid dboid)
+user_may_run(Node *stmt, Oid dboid)
 {
 	bool		is_template = false;
 	HeapTuple	tuple;
@@ -145,18 +155,21 @@ xact_callback(XactEvent event, void *arg)
 	if (OidIsValid(held_database))
 		shmem_release_relay(held_database);
 	else if (databases_changed)
-		shmem_wake_launcher(true);
+		shmem_launcher_ask_rescan();
 	held_database = InvalidOid;
 	databases_changed = false;
 }
 
-/* Wait until the relay has left, but not for long. */
+/*
+ * Wait until the relay has left, but not for long: if it does not, the command
+ * says itself who is connected.
+ */
 static void
 wait_for_leave(Oid dboid)
 {
 	for (int waited = 0; waited < LEAVE_TIMEOUT_MS; waited += LEAVE_POLL_MS)
 	{
-		if (!shmem_relay_is_there(dboid))
+		if (!shmem_has_relay(dboid))
 			return;
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
@@ -178,7 +191,7 @@ refuse_to_rename_our_schema(Node *stmt)
 
 	if (!IsA(stmt, RenameStmt) || rename->renameType != OBJECT_SCHEMA)
 		return;
-	if (extension_read(&extension) &&
+	if (extension_row_read(&extension) &&
 		extension.nspoid == get_namespace_oid(rename->subname, true))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -190,17 +203,20 @@ refuse_to_rename_our_schema(Node *stmt)
 
 /* Make way for a command on a database, if it is one. */
 static void
-prepare_for(Node *stmt)
+make_way_for(Node *stmt)
 {
 	const char *dbname = database_wanted(stmt);
 	Oid			dboid;
 
-	/* In a transaction block the command will be refused. */
+	/*
+	 * In a transaction block the command will be refused.  Where a relay is
+	 * held already, this is a command within another one.
+	 */
 	if (!dbname || IsTransactionBlock() || OidIsValid(held_database))
 		return;
 	databases_changed = true;
 	dboid = get_database_oid(dbname, true);
-	if (OidIsValid(dboid) && user_may(stmt, dboid) && shmem_hold_relay(dboid))
+	if (OidIsValid(dboid) && user_may_run(stmt, dboid) && shmem_hold_relay(dboid))
 	{
 		held_database = dboid;
 		wait_for_leave(dboid);
@@ -214,7 +230,7 @@ outbox_ProcessUtility(PlannedStmt *pstmt, const char *queryString,
 					  DestReceiver *dest, QueryCompletion *qc)
 {
 	refuse_to_rename_our_schema(pstmt->utilityStmt);
-	prepare_for(pstmt->utilityStmt);
+	make_way_for(pstmt->utilityStmt);
 	if (prev_ProcessUtility)
 		prev_ProcessUtility(pstmt, queryString, readOnlyTree, context, params,
 							queryEnv, dest, qc);
@@ -223,8 +239,9 @@ outbox_ProcessUtility(PlannedStmt *pstmt, const char *queryString,
 								params, queryEnv, dest, qc);
 }
 
+/* From _PG_init() in the postmaster. */
 void
-utility_init(void)
+database_commands_init(void)
 {
 	prev_ProcessUtility = ProcessUtility_hook;
 	ProcessUtility_hook = outbox_ProcessUtility;

@@ -1,7 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * extension_row.c
- *		The catalog row of our extension.
+ *		The row of pg_extension that is ours.
+ *
+ * Whether the extension is in this database, in which schema, whose and of
+ * which version is what this row says, and nothing else: it is read anew in
+ * each transaction, since the extension may be dropped, altered or created
+ * again between any two.
+ *
+ * Locks: AccessShareLock on pg_extension while it is read.  Errors: those of a
+ * scan of a catalog.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,14 +24,14 @@
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 
-#include "server/extension_row.h"
+#include "server/server.h"
 
 /*
  * Read the row, in a transaction; false if there is none.  All bytes of *row
  * are set, so that two can be compared with memcmp().
  */
 bool
-extension_read(ExtensionRow *row)
+extension_row_read(ExtensionRow *row)
 {
 	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
 	ScanKeyData key;
@@ -43,6 +51,7 @@ extension_read(ExtensionRow *row)
 		Datum		version = heap_getattr(tuple, Anum_pg_extension_extversion,
 										   RelationGetDescr(rel), &isnull);
 
+		/* Whoever compares two rows compares what follows the version, too. */
 		memset(row, 0, sizeof(*row));
 		row->oid = form->oid;
 		row->owner = form->extowner;

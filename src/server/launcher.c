@@ -13,12 +13,18 @@
  * A relay is a dynamic worker that the postmaster does not restart; the
  * launcher does, since only it can wait between tries: at once after a relay
  * that meant to end, later and later after one that does not live long, or
- * when there is no free worker process.  If the launcher itself ends, the
- * postmaster restarts it (it never exits with code 0); the relays go on
- * meanwhile, and it finds them in shared memory.
+ * when there is no free worker process.
  *
- * Locks: none of its own; shmem.c's.  Errors: those of its one transaction
- * end the process, which comes back a second later.
+ * SIGTERM, from a shutdown or pg_terminate_backend(), only sets a flag that
+ * the main loop looks at, so that the process ends without a FATAL in the log.
+ * For that, nothing here may wait but the main loop.  The exit code is always
+ * 1, with which the postmaster starts another one unless it is about to shut
+ * down; with 0 it would never do so.  The relays go on meanwhile, and the next
+ * launcher finds them in shared memory.
+ *
+ * Locks: AccessShareLock on pg_database, if it can be had at once; shmem.c's.
+ * Errors: those of the one transaction end the process, which comes back a
+ * second later.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,8 +41,7 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "storage/proc.h"
-#include "tcop/tcopprot.h"
+#include "storage/lmgr.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
@@ -44,7 +49,8 @@
 #include "utils/timestamp.h"
 
 #include "guc.h"
-#include "server/launcher.h"
+#include "lib/compat.h"
+#include "server/server.h"
 #include "server/shmem.h"
 
 /* Relays between their registration and the first sign of life. */
@@ -60,6 +66,9 @@
 /* How often to look for databases that nobody told us of. */
 #define RESCAN_MS		60000
 
+/* How soon to look again when pg_database was locked. */
+#define LOCKED_RESCAN_MS	1000
+
 /* What the launcher remembers of the relay in a slot of shared memory. */
 typedef struct RelayRecord
 {
@@ -73,6 +82,7 @@ typedef struct RelayRecord
 static RelayRecord *records;	/* one for each slot */
 static HTAB *seen_databases;	/* those that were looked at once */
 
+/* From _PG_init() in the postmaster. */
 void
 launcher_register(void)
 {
@@ -90,38 +100,53 @@ launcher_register(void)
 	RegisterBackgroundWorker(&worker);
 }
 
-/* Every database that can be connected to, as a list of Oids. */
-static List *
-list_databases(MemoryContext result_context)
+/*
+ * Every database that can be connected to, as a list of Oids in the caller's
+ * memory context.  False if pg_database is locked.
+ */
+static bool
+list_databases(List **databases)
 {
-	List	   *databases = NIL;
+	MemoryContext result_context = CurrentMemoryContext;
 	Relation	rel;
 	TableScanDesc scan;
 	HeapTuple	tuple;
 
 	StartTransactionCommand();
 	(void) GetTransactionSnapshot();
-	rel = table_open(DatabaseRelationId, AccessShareLock);
+
+	/* A wait for the lock would keep us from SIGTERM, and relays from us. */
+	if (!ConditionalLockRelationOid(DatabaseRelationId, AccessShareLock))
+	{
+		CommitTransactionCommand();
+		return false;
+	}
+	rel = table_open(DatabaseRelationId, NoLock);
 	scan = table_beginscan_catalog(rel, 0, NULL);
+	*databases = NIL;
 	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
 	{
 		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
 		MemoryContext old;
 
+		/* What an interrupted DROP DATABASE left can only be dropped. */
 		if (!database->datallowconn ||
 			database->datconnlimit == DATCONNLIMIT_INVALID_DB)
 			continue;
 		old = MemoryContextSwitchTo(result_context);
-		databases = lappend_oid(databases, database->oid);
+		*databases = lappend_oid(*databases, database->oid);
 		MemoryContextSwitchTo(old);
 	}
 	table_endscan(scan);
 	table_close(rel, AccessShareLock);
 	CommitTransactionCommand();
-	return databases;
+	return true;
 }
 
-/* Forget the databases that are gone. */
+/*
+ * Forget the databases that are gone.  One whose relay has not noticed yet is
+ * remembered until the next look.
+ */
 static void
 forget_dropped(List *databases)
 {
@@ -138,19 +163,28 @@ forget_dropped(List *databases)
 	}
 }
 
-/* Make a slot for every database that was not there the last time. */
-static void
+/*
+ * Make a slot for every database that was not there the last time.  Returns
+ * how long to wait until the next look.
+ */
+static long
 rescan_databases(void)
 {
-	List	   *databases = list_databases(CurrentMemoryContext);
+	List	   *databases;
 	ListCell   *lc;
 
+	if (!list_databases(&databases))
+		return LOCKED_RESCAN_MS;
 	forget_dropped(databases);
 	foreach(lc, databases)
 	{
 		Oid			dboid = lfirst_oid(lc);
 		bool		found;
 
+		/*
+		 * Once is enough: if there is no extension, CREATE EXTENSION will ask
+		 * for a relay.  But where no slot was free, nobody has looked yet.
+		 */
 		hash_search(seen_databases, &dboid, HASH_ENTER, &found);
 		if (!found && !shmem_add_database(dboid))
 		{
@@ -165,8 +199,10 @@ rescan_databases(void)
 		}
 	}
 	list_free(databases);
+	return RESCAN_MS;
 }
 
+/* Ask the postmaster for a relay; false if no worker process is free. */
 static bool
 register_relay(Oid dboid, BackgroundWorkerHandle **handle)
 {
@@ -229,7 +265,10 @@ is_starting(RelayRecord *record)
 	}
 }
 
-/* The process has ended: when may the next one start? */
+/*
+ * The process has ended: when may the next one start?  The first failure
+ * after a good run costs a short wait, each further one twice as long.
+ */
 static void
 schedule_restart(RelayRecord *record, TimestampTz now, bool orderly)
 {
@@ -246,6 +285,7 @@ schedule_restart(RelayRecord *record, TimestampTz now, bool orderly)
 	record->backoff_ms = Min(record->backoff_ms * 2, MAX_BACKOFF_MS);
 }
 
+/* Start the relay of a slot.  Not having a process for it is a failed try. */
 static void
 start_relay(RelayRecord *record, TimestampTz now)
 {
@@ -253,6 +293,8 @@ start_relay(RelayRecord *record, TimestampTz now)
 	if (register_relay(record->dboid, &record->handle))
 		return;
 	record->handle = NULL;
+
+	/* The log is told once, not at every try; the views are up to date. */
 	if (record->backoff_ms == MIN_BACKOFF_MS)
 		ereport(WARNING,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -285,6 +327,7 @@ start_relays(void)
 	{
 		RelayRecord *record = record_of(slot, dboid);
 
+		/* A process without its slot is about to take it, or to end. */
 		if (is_starting(record))
 		{
 			nstarting++;
@@ -292,7 +335,8 @@ start_relays(void)
 		}
 		if (record->handle)
 			schedule_restart(record, now, orderly);
-		/* a clock that was set back must not make us wait for it */
+
+		/* A clock that was set back must not make us wait for it. */
 		record->not_before = Min(record->not_before,
 								 TimestampTzPlusMilliseconds(now, MAX_BACKOFF_MS));
 		if (record->not_before > now)
@@ -306,7 +350,15 @@ start_relays(void)
 		else
 			wait_ms = Min(wait_ms, MIN_BACKOFF_MS);
 	}
+
+	/* Nobody tells us when a slot is taken and the next one can start. */
 	return nstarting > 0 ? Min(wait_ms, MIN_BACKOFF_MS) : wait_ms;
+}
+
+static void
+add_error_context(void *arg)
+{
+	errcontext("outbox launcher");
 }
 
 static void
@@ -315,7 +367,7 @@ launcher_init(void)
 	HASHCTL		ctl;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
+	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 
@@ -332,10 +384,17 @@ launcher_init(void)
 void
 outbox_launcher_main(Datum arg)
 {
+	ErrorContextCallback context;
 	TimestampTz last_scan = 0;
+	long		rescan_ms = RESCAN_MS;
+
+	context.callback = add_error_context;
+	context.arg = NULL;
+	context.previous = error_context_stack;
+	error_context_stack = &context;
 
 	launcher_init();
-	for (;;)
+	while (!ShutdownRequestPending)
 	{
 		TimestampTz now = GetCurrentTimestamp();
 
@@ -345,15 +404,18 @@ outbox_launcher_main(Datum arg)
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
 		}
+
+		/* A last look in the future is one of before the clock was set. */
 		if (shmem_launcher_take_rescan() || last_scan > now ||
-			TimestampDifferenceExceeds(last_scan, now, RESCAN_MS))
+			TimestampDifferenceExceeds(last_scan, now, rescan_ms))
 		{
-			rescan_databases();
+			rescan_ms = rescan_databases();
 			last_scan = now;
 		}
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 start_relays(), PG_WAIT_EXTENSION);
+						 Min(start_relays(), rescan_ms), PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 	}
+	proc_exit(1);
 }

@@ -9,8 +9,9 @@
 #define OUTBOX_SHMEM_H
 
 #include "datatype/timestamp.h"
-#include "lib/text.h"
 #include "nodes/pg_list.h"
+
+#include "lib/text.h"
 
 typedef enum RelayStatus
 {
@@ -52,7 +53,7 @@ typedef struct RelayReport
 	RelayCounters counters;
 } RelayReport;
 
-/* One row of shmem_relays(). */
+/* One row of shmem_list_relays(). */
 typedef struct RelayInfo
 {
 	Oid			dboid;
@@ -69,20 +70,25 @@ typedef struct RelayInfo
 extern void shmem_init(void);
 extern bool shmem_attached(void);
 
-/* shmem.c: backends */
-extern void shmem_wake_relay_at_commit(bool recheck);
-extern void shmem_count_duplicate(void);
-extern List *shmem_relays(void);
-
 /* shmem.c: the launcher */
 extern void shmem_launcher_attach(void);
+extern void shmem_launcher_ask_rescan(void);
 extern bool shmem_launcher_take_rescan(void);
 extern Oid	shmem_next_relay_to_start(int *cursor, int *slot, bool *orderly);
 extern bool shmem_add_database(Oid dboid);
 extern bool shmem_remove_database(Oid dboid);
 extern void shmem_note_start_failure(Oid dboid, const char *error);
 
-/* shmem.c: relays */
+/* shmem.c: commands on databases */
+extern bool shmem_hold_relay(Oid dboid);
+extern bool shmem_has_relay(Oid dboid);
+extern void shmem_release_relay(Oid dboid);
+
+/* shmem.c: backends and views */
+extern void shmem_count_duplicate(void);
+extern List *shmem_list_relays(void);
+
+/* shmem_relay.c */
 extern bool shmem_relay_attach(Oid dboid);
 extern void shmem_relay_report(const RelayReport *report);
 extern void shmem_relay_listen(bool on);
@@ -90,10 +96,8 @@ extern int	shmem_relay_take_requests(void);
 extern void shmem_relay_ends_in_order(void);
 extern bool shmem_relay_forget_database(void);
 
-/* shmem.c: commands on databases */
-extern bool shmem_hold_relay(Oid dboid);
-extern bool shmem_relay_is_there(Oid dboid);
-extern void shmem_release_relay(Oid dboid);
-extern void shmem_wake_launcher(bool rescan);
+/* shmem_wake.c */
+extern void shmem_wake_init(void);
+extern void shmem_wake_relay_at_commit(bool recheck);
 
 #endif							/* OUTBOX_SHMEM_H */

@@ -41,9 +41,9 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-#include "server/extension_row.h"
 #include "guc.h"
-#include "server/shmem.h"
+#include "lib/text.h"
+#include "server/server.h"
 #include "store/store_internal.h"
 
 /*
@@ -224,7 +224,7 @@ lock_extension(void)
 
 	/* the row is only as it is now once we have heard of changes to it */
 	AcceptInvalidationMessages();
-	if (!extension_read(&now) || memcmp(&now, &attached, sizeof(now)) != 0)
+	if (!extension_row_read(&now) || memcmp(&now, &attached, sizeof(now)) != 0)
 		return STORE_NO_EXTENSION;
 	return STORE_OK;
 }
@@ -316,7 +316,7 @@ store_attach(void)
 
 	StartTransactionCommand();
 	(void) GetTransactionSnapshot();
-	found = extension_read(&attached);
+	found = extension_row_read(&attached);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(caller);
 	return found ? STORE_OK : STORE_NO_EXTENSION;

@@ -1,7 +1,8 @@
 # Promise: every database that has the extension has a relay of its own, and
 # just one.  Commands on whole databases and DROP EXTENSION work at once
 # although a relay is connected, and are followed by relays where they belong.
-# What keeps a relay from running is told by outbox_check().
+# What keeps a relay from running is told by outbox_check().  The launcher that
+# sees to all this ends when it is told to, without a complaint in the log.
 
 use strict;
 use warnings FATAL => 'all';
@@ -309,7 +310,46 @@ subtest 'two relays never serve one database' => sub {
 	pass('it takes over when the first one has gone');
 };
 
-$node->stop;
+subtest 'the launcher ends quietly, and comes back' => sub {
+	my $offset = -s $node->logfile;
+	my $launcher = launcher_pid($node);
+	is( $node->safe_psql(
+			'postgres', "SELECT pg_terminate_backend($launcher, 2000)"),
+		't',
+		'it ends at once');
+	my $next = poll_until(sub { launcher_pid($node) }, 'the next launcher');
+	isnt($next, $launcher, 'another one comes');
+
+	# Nobody can be asked but this session while it has pg_database locked.
+	my $session = $node->background_psql('postgres');
+	$session->query_safe(
+		'BEGIN; LOCK TABLE pg_database IN ACCESS EXCLUSIVE MODE');
+	$session->query("SELECT pg_terminate_backend($next, 2000)");
+	poll_until(
+		sub {
+			$next = $session->query_safe(q{
+				SELECT pg_stat_clear_snapshot();
+				SELECT pid FROM pg_stat_activity
+				WHERE backend_type = 'outbox launcher'
+				AND wait_event_type IN ('Extension', 'Lock')});
+			$next =~ s/\s//g;
+			return $next;
+		},
+		'a launcher that cannot read pg_database');
+	is($session->query("SELECT pg_terminate_backend($next, 2000)"),
+		't', 'it ends at once, too');
+	$session->query_safe('COMMIT');
+	$session->quit;
+
+	$node->safe_psql('postgres', 'CREATE DATABASE later TEMPLATE two');
+	wait_delivered($receiver, [ publish('later', 'later') ]);
+	quick('DROP DATABASE later');
+
+	$node->stop;
+	my $log = slurp_file($node->logfile, $offset);
+	like($log, qr/database system is shut down/, 'the server stops');
+	unlike($log, qr/FATAL|ERROR/, 'the log has no complaint of all this');
+};
 
 subtest 'no worker process is free' => sub {
 	my $full = new_node(
@@ -345,7 +385,10 @@ subtest 'outbox.max_databases' => sub {
 	$few->safe_psql('postgres', 'CREATE DATABASE more');
 	$few->safe_psql('more', 'CREATE EXTENSION outbox');
 	$few->safe_psql('more', q{SELECT outbox_publish('more', '{}')});
-	wait_log($few, qr/Raise outbox\.max_databases/, $offset);
+	wait_log(
+		$few,
+		qr/Raise outbox\.max_databases\.\n.*CONTEXT:  outbox launcher/,
+		$offset);
 	like(check($few, 'more', 'relay alive'), qr/^f\|/,
 		'outbox_check() says that no relay runs');
 	like(check($few, 'postgres', 'relay alive'),

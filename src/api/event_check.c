@@ -1,0 +1,348 @@
+/*-------------------------------------------------------------------------
+ *
+ * event_check.c
+ *		What makes an event valid.
+ *
+ * Everything is checked when the event is published, in the transaction of
+ * the application, which is told what is wrong.  Later there would only be a
+ * relay that cannot send it, and an event that blocks its key.  So the checks
+ * are those of the strictest way out: names that fit into headers and URLs,
+ * text that can be converted to UTF-8.  What else a receiver refuses is not
+ * known here.
+ *
+ * No state, no locks.
+ *
+ * Errors: bad input is ERRCODE_INVALID_PARAMETER_VALUE, a NULL that may not be
+ * one ERRCODE_NULL_VALUE_NOT_ALLOWED, too large a payload
+ * ERRCODE_PROGRAM_LIMIT_EXCEEDED; the hint says what is allowed.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "mb/pg_wchar.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/timestamp.h"
+
+#include "api/event_check.h"
+#include "guc.h"
+#include "lib/json_text.h"
+#include "lib/text.h"
+#include "store/event_columns.h"
+
+/* Longest topic, key, type, content type and name in metadata, in bytes. */
+#define MAX_NAME_BYTES	255
+
+/* Metadata travels in a URL or in headers: receivers have limits of 8 kB. */
+#define MAX_METADATA_BYTES	4096
+
+static bool
+has_control_character(const char *s, int len)
+{
+	return text_has_control(s, len) ||
+		(GetDatabaseEncoding() == PG_UTF8 && text_has_c1(s, len));
+}
+
+/* Throws if the text can't be sent, which is always as UTF-8. */
+static void
+check_encoding(const char *s, int len)
+{
+	if (GetDatabaseEncoding() != PG_UTF8)
+		(void) pg_server_to_any(s, len, PG_UTF8);
+}
+
+/* A text that is sent in a header or a URL; "what" names it in messages. */
+static void
+check_text(const char *what, const char *s, int len, int max)
+{
+	if (len == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s of an event must not be empty", what),
+				 errhint("Give at least one character, or NULL where that is allowed.")));
+	if (len > max)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s of an event is too long", what),
+				 errdetail("It has %d bytes.", len),
+				 errhint("At most %d bytes are allowed.", max)));
+	if (has_control_character(s, len))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s of an event must not contain control characters",
+						what),
+				 errdetail("It would have to be sent in a header or a URL."),
+				 errhint("Remove line breaks, tabs and the like.")));
+	check_encoding(s, len);
+}
+
+/* The same for a value of the row, which may be NULL. */
+static void
+check_text_datum(const char *what, Datum value, bool isnull)
+{
+	text	   *t;
+
+	if (isnull)
+		return;
+	t = DatumGetTextPP(value);
+	check_text(what, VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t), MAX_NAME_BYTES);
+}
+
+static void
+refuse_payload_size(int size)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("payload of an event is too large"),
+			 errdetail("It has %d bytes, outbox.max_payload_size is %d.",
+					   size, guc_max_payload_size),
+			 errhint("Publish a reference to the data, or raise outbox.max_payload_size and the limit of the receiver.")));
+}
+
+/* Exactly one of payload and body, not too large, bytes with their type. */
+static void
+check_payload(const Datum *values, const bool *nulls)
+{
+	if (nulls[EVENT_COL_PAYLOAD] == nulls[EVENT_COL_BODY])
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("an event must have either a payload or a body"),
+				 errhint("Use payload for JSON, body and content_type for bytes.")));
+	if (!nulls[EVENT_COL_PAYLOAD])
+	{
+		Jsonb	   *jb = DatumGetJsonbP(values[EVENT_COL_PAYLOAD]);
+		StringInfoData text;
+
+		/*
+		 * The size is that of the text, which is what is sent: a number like
+		 * 1e100000 has a few bytes in jsonb.
+		 */
+		initStringInfo(&text);
+		json_append_jsonb(&text, jb);
+		if (text.len > guc_max_payload_size)
+			refuse_payload_size(text.len);
+		check_encoding(text.data, text.len);
+		pfree(text.data);
+	}
+	else
+	{
+		bytea	   *body = DatumGetByteaPP(values[EVENT_COL_BODY]);
+
+		if (VARSIZE_ANY_EXHDR(body) > guc_max_payload_size)
+			refuse_payload_size(VARSIZE_ANY_EXHDR(body));
+		if (nulls[EVENT_COL_CONTENT_TYPE])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("content_type of an event must not be null"),
+					 errhint("Use application/octet-stream for bytes of no particular type.")));
+	}
+}
+
+/* Is this subtype json, or does it end in +json? */
+static bool
+is_json_subtype(const char *subtype, size_t len)
+{
+	if (len == 4)
+		return pg_strncasecmp(subtype, "json", 4) == 0;
+	return len > 5 && pg_strncasecmp(subtype + len - 5, "+json", 5) == 0;
+}
+
+/*
+ * A media type: two tokens and a slash, then perhaps parameters.  What goes
+ * with a JSON payload has to be a type of JSON: in one mode of CloudEvents a
+ * receiver gets the payload's text, in another its value.
+ */
+static void
+check_content_type(Datum value, bool isnull, bool json)
+{
+	const char *s;
+	size_t		type,
+				subtype,
+				end;
+	bool		ok;
+
+	if (isnull)
+		return;
+	check_text_datum("content_type", value, false);
+	s = TextDatumGetCString(value);
+
+	/* What ends a token also keeps it from being part of a list of types. */
+	type = strcspn(s, "/; \",");
+	subtype = s[type] == '/' ? strcspn(s + type + 1, "/; \",") : 0;
+	end = type + 1 + subtype;
+	ok = type > 0 && subtype > 0;
+	if (ok)
+		end += strspn(s + end, " ");
+	ok = ok && (s[end] == ';' || s[end] == '\0');
+
+	/* Parameters are not parsed, but must fit into a header, too. */
+	for (const char *p = s; *p && ok; p++)
+		ok = !IS_HIGHBIT_SET(*p);
+	if (!ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("content_type of an event is not a media type"),
+				 errdetail("It is \"%s\".", s),
+				 errhint("A media type has the form type/subtype, application/xml for instance, in ASCII.")));
+	if (json && !is_json_subtype(s + type + 1, subtype))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("content_type of an event with a JSON payload must be a type of JSON"),
+				 errdetail("It is \"%s\".", s),
+				 errhint("Leave it NULL, or put what is not JSON into body.")));
+}
+
+/* W3C trace context: 00-<32 hex digits>-<16>-<2>, in lower case. */
+static void
+check_traceparent(const char *s, int len)
+{
+	static const char form[] = "xx-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx-xxxxxxxxxxxxxxxx-xx";
+	bool		ok = len == sizeof(form) - 1;
+
+	/* Receivers are to ignore one that has digits in upper case. */
+	for (int i = 0; ok && i < len; i++)
+	{
+		if (form[i] == '-')
+			ok = s[i] == '-';
+		else
+			ok = (s[i] >= '0' && s[i] <= '9') || (s[i] >= 'a' && s[i] <= 'f');
+	}
+	if (!ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("traceparent of an event is not a W3C trace context"),
+				 errdetail("It is \"%.*s\".", Min(len, 64), s),
+				 errhint("It has the form 00-<trace id>-<parent id>-<flags>, in hexadecimal digits of lower case.")));
+}
+
+/*
+ * A flat object of strings.  Returns the trace context if there is one among
+ * them, palloc'd, else NULL.
+ */
+static text *
+check_metadata(Datum value, bool isnull)
+{
+	Jsonb	   *jb;
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	v;
+	text	   *traceparent = NULL;
+	bool		is_traceparent = false;
+
+	if (isnull)
+		return NULL;
+	jb = DatumGetJsonbP(value);
+	if (VARSIZE(jb) > MAX_METADATA_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("metadata of an event is too large"),
+				 errdetail("It has %d bytes.", (int) VARSIZE(jb)),
+				 errhint("At most %d bytes are allowed; put more into the payload.",
+						 MAX_METADATA_BYTES)));
+
+	/*
+	 * Nested values are skipped, so that one shows as a value that is not a
+	 * string.  A scalar is an array of one element here.
+	 */
+	it = JsonbIteratorInit(&jb->root);
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	{
+		if (token == WJB_BEGIN_ARRAY ||
+			(token == WJB_VALUE && v.type != jbvString))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("metadata of an event must be a flat object of strings"),
+					 errdetail("It has a value that is not a string."),
+					 errhint("For instance {\"tenant\": \"a\"}.")));
+		if (token == WJB_KEY)
+		{
+			check_text("a name in metadata", v.val.string.val,
+					   v.val.string.len, MAX_NAME_BYTES);
+			is_traceparent = v.val.string.len == 11 &&
+				memcmp(v.val.string.val, "traceparent", 11) == 0;
+		}
+		else if (token == WJB_VALUE && v.val.string.len > 0)
+			check_text("a value in metadata", v.val.string.val,
+					   v.val.string.len, MAX_METADATA_BYTES);
+		if (token == WJB_VALUE && is_traceparent)
+			traceparent = cstring_to_text_with_len(v.val.string.val,
+												   v.val.string.len);
+	}
+	return traceparent;
+}
+
+/*
+ * Move the trace context from the metadata to its own column, from which
+ * publishers take it.  One that is in the column already counts.
+ */
+static void
+take_traceparent(Datum *values, bool *nulls)
+{
+	text	   *found = check_metadata(values[EVENT_COL_METADATA],
+									   nulls[EVENT_COL_METADATA]);
+
+	if (found)
+	{
+		values[EVENT_COL_METADATA] =
+			DirectFunctionCall2(jsonb_delete, values[EVENT_COL_METADATA],
+								PointerGetDatum(cstring_to_text("traceparent")));
+		if (nulls[EVENT_COL_TRACEPARENT])
+			values[EVENT_COL_TRACEPARENT] = PointerGetDatum(found);
+		nulls[EVENT_COL_TRACEPARENT] = false;
+	}
+	if (!nulls[EVENT_COL_TRACEPARENT])
+	{
+		text	   *t = DatumGetTextPP(values[EVENT_COL_TRACEPARENT]);
+
+		check_traceparent(VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t));
+	}
+}
+
+static void
+check_time(const char *what, Datum value, bool isnull)
+{
+	if (!isnull && TIMESTAMP_NOT_FINITE(DatumGetTimestampTz(value)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s of an event must be finite", what),
+				 errhint("Give a time, or leave it out.")));
+}
+
+/* 0 is where the relay's position begins. */
+static void
+check_id(Datum value)
+{
+	if (DatumGetInt64(value) <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("id of an event must be positive"),
+				 errdetail("It is %lld.", (long long) DatumGetInt64(value)),
+				 errhint("Leave it out: it is made here.")));
+}
+
+/*
+ * Check a row that is to be inserted into outbox_event, by EventColumn; throws
+ * if it is not a valid event.  A trace context among the metadata moves to its
+ * column: "values" and "nulls" change, the new ones are palloc'd.
+ */
+void
+event_check(Datum *values, bool *nulls)
+{
+	if (nulls[EVENT_COL_TOPIC])
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("topic of an event must not be null"),
+				 errhint("Give the topic to publish to.")));
+	check_id(values[EVENT_COL_ID]);
+	check_text_datum("topic", values[EVENT_COL_TOPIC], false);
+	check_text_datum("key", values[EVENT_COL_KEY], nulls[EVENT_COL_KEY]);
+	check_text_datum("type", values[EVENT_COL_TYPE], nulls[EVENT_COL_TYPE]);
+	check_payload(values, nulls);
+	check_content_type(values[EVENT_COL_CONTENT_TYPE], nulls[EVENT_COL_CONTENT_TYPE],
+					   nulls[EVENT_COL_BODY]);
+	take_traceparent(values, nulls);
+	check_time("deliver_after", values[EVENT_COL_DELIVER_AFTER],
+			   nulls[EVENT_COL_DELIVER_AFTER]);
+	check_time("created_at", values[EVENT_COL_CREATED_AT], nulls[EVENT_COL_CREATED_AT]);
+}

@@ -1,0 +1,13 @@
+/*-------------------------------------------------------------------------
+ *
+ * event_check.h
+ *		What makes an event valid.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_EVENT_CHECK_H
+#define OUTBOX_EVENT_CHECK_H
+
+extern void event_check(Datum *values, bool *nulls);
+
+#endif							/* OUTBOX_EVENT_CHECK_H */

@@ -1,0 +1,30 @@
+/*-------------------------------------------------------------------------
+ *
+ * server.h
+ *		What the extension has of the whole server: the launcher, the hook
+ *		for commands on databases, and the row in pg_extension.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_SERVER_H
+#define OUTBOX_SERVER_H
+
+/* launcher.c */
+extern void launcher_register(void);
+extern PGDLLEXPORT void outbox_launcher_main(Datum arg);
+
+/* database_commands.c */
+extern void database_commands_init(void);
+
+/* extension_row.c */
+typedef struct ExtensionRow
+{
+	Oid			oid;
+	Oid			owner;
+	Oid			nspoid;			/* schema of its objects */
+	char		version[NAMEDATALEN];	/* of the SQL objects */
+} ExtensionRow;
+
+extern bool extension_row_read(ExtensionRow *row);
+
+#endif							/* OUTBOX_SERVER_H */

@@ -1,0 +1,57 @@
+/*-------------------------------------------------------------------------
+ *
+ * shmem_internal.h
+ *		What the files of shared memory share: the struct and its slots.
+ *
+ * The lock guards which slot belongs to whom, and everything else in the
+ * struct unless a field's comment says otherwise.  A slot's mutex guards its
+ * report.  Whoever looks at a slot that is not its own holds the lock, too, so
+ * that the slot cannot change hands meanwhile.
+ *
+ * A Latch pointer points into the PGPROC array, so that it means the same in
+ * every process.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_SHMEM_INTERNAL_H
+#define OUTBOX_SHMEM_INTERNAL_H
+
+#include "port/atomics.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "storage/spin.h"
+
+#include "server/shmem.h"
+
+typedef struct RelaySlot
+{
+	Oid			dboid;			/* InvalidOid: the slot is free */
+	pid_t		pid;			/* of the relay; 0: none */
+	Latch	   *latch;			/* of the relay; NULL: none */
+	int			holds;			/* commands that want the database free */
+	int			requests;		/* RELAY_REQUEST_ bits for the relay */
+	volatile bool listening;	/* the relay wants to be woken by commits;
+								 * written without the lock, with barriers */
+	bool		orderly;		/* the last relay, if any, meant to end */
+	pg_atomic_uint64 duplicates;	/* publishes that were there already */
+	slock_t		mutex;			/* guards report */
+	RelayReport report;
+} RelaySlot;
+
+typedef struct OutboxShared
+{
+	LWLock	   *lock;			/* never changes, nor does nslots */
+	Latch	   *launcher_latch; /* NULL: no launcher */
+	bool		rescan;			/* the launcher shall look for databases */
+	int			nslots;
+	RelaySlot	slots[FLEXIBLE_ARRAY_MEMBER];
+} OutboxShared;
+
+/* shmem.c */
+extern OutboxShared *shmem_shared;	/* NULL: the library is not preloaded */
+
+extern RelaySlot *shmem_find_slot(Oid dboid);
+extern RelaySlot *shmem_find_or_make_slot(Oid dboid);
+extern void shmem_set_launcher_latch(void);
+
+#endif							/* OUTBOX_SHMEM_INTERNAL_H */

@@ -1,0 +1,147 @@
+/*-------------------------------------------------------------------------
+ *
+ * shmem_relay.c
+ *		A relay's own slot in shared memory.
+ *
+ * A relay takes the slot of its database when it starts and has it until the
+ * process ends, or until it finds that there is no extension and gives the
+ * slot back to whoever needs one next.  In between it reports what it does,
+ * and is told what others want of it.
+ *
+ * Locks: see shmem_internal.h.  The slot is this relay's until it gives it
+ * back, so that its own report takes no more than the mutex.
+ *
+ * Errors: nothing here throws.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "utils/timestamp.h"
+
+#include "server/shmem_internal.h"
+
+static RelaySlot *my_slot = NULL;	/* NULL: not taken, or given back */
+
+/* The process ends, in whatever way.  The launcher decides what is next. */
+static void
+relay_detach(int code, Datum arg)
+{
+	if (!my_slot)
+		return;
+	LWLockAcquire(shmem_shared->lock, LW_EXCLUSIVE);
+	my_slot->pid = 0;
+	my_slot->latch = NULL;
+	SpinLockAcquire(&my_slot->mutex);
+	my_slot->report.status = RELAY_STOPPED;
+	my_slot->report.since = GetCurrentTimestamp();
+	my_slot->report.in_flight = 0;
+	SpinLockRelease(&my_slot->mutex);
+	shmem_set_launcher_latch();
+	LWLockRelease(shmem_shared->lock);
+}
+
+/*
+ * This process is the relay of a database now; false if it may not be,
+ * because there is one, or a command wants the database free.
+ */
+bool
+shmem_relay_attach(Oid dboid)
+{
+	RelaySlot  *slot;
+
+	/*
+	 * The launcher asked for this process because of a slot, but a while ago:
+	 * the slot may have been freed meanwhile, or held.
+	 */
+	LWLockAcquire(shmem_shared->lock, LW_EXCLUSIVE);
+	slot = shmem_find_or_make_slot(dboid);
+	if (!slot || slot->pid != 0 || slot->holds > 0)
+	{
+		LWLockRelease(shmem_shared->lock);
+		return false;
+	}
+	slot->pid = MyProcPid;
+	slot->latch = MyLatch;
+	slot->requests = 0;			/* a relay that starts looks at everything */
+	slot->listening = true;
+	slot->orderly = false;		/* until it says so */
+	pg_atomic_write_u64(&slot->duplicates, 0);
+	my_slot = slot;
+	LWLockRelease(shmem_shared->lock);
+
+	before_shmem_exit(relay_detach, (Datum) 0);
+	return true;
+}
+
+/* Publish a report for the views. */
+void
+shmem_relay_report(const RelayReport *report)
+{
+	SpinLockAcquire(&my_slot->mutex);
+	my_slot->report = *report;
+	SpinLockRelease(&my_slot->mutex);
+}
+
+/*
+ * Shall commits wake this relay?  Whoever says so has to look for events after
+ * that, or a commit may have been missed.
+ */
+void
+shmem_relay_listen(bool on)
+{
+	my_slot->listening = on;
+	pg_memory_barrier();		/* pairs with wake_relay() in shmem_wake.c */
+}
+
+/* What others asked of this relay since the last call: RELAY_REQUEST_ bits. */
+int
+shmem_relay_take_requests(void)
+{
+	int			requests;
+
+	/*
+	 * Usually none, which is seen without the lock: whoever asks sets the
+	 * latch afterwards, and then this is called again.
+	 */
+	if (my_slot->requests == 0)
+		return 0;
+	LWLockAcquire(shmem_shared->lock, LW_EXCLUSIVE);
+	requests = my_slot->requests;
+	my_slot->requests = 0;
+	LWLockRelease(shmem_shared->lock);
+	return requests;
+}
+
+/* This relay means to end: the launcher need not wait with the next one. */
+void
+shmem_relay_ends_in_order(void)
+{
+	LWLockAcquire(shmem_shared->lock, LW_EXCLUSIVE);
+	my_slot->orderly = true;
+	LWLockRelease(shmem_shared->lock);
+}
+
+/*
+ * This relay's database has no extension: give the slot back.  False if
+ * somebody asked for the relay meanwhile (CREATE EXTENSION): look again.
+ */
+bool
+shmem_relay_forget_database(void)
+{
+	bool		forgotten = false;
+
+	LWLockAcquire(shmem_shared->lock, LW_EXCLUSIVE);
+	if ((my_slot->requests & RELAY_REQUEST_RECHECK) == 0)
+	{
+		my_slot->dboid = InvalidOid;
+		my_slot->pid = 0;
+		my_slot->latch = NULL;
+		my_slot = NULL;
+		forgotten = true;
+	}
+	LWLockRelease(shmem_shared->lock);
+	return forgotten;
+}
