@@ -19,6 +19,7 @@
 #include "storage/latch.h"
 #include "utils/acl.h"
 #include "utils/memutils.h"
+#include "utils/wait_event.h"
 
 /* 16: one function for the ownership of every kind of object. */
 static inline bool
@@ -39,6 +40,17 @@ create_wait_event_set_compat(int nevents)
 	return CreateWaitEventSet(NULL, nevents);
 #else
 	return CreateWaitEventSet(TopMemoryContext, nevents);
+#endif
+}
+
+/* 17: a wait has a name of our own in pg_stat_activity. */
+static inline uint32
+wait_event_compat(const char *name)
+{
+#if PG_VERSION_NUM >= 170000
+	return WaitEventExtensionNew(name);
+#else
+	return PG_WAIT_EXTENSION;
 #endif
 }
 

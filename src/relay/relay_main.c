@@ -81,6 +81,8 @@ static const struct
 
 static char *database_name;
 
+static uint32 wait_event;		/* what pg_stat_activity says while we wait */
+
 /* The wait set, and the publisher's sockets that it was made for. */
 static WaitEventSet *wait_set = NULL;
 static OutboxSocket *wait_sockets = NULL;
@@ -196,7 +198,7 @@ static void
 wait_for_latch(long timeout_ms)
 {
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 timeout_ms, PG_WAIT_EXTENSION);
+					 timeout_ms, wait_event);
 	ResetLatch(MyLatch);
 }
 
@@ -225,7 +227,7 @@ wait_for_work(Relay *relay, long timeout_ms)
 	if (publisher_ms >= 0)
 		timeout_ms = Min(timeout_ms, publisher_ms);
 	nevents = WaitEventSetWait(wait_set, timeout_ms, events, MAX_READY,
-							   PG_WAIT_EXTENSION);
+							   wait_event);
 	for (int i = 0; i < nevents; i++)
 	{
 		if (events[i].events & WL_LATCH_SET)
@@ -341,6 +343,7 @@ outbox_relay_main(Datum arg)
 		proc_exit(1);
 	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
 	pin_settings();
+	wait_event = wait_event_compat("OutboxRelay");
 	database_name = read_database_name();
 	context.callback = name_relay;
 	context.arg = NULL;

@@ -167,13 +167,15 @@ xact_callback(XactEvent event, void *arg)
 static void
 wait_for_leave(Oid dboid)
 {
+	uint32		wait_event = wait_event_compat("OutboxRelayLeave");
+
 	for (int waited = 0; waited < LEAVE_TIMEOUT_MS; waited += LEAVE_POLL_MS)
 	{
 		if (!shmem_has_relay(dboid))
 			return;
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 LEAVE_POLL_MS, PG_WAIT_EXTENSION);
+						 LEAVE_POLL_MS, wait_event);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}

@@ -387,6 +387,7 @@ outbox_launcher_main(Datum arg)
 	ErrorContextCallback context;
 	TimestampTz last_scan = 0;
 	long		rescan_ms = RESCAN_MS;
+	uint32		wait_event = wait_event_compat("OutboxLauncher");
 
 	context.callback = add_error_context;
 	context.arg = NULL;
@@ -414,7 +415,7 @@ outbox_launcher_main(Datum arg)
 		}
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Min(start_relays(), rescan_ms), PG_WAIT_EXTENSION);
+						 Min(start_relays(), rescan_ms), wait_event);
 		ResetLatch(MyLatch);
 	}
 	proc_exit(1);
