@@ -12,6 +12,7 @@ OBJS = \
 	src/api/monitor.o \
 	src/http/http_client.o \
 	src/http/http_request.o \
+	src/http/http_socket.o \
 	src/lib/clock.o \
 	src/lib/json_text.o \
 	src/lib/mutation.o \
@@ -93,6 +94,7 @@ $(OBJS): | $(OBJDIRS)
 $(OBJDIRS):
 	$(MKDIR_P) $@
 
-src/outbox.o src/api/monitor.o src/relay/relay_main.o: $(srcdir)/outbox.control
+src/outbox.o src/api/monitor.o src/http/http_request.o src/relay/relay_main.o: \
+	$(srcdir)/outbox.control
 
 -include $(OBJS:.o=.d)

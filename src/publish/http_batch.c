@@ -58,10 +58,12 @@ send_shared(CommonState *common, MessageBatch *batch)
 	dlist_push_tail(&common->batches, &batch->node);
 	batch->route = 0;
 	batch->generation = common->generation;
-	request = http_new_request(common->client, request_id(batch), batch_done);
+	request = http_client_new_request(common->client, request_id(batch),
+									  batch_done);
 	old = MemoryContextSwitchTo(http_request_context(request));
 	common->kind->send_batch(common, request, batch);
 	MemoryContextSwitchTo(old);
+	http_client_start(common->client, request);
 }
 
 /*
@@ -146,7 +148,8 @@ cancel_in(CommonState *common, dlist_head *batches, int64 id)
 			remove_message(batch, i);
 			if (batch->nmessages == 0)
 			{
-				http_cancel(common->client, request_id(batch), batch_done);
+				http_client_cancel(common->client, request_id(batch),
+								   batch_done);
 				remove_batch(batch);
 			}
 			return true;

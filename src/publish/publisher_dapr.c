@@ -183,9 +183,9 @@ dapr_send(CommonState *common, HttpRequest *request,
 					  CLOUDEVENT_TRACEID);
 
 	if (message->traceparent != NULL)
-		http_add_header(request, "traceparent", message->traceparent);
-	http_post(request, url.data, "application/cloudevents+json", body.data,
-			  body.len);
+		http_request_add_header(request, "traceparent", message->traceparent);
+	http_request_post(request, url.data, "application/cloudevents+json",
+					  body.data, body.len);
 }
 
 /* Read token after token.  False if the value does not end where it should. */
@@ -348,12 +348,14 @@ dapr_probe(OutboxPublisherState *state)
 	MemoryContext old;
 
 	/* a probe that nobody has waited for */
-	http_cancel(dapr->common.client, 0, probe_done);
+	http_client_cancel(dapr->common.client, 0, probe_done);
 
-	request = http_new_request(dapr->common.client, 0, probe_done);
+	request = http_client_new_request(dapr->common.client, 0, probe_done);
 	old = MemoryContextSwitchTo(http_request_context(request));
-	http_get(request, psprintf("%s/v1.0/healthz/outbound", dapr->base_url));
+	http_request_get(request, psprintf("%s/v1.0/healthz/outbound",
+									   dapr->base_url));
 	MemoryContextSwitchTo(old);
+	http_client_start(dapr->common.client, request);
 	common_progress(&dapr->common, NULL, 0);
 }
 

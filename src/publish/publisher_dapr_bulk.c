@@ -70,7 +70,7 @@ set_max_batch(DaprState *dapr)
 void
 dapr_configure_bulk(DaprState *dapr)
 {
-	http_cancel(dapr->common.client, 0, version_done);
+	http_client_cancel(dapr->common.client, 0, version_done);
 	dapr->bulk = guc_dapr_bulk;
 	dapr->asked = false;
 	dapr->has_stable = false;
@@ -113,12 +113,13 @@ version_done(void *arg, int64 id, const HttpResult *result)
 static void
 ask_version(DaprState *dapr)
 {
-	HttpRequest *request = http_new_request(dapr->common.client, 0,
-											version_done);
+	HttpRequest *request = http_client_new_request(dapr->common.client, 0,
+												   version_done);
 	MemoryContext old = MemoryContextSwitchTo(http_request_context(request));
 
-	http_get(request, psprintf("%s/v1.0/metadata", dapr->base_url));
+	http_request_get(request, psprintf("%s/v1.0/metadata", dapr->base_url));
 	MemoryContextSwitchTo(old);
+	http_client_start(dapr->common.client, request);
 }
 
 /*
@@ -271,7 +272,8 @@ dapr_send_batch(CommonState *common, HttpRequest *request,
 	}
 	appendStringInfoChar(&body, ']');
 
-	http_post(request, url.data, "application/json", body.data, body.len);
+	http_request_post(request, url.data, "application/json", body.data,
+					  body.len);
 }
 
 /*

@@ -156,7 +156,7 @@ static void
 add_attribute(HttpRequest *request, const char *name, const char *value)
 {
 	if (value != NULL)
-		http_add_header(request, name, cloudevent_header_value(value));
+		http_request_add_header(request, name, cloudevent_header_value(value));
 }
 
 /* Add all there is to know about the event but its payload. */
@@ -198,8 +198,9 @@ post_batch(EndpointState *endpoint, HttpRequest *request,
 	}
 	appendStringInfoChar(&array, ']');
 
-	http_post(request, topic_url(endpoint->url, messages[0]->topic),
-			  "application/cloudevents-batch+json", array.data, array.len);
+	http_request_post(request, topic_url(endpoint->url, messages[0]->topic),
+					  "application/cloudevents-batch+json", array.data,
+					  array.len);
 }
 
 /* PublisherKind.send_batch */
@@ -222,7 +223,7 @@ endpoint_send(CommonState *common, HttpRequest *request,
 	StringInfoData envelope;
 
 	if (message->traceparent != NULL)
-		http_add_header(request, "traceparent", message->traceparent);
+		http_request_add_header(request, "traceparent", message->traceparent);
 	if (endpoint->batched)
 	{
 		post_batch(endpoint, request, &message, 1);
@@ -231,15 +232,15 @@ endpoint_send(CommonState *common, HttpRequest *request,
 	if (endpoint->mode == HTTP_MODE_BINARY)
 	{
 		add_attributes(request, message, source);
-		http_post(request, url, message->content_type, message->payload,
-				  message->payload_len);
+		http_request_post(request, url, message->content_type,
+						  message->payload, message->payload_len);
 		return;
 	}
 	initStringInfo(&envelope);
 	cloudevent_append(&envelope, message, source,
 					  CLOUDEVENT_TOPIC | CLOUDEVENT_METADATA);
-	http_post(request, url, "application/cloudevents+json", envelope.data,
-			  envelope.len);
+	http_request_post(request, url, "application/cloudevents+json",
+					  envelope.data, envelope.len);
 }
 
 /* PublisherKind.judge */

@@ -61,7 +61,7 @@ common_startup(OutboxPublisherState *state, const PublisherKind *kind)
 	common->scratch = AllocSetContextCreate(CurrentMemoryContext,
 											"outbox publisher answer",
 											ALLOCSET_DEFAULT_SIZES);
-	common->client = http_create(common);
+	common->client = http_client_create(common);
 	dlist_init(&common->batches);
 	dlist_init(&common->again);
 	state->private_data = common;
@@ -92,7 +92,7 @@ common_check_configured(OutboxPublisherState *state, const char **reason)
 	options.request_timeout = state->request_timeout;
 	/* a probe, and a question of the publisher's own */
 	options.max_connections = state->max_in_flight + 2;
-	http_configure(common->client, &options);
+	http_client_configure(common->client, &options);
 	common->configured = true;
 	return true;
 }
@@ -267,19 +267,21 @@ common_send(CommonState *common, const OutboxMessage *message)
 
 	if (!common_check_message(common, message))
 		return;
-	request = http_new_request(common->client, message->id, message_done);
+	request = http_client_new_request(common->client, message->id,
+									  message_done);
 	old = MemoryContextSwitchTo(http_request_context(request));
 	common->kind->send(common, request, message);
 	MemoryContextSwitchTo(old);
+	http_client_start(common->client, request);
 }
 
 /* Let requests make progress, those included that come of others' answers. */
 void
 common_progress(CommonState *common, const OutboxSocket *ready, int n)
 {
-	http_ready(common->client, ready, n);
+	http_client_ready(common->client, ready, n);
 	while (batch_send_again(common))
-		http_ready(common->client, NULL, 0);
+		http_client_ready(common->client, NULL, 0);
 }
 
 void
@@ -305,7 +307,7 @@ common_sockets(OutboxPublisherState *state, const OutboxSocket **sockets,
 {
 	CommonState *common = state->private_data;
 
-	return http_sockets(common->client, sockets, timeout_ms);
+	return http_client_sockets(common->client, sockets, timeout_ms);
 }
 
 void
@@ -320,7 +322,7 @@ common_cancel(OutboxPublisherState *state, int64 id)
 	CommonState *common = state->private_data;
 
 	if (!batch_cancel(common, id))
-		http_cancel(common->client, id, message_done);
+		http_client_cancel(common->client, id, message_done);
 }
 
 void
@@ -328,7 +330,7 @@ common_shutdown(OutboxPublisherState *state)
 {
 	CommonState *common = state->private_data;
 
-	http_destroy(common->client);
+	http_client_destroy(common->client);
 	MemoryContextDelete(common->settings);
 	MemoryContextDelete(common->scratch);
 	pfree(common);

@@ -61,7 +61,7 @@ typedef struct PublisherKind
 	bool		(*configure) (CommonState *common, HttpOptions *options,
 							  const char **reason);
 
-	/* Start the request of a message, in the request's memory context. */
+	/* Fill in the request of a message, in the request's memory context. */
 	void		(*send) (CommonState *common, HttpRequest *request,
 						 const OutboxMessage *message);
 
@@ -72,8 +72,8 @@ typedef struct PublisherKind
 	void		(*judge) (const HttpResult *result, Verdict *verdict);
 
 	/*
-	 * Start the request of several messages, as send() does; may set "route".
-	 * Only used if configure() has set max_batch.
+	 * Fill in the request of several messages, as send() does; may set
+	 * "route". Only used if configure() has set max_batch.
 	 */
 	void		(*send_batch) (CommonState *common, HttpRequest *request,
 							   MessageBatch *batch);
