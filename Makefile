@@ -11,8 +11,10 @@ OBJS = \
 	src/api/enqueue.o \
 	src/api/monitor.o \
 	src/http/http_client.o \
+	src/http/http_header.o \
 	src/http/http_request.o \
 	src/http/http_socket.o \
+	src/http/http_url.o \
 	src/lib/clock.o \
 	src/lib/json_text.o \
 	src/lib/mutation.o \

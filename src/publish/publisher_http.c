@@ -21,6 +21,7 @@
 
 #include "publish/cloudevent.h"
 #include "guc.h"
+#include "http/http_header.h"
 #include "publish/publisher_over_http.h"
 #include "publish/publishers.h"
 
@@ -76,7 +77,8 @@ add_headers(CommonState *common, char *str, const char *origin, bool secret,
 			line[--len] = '\0';
 		if (len == 0)
 			continue;
-		if (!guc_header_is_valid(line, len, &problem))
+		problem = http_header_problem(line, len);
+		if (problem != NULL)
 		{
 			*reason = psprintf("line %d of %s: %s", number, origin, problem);
 			return false;
