@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * cloudevent.h
- *		The CloudEvents 1.0 envelope, and the encodings that go with it.
+ *		The CloudEvents 1.0 envelope, and the values of its headers.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,8 +23,6 @@ extern void cloudevent_append(StringInfo buf, const OutboxMessage *message,
 							  const char *source, int flags);
 extern void cloudevent_append_metadata(StringInfo buf,
 									   const OutboxMessage *message);
-extern void cloudevent_append_uri(StringInfo buf, const char *text);
-extern void cloudevent_append_uri_segment(StringInfo buf, const char *text);
 extern const char *cloudevent_header_value(const char *text);
 
 #endif							/* OUTBOX_CLOUDEVENT_H */

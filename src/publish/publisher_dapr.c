@@ -20,6 +20,7 @@
  */
 #include "postgres.h"
 
+#include "lib/text.h"
 #include "publish/cloudevent.h"
 #include "common/jsonapi.h"
 #include "lib/compat.h"
@@ -69,14 +70,11 @@ read_token(CommonState *common, const char **line, const char **reason)
 						   guc_dapr_api_token_file);
 		return false;
 	}
-	for (const char *p = token; *p != '\0'; p++)
+	if (text_has_control(token, len))
 	{
-		if ((unsigned char) *p < ' ' || *p == 0x7F)
-		{
-			*reason = psprintf("the token in file \"%s\" contains a control character",
-							   guc_dapr_api_token_file);
-			return false;
-		}
+		*reason = psprintf("the token in file \"%s\" contains a control character",
+						   guc_dapr_api_token_file);
+		return false;
 	}
 	common_hide(common, token);
 	*line = psprintf("dapr-api-token: %s", token);
@@ -109,7 +107,7 @@ dapr_configure(CommonState *common, HttpOptions *options, const char **reason)
 	dapr->base_url = url.data;
 
 	initStringInfo(&pubsub);
-	cloudevent_append_uri_segment(&pubsub, guc_dapr_pubsub_name);
+	text_append_uri_segment(&pubsub, guc_dapr_pubsub_name);
 	dapr->pubsub = pubsub.data;
 	dapr->publish_url = psprintf("%s/v1.0/publish/%s/", dapr->base_url,
 								 dapr->pubsub);
@@ -149,15 +147,15 @@ append_query(StringInfo url, const OutboxMessage *message)
 	for (int i = 0; i < message->nmetadata; i++)
 	{
 		appendStringInfo(url, "%cmetadata.", separator);
-		cloudevent_append_uri(url, message->metadata[i].name);
+		text_append_uri(url, message->metadata[i].name);
 		appendStringInfoChar(url, '=');
-		cloudevent_append_uri(url, message->metadata[i].value);
+		text_append_uri(url, message->metadata[i].value);
 		separator = '&';
 	}
 	if (key != NULL)
 	{
 		appendStringInfo(url, "%cmetadata.partitionKey=", separator);
-		cloudevent_append_uri(url, key);
+		text_append_uri(url, key);
 	}
 }
 
@@ -175,7 +173,7 @@ dapr_send(CommonState *common, HttpRequest *request,
 
 	initStringInfo(&url);
 	appendStringInfoString(&url, dapr->publish_url);
-	cloudevent_append_uri_segment(&url, message->topic);
+	text_append_uri_segment(&url, message->topic);
 	append_query(&url, message);
 
 	initStringInfo(&body);

@@ -24,6 +24,7 @@
 
 #include <float.h>
 
+#include "lib/text.h"
 #include "publish/cloudevent.h"
 #include "lib/json_text.h"
 #include "publish/publisher_dapr.h"
@@ -259,7 +260,7 @@ dapr_send_batch(CommonState *common, HttpRequest *request,
 	appendStringInfo(&url, "%s/%s/publish/bulk/%s/", dapr->base_url,
 					 batch->route == BULK_ROUTE_STABLE ? "v1.0" : "v1.0-alpha1",
 					 dapr->pubsub);
-	cloudevent_append_uri_segment(&url, batch->messages[0]->topic);
+	text_append_uri_segment(&url, batch->messages[0]->topic);
 
 	for (int i = 0; i < batch->nmessages; i++)
 		size += batch->messages[i]->payload_len + ENTRY_OVERHEAD;

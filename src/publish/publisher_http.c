@@ -19,6 +19,7 @@
  */
 #include "postgres.h"
 
+#include "lib/text.h"
 #include "publish/cloudevent.h"
 #include "guc.h"
 #include "http/http_header.h"
@@ -145,7 +146,7 @@ topic_url(const char *pattern, const char *topic)
 	while (place != NULL)
 	{
 		appendBinaryStringInfo(&url, pattern, place - pattern);
-		cloudevent_append_uri_segment(&url, topic);
+		text_append_uri_segment(&url, topic);
 		pattern = place + strlen(TOPIC_PLACEHOLDER);
 		place = strstr(pattern, TOPIC_PLACEHOLDER);
 	}

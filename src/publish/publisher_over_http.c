@@ -32,7 +32,7 @@
 
 #include "publish/cloudevent.h"
 #include "guc.h"
-#include "mb/pg_wchar.h"
+#include "lib/text.h"
 #include "publish/http_batch.h"
 #include "publish/publisher_over_http.h"
 #include "storage/fd.h"
@@ -97,18 +97,6 @@ common_check_configured(OutboxPublisherState *state, const char **reason)
 	return true;
 }
 
-/* Has the text a byte that must not go into a header or a URL? */
-static bool
-has_control_char(const char *str)
-{
-	for (const char *p = str; *p != '\0'; p++)
-	{
-		if ((unsigned char) *p < ' ' || *p == 0x7F)
-			return true;
-	}
-	return false;
-}
-
 /*
  * Why the message cannot be sent, or NULL.  What is stored has been checked
  * already; but one line break in a header is another header, which makes it
@@ -124,19 +112,25 @@ message_problem(const OutboxMessage *message)
 
 	for (int i = 0; i < lengthof(texts); i++)
 	{
+		Size		len;
+
 		if (texts[i] == NULL)
 			continue;
-		if (has_control_char(texts[i]))
+		len = strlen(texts[i]);
+		if (text_has_control(texts[i], len))
 			return "an attribute of the event contains a control character";
-		total += strlen(texts[i]);
+		total += len;
 	}
 	for (int i = 0; i < message->nmetadata; i++)
 	{
-		if (has_control_char(message->metadata[i].name) ||
-			has_control_char(message->metadata[i].value))
+		const OutboxMetadata *entry = &message->metadata[i];
+		Size		namelen = strlen(entry->name);
+		Size		valuelen = strlen(entry->value);
+
+		if (text_has_control(entry->name, namelen) ||
+			text_has_control(entry->value, valuelen))
 			return "the metadata of the event contains a control character";
-		total += strlen(message->metadata[i].name);
-		total += strlen(message->metadata[i].value);
+		total += namelen + valuelen;
 	}
 	if (total > ATTRIBUTES_MAX)
 		return "the attributes and the metadata of the event are too large";
@@ -194,7 +188,7 @@ common_error_line(CommonState *common, const HttpResult *result,
 	initStringInfo(&line);
 	if (result->status != 0)
 		appendStringInfo(&line, "HTTP %d", result->status);
-	common_append_line(&line, foreign.data, ERROR_TEXT_MAX);
+	text_append_line(&line, foreign.data, ERROR_TEXT_MAX, true);
 	return line.data;
 }
 
@@ -391,45 +385,4 @@ common_read_file(const char *path, char **str, const char **reason)
 		ok = true;
 	CloseTransientFile(fd);
 	return ok;
-}
-
-/*
- * Append a foreign text to a line: at most "max" bytes of it, runs of white
- * space and control characters as one space, bytes that are not UTF-8 as
- * question marks.
- */
-void
-common_append_line(StringInfo buf, const char *str, Size max)
-{
-	const char *end = str + strlen(str);
-	int			limit = buf->len + max;
-	bool		space = false;
-
-	while (str < end)
-	{
-		unsigned char c = (unsigned char) *str;
-		int			len = 1;
-
-		if (c <= ' ' || c == 0x7F)
-		{
-			space = buf->len > 0 && buf->data[buf->len - 1] != ' ';
-			str++;
-
-			continue;
-		}
-		if (c == 0xC2 && (unsigned char) str[1] < 0xA0)
-			len = -1;			/* a C1 control character */
-		else if (IS_HIGHBIT_SET(c))
-			len = pg_encoding_verifymbchar(PG_UTF8, str, end - str);
-		if (buf->len + space + Max(len, 1) > limit)
-			break;
-		if (space)
-			appendStringInfoChar(buf, ' ');
-		space = false;
-		if (len > 0)
-			appendBinaryStringInfo(buf, str, len);
-		else
-			appendStringInfoChar(buf, '?');
-		str += Max(len, 1);
-	}
 }

@@ -130,6 +130,5 @@ extern const char *common_error_line(CommonState *common,
 extern void common_hide(CommonState *common, char *secret);
 extern bool common_read_file(const char *path, char **text,
 							 const char **reason);
-extern void common_append_line(StringInfo buf, const char *text, Size max);
 
 #endif							/* OUTBOX_PUBLISHER_COMMON_H */
