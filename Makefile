@@ -18,6 +18,7 @@ OBJS = \
 	src/lib/clock.o \
 	src/lib/json_text.o \
 	src/lib/mutation.o \
+	src/lib/secret_file.o \
 	src/lib/text.o \
 	src/lib/uuidv7.o \
 	src/publish/cloudevent.o \

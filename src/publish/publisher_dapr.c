@@ -20,6 +20,7 @@
  */
 #include "postgres.h"
 
+#include "lib/secret_file.h"
 #include "lib/text.h"
 #include "publish/cloudevent.h"
 #include "common/jsonapi.h"
@@ -59,7 +60,7 @@ read_token(CommonState *common, const char **line, const char **reason)
 	char	   *token;
 	Size		len;
 
-	if (!common_read_file(guc_dapr_api_token_file, &token, reason))
+	if (!secret_file_read(guc_dapr_api_token_file, &token, reason))
 		return false;
 	len = strlen(token);
 	while (len > 0 && strchr(" \t\r\n", token[len - 1]))

@@ -19,6 +19,7 @@
  */
 #include "postgres.h"
 
+#include "lib/secret_file.h"
 #include "lib/text.h"
 #include "publish/cloudevent.h"
 #include "guc.h"
@@ -119,7 +120,7 @@ endpoint_configure(CommonState *common, HttpOptions *options,
 	{
 		char	   *str;
 
-		if (!common_read_file(guc_http_headers_file, &str, reason) ||
+		if (!secret_file_read(guc_http_headers_file, &str, reason) ||
 			!add_headers(common, str,
 						 psprintf("file \"%s\"", guc_http_headers_file),
 						 true, &headers, reason))

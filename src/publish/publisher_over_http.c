@@ -26,20 +26,12 @@
  */
 #include "postgres.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include "publish/cloudevent.h"
 #include "guc.h"
 #include "lib/text.h"
 #include "publish/http_batch.h"
 #include "publish/publisher_over_http.h"
-#include "storage/fd.h"
 #include "utils/memutils.h"
-
-/* The largest file with a secret. */
-#define FILE_MAX (64 * 1024)
 
 /*
  * The most that a message may put into a request's URL and headers, before
@@ -349,40 +341,4 @@ common_hide(CommonState *common, char *secret)
 		common->secrets = lappend(common->secrets, secret);
 		list_sort(common->secrets, compare_longer);
 	}
-}
-
-/*
- * Read a small regular file: *str is its contents, and a NUL.  False and a
- * reason, which shows nothing of the contents, if that is not possible or
- * there is a NUL inside.
- */
-bool
-common_read_file(const char *path, char **str, const char **reason)
-{
-	/* O_NONBLOCK: a pipe must not make us wait for somebody to write to it */
-	int			fd = OpenTransientFile(path, O_RDONLY | O_NONBLOCK);
-	struct stat st;
-	ssize_t		len;
-	bool		ok = false;
-
-	if (fd < 0)
-	{
-		*reason = psprintf("could not open file \"%s\": %m", path);
-		return false;
-	}
-	*str = palloc0(FILE_MAX + 1);
-	if (fstat(fd, &st) < 0)
-		*reason = psprintf("could not stat file \"%s\": %m", path);
-	else if (!S_ISREG(st.st_mode))
-		*reason = psprintf("\"%s\" is not a regular file", path);
-	else if (st.st_size > FILE_MAX)
-		*reason = psprintf("file \"%s\" is too large", path);
-	else if ((len = read(fd, *str, FILE_MAX)) < 0)
-		*reason = psprintf("could not read file \"%s\": %m", path);
-	else if (strlen(*str) != len)
-		*reason = psprintf("file \"%s\" contains a NUL character", path);
-	else
-		ok = true;
-	CloseTransientFile(fd);
-	return ok;
 }

@@ -128,7 +128,5 @@ extern const char *common_error_line(CommonState *common,
 									 const HttpResult *result,
 									 const Verdict *verdict);
 extern void common_hide(CommonState *common, char *secret);
-extern bool common_read_file(const char *path, char **text,
-							 const char **reason);
 
 #endif							/* OUTBOX_PUBLISHER_COMMON_H */
