@@ -16,6 +16,7 @@ OBJS = \
 	src/http/http_socket.o \
 	src/http/http_url.o \
 	src/lib/clock.o \
+	src/lib/json_members.o \
 	src/lib/json_text.o \
 	src/lib/mutation.o \
 	src/lib/secret_file.o \

@@ -95,6 +95,18 @@ cloudevent_append(StringInfo buf, const OutboxMessage *message,
 	appendStringInfoChar(buf, '}');
 }
 
+/* Is there a metadatum of this name? */
+bool
+cloudevent_has_metadata(const OutboxMessage *message, const char *name)
+{
+	for (int i = 0; i < message->nmetadata; i++)
+	{
+		if (strcmp(message->metadata[i].name, name) == 0)
+			return true;
+	}
+	return false;
+}
+
 /* Append the metadata as a JSON object of strings, without spaces. */
 void
 cloudevent_append_metadata(StringInfo buf, const OutboxMessage *message)

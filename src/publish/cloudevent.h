@@ -21,6 +21,8 @@
 
 extern void cloudevent_append(StringInfo buf, const OutboxMessage *message,
 							  const char *source, int flags);
+extern bool cloudevent_has_metadata(const OutboxMessage *message,
+									const char *name);
 extern void cloudevent_append_metadata(StringInfo buf,
 									   const OutboxMessage *message);
 extern const char *cloudevent_header_value(const char *text);

@@ -20,14 +20,13 @@
  */
 #include "postgres.h"
 
+#include "guc.h"
+#include "http/http_url.h"
+#include "lib/json_members.h"
 #include "lib/secret_file.h"
 #include "lib/text.h"
 #include "publish/cloudevent.h"
-#include "common/jsonapi.h"
-#include "lib/compat.h"
-#include "guc.h"
-#include "publish/publisher_over_http.h"
-#include "publish/publisher_dapr.h"
+#include "publish/publisher_dapr_bulk.h"
 #include "publish/publishers.h"
 
 /* Anything in the place of an errorCode. */
@@ -86,14 +85,16 @@ read_token(CommonState *common, const char **line, const char **reason)
 static bool
 dapr_configure(CommonState *common, HttpOptions *options, const char **reason)
 {
-	DaprState  *dapr = (DaprState *) common;
+	DaprPublisher *dapr = (DaprPublisher *) common;
 	StringInfoData url;
 	StringInfoData pubsub;
 
 	initStringInfo(&url);
-	if (strncmp(guc_dapr_endpoint, "unix:", 5) == 0)
+	if (strncmp(guc_dapr_endpoint, HTTP_UNIX_PREFIX,
+				strlen(HTTP_UNIX_PREFIX)) == 0)
 	{
-		options->unix_socket = pstrdup(guc_dapr_endpoint + 5);
+		options->unix_socket = pstrdup(guc_dapr_endpoint +
+									   strlen(HTTP_UNIX_PREFIX));
 		appendStringInfoString(&url, "http://localhost");
 	}
 	else
@@ -122,20 +123,8 @@ dapr_configure(CommonState *common, HttpOptions *options, const char **reason)
 		options->headers = line;
 		options->nheaders = 1;
 	}
-	dapr_configure_bulk(dapr);
+	dapr_bulk_configure(dapr);
 	return true;
-}
-
-/* The metadatum partitionKey that a message gets; NULL: it has its own. */
-const char *
-dapr_partition_key(const OutboxMessage *message)
-{
-	for (int i = 0; i < message->nmetadata; i++)
-	{
-		if (strcmp(message->metadata[i].name, "partitionKey") == 0)
-			return NULL;
-	}
-	return message->key;
 }
 
 /* Append a message's metadata as query parameters, its key among them. */
@@ -168,7 +157,7 @@ static void
 dapr_send(CommonState *common, HttpRequest *request,
 		  const OutboxMessage *message)
 {
-	DaprState  *dapr = (DaprState *) common;
+	DaprPublisher *dapr = (DaprPublisher *) common;
 	StringInfoData url;
 	StringInfoData body;
 
@@ -187,75 +176,7 @@ dapr_send(CommonState *common, HttpRequest *request,
 					  body.data, body.len);
 }
 
-/* Read token after token.  False if the value does not end where it should. */
-static bool
-walk_json(JsonLexContext *lex, DaprMemberCB member, void *arg)
-{
-	char	   *str = NULL;		/* the last one */
-	char	   *name = NULL;	/* of the member whose value comes next */
-	int			depth = 0;
-
-	while (json_lex(lex) == JSON_SUCCESS)
-	{
-		switch (lex->token_type)
-		{
-			case JSON_TOKEN_END:
-				return depth == 0;
-			case JSON_TOKEN_OBJECT_END:
-				member(arg, depth, NULL, NULL);
-				/* FALLTHROUGH */
-			case JSON_TOKEN_ARRAY_END:
-				depth--;
-				break;
-			case JSON_TOKEN_STRING:
-				str = pstrdup(lex->strval->data);
-				if (name != NULL)
-					member(arg, depth, name, str);
-				name = NULL;
-				break;
-			case JSON_TOKEN_COLON:
-				name = str;
-				break;
-			case JSON_TOKEN_OBJECT_START:
-			case JSON_TOKEN_ARRAY_START:
-				depth++;
-				/* FALLTHROUGH */
-			default:
-				name = NULL;
-				break;
-		}
-	}
-	return false;
-}
-
-/*
- * Tell all strings in a body that is a JSON object.  False if it ends too
- * early or cannot be read on; the lexer may throw, at an escape that this
- * database's encoding cannot show for one.  What was told before that counts.
- */
-bool
-dapr_read_json(const HttpResult *result, DaprMemberCB member, void *arg)
-{
-	MemoryContext old = CurrentMemoryContext;
-	volatile bool whole = false;
-
-	if (result->body[0] != '{')
-		return false;
-	PG_TRY();
-	{
-		whole = walk_json(make_json_lex_compat(result->body, result->body_len),
-						  member, arg);
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(old);
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	return whole;
-}
-
-/* DaprMemberCB: is it one of the two that tell an error? */
+/* JsonMemberCB: is it one of the two that tell an error? */
 static void
 error_member(void *arg, int depth, const char *name, const char *value)
 {
@@ -287,7 +208,8 @@ ends_with(const char *str, const char *end)
 static void
 dapr_judge(const HttpResult *result, Verdict *verdict)
 {
-	(void) dapr_read_json(result, error_member, verdict);
+	(void) json_members_read(result->body, result->body_len, error_member,
+							 verdict);
 	if (verdict->code == NULL && result->error != NULL)
 		return;
 
@@ -310,12 +232,12 @@ dapr_judge(const HttpResult *result, Verdict *verdict)
 }
 
 static const PublisherKind dapr_kind = {
-	.size = sizeof(DaprState),
+	.size = sizeof(DaprPublisher),
 	.configure = dapr_configure,
 	.send = dapr_send,
 	.judge = dapr_judge,
-	.send_batch = dapr_send_batch,
-	.judge_batch = dapr_judge_batch
+	.send_batch = dapr_bulk_send,
+	.judge_batch = dapr_bulk_judge
 };
 
 static void
@@ -342,7 +264,7 @@ probe_done(void *arg, int64 id, const HttpResult *result)
 static void
 dapr_probe(OutboxPublisherState *state)
 {
-	DaprState  *dapr = state->private_data;
+	DaprPublisher *dapr = state->private_data;
 	HttpRequest *request;
 	MemoryContext old;
 
@@ -363,7 +285,7 @@ const OutboxPublisherCallbacks dapr_publisher = {
 	.startup_cb = dapr_startup,
 	.check_configured_cb = common_check_configured,
 	.submit_cb = common_submit,
-	.can_batch_cb = dapr_can_batch,
+	.can_batch_cb = dapr_bulk_can_batch,
 	.sockets_cb = common_sockets,
 	.ready_cb = common_ready,
 	.cancel_cb = common_cancel,

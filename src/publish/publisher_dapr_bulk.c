@@ -24,11 +24,13 @@
 
 #include <float.h>
 
+#include "utils/memutils.h"
+
+#include "lib/json_members.h"
+#include "lib/json_text.h"
 #include "lib/text.h"
 #include "publish/cloudevent.h"
-#include "lib/json_text.h"
-#include "publish/publisher_dapr.h"
-#include "utils/memutils.h"
+#include "publish/publisher_dapr_bulk.h"
 
 #define BULK_MAX_ENTRIES 100
 
@@ -45,41 +47,42 @@
 static void version_done(void *arg, int64 id, const HttpResult *result);
 
 /* The route to use now. */
-static BulkRoute
-current_route(DaprState *dapr)
+static DaprBulkRoute
+current_route(DaprPublisher *dapr)
 {
-	if (dapr->has_stable && !dapr->missing[BULK_ROUTE_STABLE])
-		return BULK_ROUTE_STABLE;
-	if (!dapr->missing[BULK_ROUTE_ALPHA])
-		return BULK_ROUTE_ALPHA;
-	return BULK_ROUTE_NONE;
+	if (dapr->bulk.has_stable && !dapr->bulk.missing[DAPR_BULK_ROUTE_STABLE])
+		return DAPR_BULK_ROUTE_STABLE;
+	if (!dapr->bulk.missing[DAPR_BULK_ROUTE_ALPHA])
+		return DAPR_BULK_ROUTE_ALPHA;
+	return DAPR_BULK_ROUTE_NONE;
 }
 
 /* Tell how large a batch may be, after something that it depends on changed. */
 static void
-set_max_batch(DaprState *dapr)
+set_max_batch(DaprPublisher *dapr)
 {
 	OutboxPublisherState *state = dapr->common.state;
 
 	state->max_batch = BULK_MAX_ENTRIES;
 	state->max_batch_bytes = BATCH_BYTES_MAX;
-	if (dapr->bulk == DAPR_BULK_OFF || current_route(dapr) == BULK_ROUTE_NONE)
+	if (dapr->bulk.mode == DAPR_BULK_OFF ||
+		current_route(dapr) == DAPR_BULK_ROUTE_NONE)
 		state->max_batch = 1;
 }
 
 /* The settings are read; what was found out with the old ones is forgotten. */
 void
-dapr_configure_bulk(DaprState *dapr)
+dapr_bulk_configure(DaprPublisher *dapr)
 {
 	http_client_cancel(dapr->common.client, 0, version_done);
-	dapr->bulk = guc_dapr_bulk;
-	dapr->asked = false;
-	dapr->has_stable = false;
-	memset(dapr->missing, false, sizeof(dapr->missing));
+	dapr->bulk.mode = guc_dapr_bulk;
+	dapr->bulk.asked = false;
+	dapr->bulk.has_stable = false;
+	memset(dapr->bulk.missing, false, sizeof(dapr->bulk.missing));
 	set_max_batch(dapr);
 }
 
-/* DaprMemberCB: daprd's version; "edge" is that of a build between releases. */
+/* JsonMemberCB: daprd's version; "edge" is that of a build between releases. */
 static void
 version_member(void *arg, int depth, const char *name, const char *value)
 {
@@ -99,20 +102,21 @@ version_member(void *arg, int depth, const char *name, const char *value)
 static void
 version_done(void *arg, int64 id, const HttpResult *result)
 {
-	DaprState  *dapr = arg;
+	DaprPublisher *dapr = arg;
 	MemoryContext old;
 
 	if (result->status != 200)
 		return;
 	MemoryContextReset(dapr->common.scratch);
 	old = MemoryContextSwitchTo(dapr->common.scratch);
-	(void) dapr_read_json(result, version_member, &dapr->has_stable);
+	(void) json_members_read(result->body, result->body_len, version_member,
+							 &dapr->bulk.has_stable);
 	MemoryContextSwitchTo(old);
 	set_max_batch(dapr);
 }
 
 static void
-ask_version(DaprState *dapr)
+ask_version(DaprPublisher *dapr)
 {
 	HttpRequest *request = http_client_new_request(dapr->common.client, 0,
 												   version_done);
@@ -195,16 +199,13 @@ numbers_are_exact(const char *json, Size len)
  * events.
  */
 bool
-dapr_can_batch(OutboxPublisherState *state, const OutboxMessage *message)
+dapr_bulk_can_batch(OutboxPublisherState *state, const OutboxMessage *message)
 {
-	DaprState  *dapr = state->private_data;
+	DaprPublisher *dapr = state->private_data;
 
-	for (int i = 0; i < message->nmetadata; i++)
-	{
-		if (strcmp(message->metadata[i].name, "rawPayload") == 0)
-			return false;
-	}
-	return dapr->bulk == DAPR_BULK_ON || !message->is_json ||
+	if (cloudevent_has_metadata(message, "rawPayload"))
+		return false;
+	return dapr->bulk.mode == DAPR_BULK_ON || !message->is_json ||
 		numbers_are_exact(message->payload, message->payload_len);
 }
 
@@ -241,24 +242,24 @@ append_entry(StringInfo body, const OutboxMessage *message,
 
 /* PublisherKind.send_batch */
 void
-dapr_send_batch(CommonState *common, HttpRequest *request,
-				MessageBatch *batch)
+dapr_bulk_send(CommonState *common, HttpRequest *request,
+			   MessageBatch *batch)
 {
-	DaprState  *dapr = (DaprState *) common;
+	DaprPublisher *dapr = (DaprPublisher *) common;
 	StringInfoData url;
 	StringInfoData body;
 	Size		size = 0;
 
-	if (!dapr->asked)
+	if (!dapr->bulk.asked)
 	{
-		dapr->asked = true;
+		dapr->bulk.asked = true;
 		ask_version(dapr);
 	}
 	batch->route = current_route(dapr);
 
 	initStringInfo(&url);
 	appendStringInfo(&url, "%s/%s/publish/bulk/%s/", dapr->base_url,
-					 batch->route == BULK_ROUTE_STABLE ? "v1.0" : "v1.0-alpha1",
+					 batch->route == DAPR_BULK_ROUTE_STABLE ? "v1.0" : "v1.0-alpha1",
 					 dapr->pubsub);
 	text_append_uri_segment(&url, batch->messages[0]->topic);
 
@@ -290,7 +291,7 @@ route_is_missing(const MessageBatch *batch, const HttpResult *result,
 		return false;
 	if (strcmp(verdict->code, "ERR_DIRECT_INVOKE") == 0)
 		return true;
-	return batch->route == BULK_ROUTE_STABLE &&
+	return batch->route == DAPR_BULK_ROUTE_STABLE &&
 		strcmp(verdict->code, "ERR_PUBSUB_NOT_FOUND") == 0 &&
 		verdict->message != NULL &&
 		strcmp(verdict->message, "pubsub bulk is not found") == 0;
@@ -330,7 +331,7 @@ entry_failed(FailedEntries *failed)
 	}
 }
 
-/* DaprMemberCB: failedEntries is an array of objects in the outermost one. */
+/* JsonMemberCB: failedEntries is an array of objects in the outermost one. */
 static void
 entry_member(void *arg, int depth, const char *name, const char *value)
 {
@@ -366,18 +367,18 @@ set_delivered(OutboxAnswer *answer)
  * each of them may have failed.
  */
 BatchFate
-dapr_judge_batch(CommonState *common, const MessageBatch *batch,
-				 const HttpResult *result, const Verdict *verdict,
-				 OutboxAnswer *answers)
+dapr_bulk_judge(CommonState *common, const MessageBatch *batch,
+				const HttpResult *result, const Verdict *verdict,
+				OutboxAnswer *answers)
 {
-	DaprState  *dapr = (DaprState *) common;
+	DaprPublisher *dapr = (DaprPublisher *) common;
 	FailedEntries failed = {common, result, verdict, batch, answers};
 	bool		whole;
 
 	if (route_is_missing(batch, result, verdict))
 	{
 		if (batch->generation == common->generation)
-			dapr->missing[batch->route] = true;
+			dapr->bulk.missing[batch->route] = true;
 		set_max_batch(dapr);
 		return BATCH_AGAIN;
 	}
@@ -385,7 +386,8 @@ dapr_judge_batch(CommonState *common, const MessageBatch *batch,
 		return BATCH_ANSWER;
 
 	failed.listed = palloc0(batch->nmessages * sizeof(bool));
-	whole = dapr_read_json(result, entry_member, &failed);
+	whole = json_members_read(result->body, result->body_len, entry_member,
+							  &failed);
 	if (failed.n == 0 && result->error == NULL)
 		return BATCH_ANSWER;
 	for (int i = 0; i < batch->nmessages; i++)
