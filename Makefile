@@ -23,6 +23,7 @@ OBJS = \
 	src/lib/text.o \
 	src/lib/uuidv7.o \
 	src/publish/cloudevent.o \
+	src/publish/http_answer.o \
 	src/publish/http_batch.o \
 	src/publish/publisher_dapr.o \
 	src/publish/publisher_dapr_bulk.o \

@@ -30,6 +30,7 @@
 #include "lib/json_text.h"
 #include "lib/text.h"
 #include "publish/cloudevent.h"
+#include "publish/http_answer.h"
 #include "publish/publisher_dapr_bulk.h"
 
 #define BULK_MAX_ENTRIES 100
@@ -61,10 +62,10 @@ current_route(DaprPublisher *dapr)
 static void
 set_max_batch(DaprPublisher *dapr)
 {
-	OutboxPublisherState *state = dapr->common.state;
+	OutboxPublisherState *state = dapr->http.state;
 
 	state->max_batch = BULK_MAX_ENTRIES;
-	state->max_batch_bytes = BATCH_BYTES_MAX;
+	state->max_batch_bytes = HTTP_BATCH_BYTES_MAX;
 	if (dapr->bulk.mode == DAPR_BULK_OFF ||
 		current_route(dapr) == DAPR_BULK_ROUTE_NONE)
 		state->max_batch = 1;
@@ -74,7 +75,7 @@ set_max_batch(DaprPublisher *dapr)
 void
 dapr_bulk_configure(DaprPublisher *dapr)
 {
-	http_client_cancel(dapr->common.client, 0, version_done);
+	http_client_cancel(dapr->http.client, 0, version_done);
 	dapr->bulk.mode = guc_dapr_bulk;
 	dapr->bulk.asked = false;
 	dapr->bulk.has_stable = false;
@@ -107,24 +108,25 @@ version_done(void *arg, int64 id, const HttpResult *result)
 
 	if (result->status != 200)
 		return;
-	MemoryContextReset(dapr->common.scratch);
-	old = MemoryContextSwitchTo(dapr->common.scratch);
+	MemoryContextReset(dapr->http.scratch);
+	old = MemoryContextSwitchTo(dapr->http.scratch);
 	(void) json_members_read(result->body, result->body_len, version_member,
 							 &dapr->bulk.has_stable);
 	MemoryContextSwitchTo(old);
 	set_max_batch(dapr);
 }
 
+/* Start to ask daprd for its version. */
 static void
 ask_version(DaprPublisher *dapr)
 {
-	HttpRequest *request = http_client_new_request(dapr->common.client, 0,
+	HttpRequest *request = http_client_new_request(dapr->http.client, 0,
 												   version_done);
 	MemoryContext old = MemoryContextSwitchTo(http_request_context(request));
 
 	http_request_get(request, psprintf("%s/v1.0/metadata", dapr->base_url));
 	MemoryContextSwitchTo(old);
-	http_client_start(dapr->common.client, request);
+	http_client_start(dapr->http.client, request);
 }
 
 /*
@@ -240,29 +242,35 @@ append_entry(StringInfo body, const OutboxMessage *message,
 	appendStringInfoChar(body, '}');
 }
 
-/* PublisherKind.send_batch */
+/* HttpPublisherKind.make_batch_request */
 void
-dapr_bulk_send(CommonState *common, HttpRequest *request,
-			   MessageBatch *batch)
+dapr_bulk_make_request(HttpPublisher *publisher, HttpRequest *request,
+					   HttpBatch *batch)
 {
-	DaprPublisher *dapr = (DaprPublisher *) common;
+	DaprPublisher *dapr = (DaprPublisher *) publisher;
+	DaprBulkRoute route = current_route(dapr);
 	StringInfoData url;
 	StringInfoData body;
 	Size		size = 0;
 
+	/* what comes of it is for later batches: this one does not wait */
 	if (!dapr->bulk.asked)
 	{
 		dapr->bulk.asked = true;
 		ask_version(dapr);
 	}
-	batch->route = current_route(dapr);
+
+	/* there is one: with none left, there are no batches */
+	Assert(route != DAPR_BULK_ROUTE_NONE);
+	batch->route = route;
 
 	initStringInfo(&url);
 	appendStringInfo(&url, "%s/%s/publish/bulk/%s/", dapr->base_url,
-					 batch->route == DAPR_BULK_ROUTE_STABLE ? "v1.0" : "v1.0-alpha1",
+					 route == DAPR_BULK_ROUTE_STABLE ? "v1.0" : "v1.0-alpha1",
 					 dapr->pubsub);
 	text_append_uri_segment(&url, batch->messages[0]->topic);
 
+	/* growing step by step would copy what is there again and again */
 	for (int i = 0; i < batch->nmessages; i++)
 		size += batch->messages[i]->payload_len + ENTRY_OVERHEAD;
 	initStringInfo(&body);
@@ -270,7 +278,7 @@ dapr_bulk_send(CommonState *common, HttpRequest *request,
 	for (int i = 0; i < batch->nmessages; i++)
 	{
 		appendStringInfoChar(&body, i == 0 ? '[' : ',');
-		append_entry(&body, batch->messages[i], common->state->source);
+		append_entry(&body, batch->messages[i], publisher->state->source);
 	}
 	appendStringInfoChar(&body, ']');
 
@@ -284,8 +292,8 @@ dapr_bulk_send(CommonState *common, HttpRequest *request,
  * route for that to a component.
  */
 static bool
-route_is_missing(const MessageBatch *batch, const HttpResult *result,
-				 const Verdict *verdict)
+route_is_missing(const HttpBatch *batch, const HttpResult *result,
+				 const HttpVerdict *verdict)
 {
 	if (result->status != 404 || verdict->code == NULL)
 		return false;
@@ -300,10 +308,10 @@ route_is_missing(const MessageBatch *batch, const HttpResult *result,
 /* The entries that a response names as failed. */
 typedef struct FailedEntries
 {
-	CommonState *common;
+	HttpPublisher *publisher;
 	const HttpResult *result;
-	const Verdict *verdict;
-	const MessageBatch *batch;
+	const HttpVerdict *verdict;
+	const HttpBatch *batch;
 	OutboxAnswer *answers;		/* errors are filled in */
 	bool	   *listed;			/* for each message: is it among them? */
 	const char *entry_id;		/* of the object that is being read */
@@ -315,7 +323,7 @@ typedef struct FailedEntries
 static void
 entry_failed(FailedEntries *failed)
 {
-	Verdict		verdict = *failed->verdict;
+	HttpVerdict verdict = *failed->verdict;
 
 	failed->n++;
 	verdict.message = failed->error ? failed->error : "";
@@ -325,8 +333,9 @@ entry_failed(FailedEntries *failed)
 				   failed->entry_id) != 0)
 			continue;
 		failed->listed[i] = true;
-		failed->answers[i].error = common_error_line(failed->common,
-													 failed->result, &verdict);
+		failed->answers[i].error =
+			http_answer_error_line(failed->publisher, failed->result,
+								   &verdict);
 		break;
 	}
 }
@@ -362,34 +371,38 @@ set_delivered(OutboxAnswer *answer)
 }
 
 /*
- * PublisherKind.judge_batch.  A response of status 500 may name the events that
- * failed; daprd has published all others.  If the list was not read to its end,
- * each of them may have failed.
+ * HttpPublisherKind.judge_batch.  A response of status 500 may name the events
+ * that failed; daprd has published all others.
  */
-BatchFate
-dapr_bulk_judge(CommonState *common, const MessageBatch *batch,
-				const HttpResult *result, const Verdict *verdict,
+HttpBatchFate
+dapr_bulk_judge(HttpPublisher *publisher, const HttpBatch *batch,
+				const HttpResult *result, const HttpVerdict *verdict,
 				OutboxAnswer *answers)
 {
-	DaprPublisher *dapr = (DaprPublisher *) common;
-	FailedEntries failed = {common, result, verdict, batch, answers};
+	DaprPublisher *dapr = (DaprPublisher *) publisher;
+	FailedEntries failed = {publisher, result, verdict, batch, answers};
 	bool		whole;
 
 	if (route_is_missing(batch, result, verdict))
 	{
-		if (batch->generation == common->generation)
+		/* with other settings, this may have been another daprd */
+		if (batch->generation == publisher->generation)
 			dapr->bulk.missing[batch->route] = true;
 		set_max_batch(dapr);
-		return BATCH_AGAIN;
+		return HTTP_BATCH_AGAIN;
 	}
 	if (result->status != 500)
-		return BATCH_ANSWER;
+		return HTTP_BATCH_ANSWER;
 
 	failed.listed = palloc0(batch->nmessages * sizeof(bool));
 	whole = json_members_read(result->body, result->body_len, entry_member,
 							  &failed);
+
+	/* no list, and none can have been cut off: it is about the request */
 	if (failed.n == 0 && result->error == NULL)
-		return BATCH_ANSWER;
+		return HTTP_BATCH_ANSWER;
+
+	/* if the list was not read to its end, each event may be in it */
 	for (int i = 0; i < batch->nmessages; i++)
 	{
 		if (failed.n > 0 && whole && !failed.listed[i])
@@ -397,5 +410,5 @@ dapr_bulk_judge(CommonState *common, const MessageBatch *batch,
 		else
 			answers[i].outcome = OUTBOX_RETRY;
 	}
-	return BATCH_ANSWER;
+	return HTTP_BATCH_ANSWER;
 }

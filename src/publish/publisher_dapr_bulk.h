@@ -11,7 +11,7 @@
 
 #include "guc.h"
 #include "publish/cloudevent.h"
-#include "publish/publisher_over_http.h"
+#include "publish/http_publisher.h"
 
 /* Ways to daprd's bulk API. */
 typedef enum DaprBulkRoute
@@ -27,12 +27,12 @@ typedef struct DaprBulkState
 	DaprBulk	mode;			/* outbox.dapr_bulk */
 	bool		asked;			/* for daprd's version */
 	bool		has_stable;		/* its version has the stable route */
-	bool		missing[DAPR_BULK_ROUTE_NONE];	/* routes that were not found */
+	bool		missing[DAPR_BULK_ROUTE_NONE];	/* routes not found */
 } DaprBulkState;
 
 typedef struct DaprPublisher
 {
-	CommonState common;
+	HttpPublisher http;
 	const char *base_url;		/* of the API, without a slash at its end */
 	const char *pubsub;			/* a segment of a URL */
 	const char *publish_url;	/* of single events; the topic follows */
@@ -54,12 +54,12 @@ dapr_partition_key(const OutboxMessage *message)
 extern void dapr_bulk_configure(DaprPublisher *dapr);
 extern bool dapr_bulk_can_batch(OutboxPublisherState *state,
 								const OutboxMessage *message);
-extern void dapr_bulk_send(CommonState *common, HttpRequest *request,
-						   MessageBatch *batch);
-extern BatchFate dapr_bulk_judge(CommonState *common,
-								 const MessageBatch *batch,
-								 const HttpResult *result,
-								 const Verdict *verdict,
-								 OutboxAnswer *answers);
+extern void dapr_bulk_make_request(HttpPublisher *publisher,
+								   HttpRequest *request, HttpBatch *batch);
+extern HttpBatchFate dapr_bulk_judge(HttpPublisher *publisher,
+									 const HttpBatch *batch,
+									 const HttpResult *result,
+									 const HttpVerdict *verdict,
+									 OutboxAnswer *answers);
 
 #endif							/* OUTBOX_PUBLISHER_DAPR_BULK_H */
