@@ -77,7 +77,7 @@ static const struct config_enum_entry http_content_modes[] = {
 	{NULL, 0, false}
 };
 
-/* Accept a value unless there is a problem with it, which becomes the detail. */
+/* Accept a value unless there is a problem with it, which is then told. */
 static bool
 accept_unless(const char *problem)
 {

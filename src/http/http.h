@@ -65,7 +65,7 @@ extern int	http_client_sockets(HttpClient *client,
 extern void http_client_ready(HttpClient *client, const OutboxSocket *ready,
 							  int n);
 
-/* http_request.c: what a new request is filled in with, before it is started */
+/* http_request.c: to fill in a new request, before it is started */
 extern MemoryContext http_request_context(HttpRequest *request);
 extern void http_request_add_header(HttpRequest *request, const char *name,
 									const char *value);

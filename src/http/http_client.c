@@ -16,7 +16,8 @@
  *
  * Errors.  What libcurl calls neither throws nor blocks; "done" callbacks are
  * called when libcurl has been left.  Our functions throw if libcurl refuses
- * an option or there is no memory.  What goes wrong on the network is a result.
+ * an option or there is no memory.  What goes wrong on the network is a
+ * result.
  *
  * Signals.  libcurl may start a thread to resolve a name.  Signals are blocked
  * meanwhile, so that the thread, which inherits that, never runs a handler.
@@ -73,14 +74,22 @@ add_idle_request(HttpClient *client, HttpConfig *config)
 	slist_push_head(&config->idle, &request->idle_node);
 }
 
+/* Take a request from a config's idle list, which has one. */
+static HttpRequest *
+pop_idle_request(HttpConfig *config)
+{
+	slist_node *node = slist_pop_head_node(&config->idle);
+
+	return slist_container(HttpRequest, idle_node, node);
+}
+
 /* Free a config that is not current any more, or what of it is not in use. */
 static void
 retire_config(HttpConfig *config)
 {
 	while (!slist_is_empty(&config->idle))
 	{
-		HttpRequest *request = slist_container(HttpRequest, idle_node,
-											   slist_pop_head_node(&config->idle));
+		HttpRequest *request = pop_idle_request(config);
 
 		dlist_delete(&request->node);
 		http_request_destroy(request);
@@ -153,7 +162,7 @@ http_client_create(void *arg)
 	MemoryContext context;
 	HttpClient *client;
 
-	/* not in the postmaster, whose children would share what libcurl has open */
+	/* never in the postmaster: its children would share what libcurl opens */
 	Assert(IsUnderPostmaster);
 	initialize_libcurl();
 
@@ -190,8 +199,8 @@ http_client_destroy(HttpClient *client)
 
 /*
  * Set the options of the requests to come; those in use keep theirs.  If
- * libcurl does not take them this throws, and so does http_client_new_request()
- * until better options are set.
+ * libcurl does not take them this throws, and so does
+ * http_client_new_request() until better options are set.
  */
 void
 http_client_configure(HttpClient *client, const HttpOptions *options)
@@ -209,7 +218,7 @@ http_client_configure(HttpClient *client, const HttpOptions *options)
 	if (previous != NULL)
 		retire_config(previous);
 
-	/* the first request is made now to see whether libcurl takes the options */
+	/* made now, to see whether libcurl takes the options */
 	add_idle_request(client, client->config);
 }
 
@@ -225,8 +234,7 @@ http_client_new_request(HttpClient *client, int64 id, HttpDoneCB done)
 
 	if (slist_is_empty(&config->idle))
 		add_idle_request(client, config);
-	request = slist_container(HttpRequest, idle_node,
-							  slist_pop_head_node(&config->idle));
+	request = pop_idle_request(config);
 	config->nbusy++;
 	request->busy = true;
 	request->id = id;

@@ -57,7 +57,7 @@ struct HttpRequest
 	HttpConfig *config;
 	CURL	   *easy;
 	CURLU	   *parsed_url;
-	char	   *url;			/* what parsed_url was made of; NULL: nothing */
+	char	   *url;			/* what parsed_url was made of; or NULL */
 
 	/* http_client.c's */
 	dlist_node	node;			/* in the client's requests */

@@ -275,7 +275,8 @@ http_request_context(HttpRequest *request)
 
 /* Add a header.  The strings are copied; the caller has checked them. */
 void
-http_request_add_header(HttpRequest *request, const char *name, const char *value)
+http_request_add_header(HttpRequest *request, const char *name,
+						const char *value)
 {
 	MemoryContext old = MemoryContextSwitchTo(request->context);
 

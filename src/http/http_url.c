@@ -35,8 +35,8 @@ http_url_part_problem(const char *str)
 
 /*
  * An http or https URL with a host.  User information is refused, because a
- * password in a setting would be shown by SHOW: *has_user then becomes true, so
- * that the caller can say where to put it.
+ * password in a setting would be shown by SHOW: *has_user then becomes true,
+ * so that the caller can say where to put it.
  */
 const char *
 http_url_problem(const char *url, bool *has_user)

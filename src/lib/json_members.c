@@ -63,10 +63,10 @@ read_tokens(JsonLexContext *lex, JsonMemberCB member, void *arg)
 }
 
 /*
- * Tell all strings that are members in a text, in UTF-8, that is a JSON object.
- * False if it is none, ends too early or cannot be read on; what was told
- * before that counts.  An error that is thrown, be it by "member", ends the
- * reading and nothing else.
+ * Tell all strings that are members in a JSON object, a text in UTF-8.  False
+ * if it is none, ends too early or cannot be read on; what was told before
+ * that counts.  An error that is thrown, be it by "member", ends the reading
+ * and nothing else.
  */
 bool
 json_members_read(const char *json, Size len, JsonMemberCB member, void *arg)

@@ -26,9 +26,9 @@
 
 /*
  * Read a small regular file: *str is its contents, and a NUL.  False and a
- * reason, which shows nothing of the contents, if that is not possible.  Nor is
- * a file with a NUL inside: what is behind it would be lost without a word.
- * Both texts are in the current memory context.
+ * reason, which shows nothing of the contents, if that is not possible.  A NUL
+ * inside is not possible, either: what is behind it would be lost without a
+ * word.  Both texts are in the current memory context.
  */
 bool
 secret_file_read(const char *path, char **str, const char **reason)
