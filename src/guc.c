@@ -6,9 +6,9 @@
  * All of them but max_databases can be set in postgresql.conf and follow a
  * reload; a superuser can also set them for one database with ALTER DATABASE
  * ... SET, which its relay sees when it starts.  A check hook refuses a bad
- * value with the reason; the old value then stays.  Nothing secret is ever a
- * value: secrets are files, named by dapr_api_token_file and
- * http_headers_file.
+ * value with the reason; the old value then stays.  What is wrong with a URL or
+ * a header is for src/http to say.  Nothing secret is ever a value: secrets are
+ * files, named by dapr_api_token_file and http_headers_file.
  *
  *-------------------------------------------------------------------------
  */
@@ -267,6 +267,7 @@ static const struct
 static void
 define_tables(void)
 {
+	/* the default of a number is its variable's initial value: said once */
 	for (int i = 0; i < lengthof(int_settings); i++)
 		DefineCustomIntVariable(int_settings[i].name,
 								int_settings[i].description, NULL,

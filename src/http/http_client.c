@@ -286,7 +286,9 @@ finish_request(HttpClient *client, HttpRequest *request, CURLcode code)
 {
 	HttpResult	result;
 
-	http_request_tell_result(request, code, &result);
+	http_request_result(request, code, &result);
+
+	/* before "done", which may throw and leave the rest to a cancellation */
 	stop_request(client, request);
 	request->done(client->arg, request->id, &result);
 	release_request(client, request);
@@ -301,6 +303,7 @@ finish_requests(HttpClient *client)
 
 	while ((msg = curl_multi_info_read(client->multi, &left)) != NULL)
 	{
+		/* "msg" goes when its handle is taken from libcurl */
 		CURLcode	code = msg->data.result;
 		char	   *request = NULL;
 

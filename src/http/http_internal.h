@@ -116,8 +116,8 @@ extern HttpRequest *http_request_create(MemoryContext owner,
 										HttpConfig *config,
 										HttpSockets *sockets);
 extern void http_request_clear(HttpRequest *request);
-extern void http_request_tell_result(HttpRequest *request, CURLcode code,
-									 HttpResult *result);
+extern void http_request_result(HttpRequest *request, CURLcode code,
+								HttpResult *result);
 extern void http_request_free_handles(HttpRequest *request);
 extern void http_request_destroy(HttpRequest *request);
 

@@ -56,6 +56,8 @@ reserve_body(HttpRequest *request, Size needed)
 	if (needed <= request->body_size)
 		return true;
 	size = Min(size, HTTP_BODY_KEPT);
+
+	/* nothing may be thrown through libcurl */
 	body = MemoryContextAllocExtended(request->context, size + 1,
 									  MCXT_ALLOC_NO_OOM);
 	if (body == NULL)
@@ -124,8 +126,12 @@ set_policy(CURL *easy)
 	CHECK_SETOPT(easy, CURLOPT_QUICK_EXIT, 1L);
 #endif
 	CHECK_SETOPT(easy, CURLOPT_NOSIGNAL, 1L);
+
+	/* whatever the environment says of proxies */
 	CHECK_SETOPT(easy, CURLOPT_PROXY, "");
 	CHECK_SETOPT(easy, CURLOPT_NOPROXY, "*");
+
+	/* events and secret headers go nowhere but to the server that was set */
 	CHECK_SETOPT(easy, CURLOPT_FOLLOWLOCATION, 0L);
 	CHECK_SETOPT(easy, CURLOPT_PATH_AS_IS, 1L);
 	CHECK_SETOPT(easy, CURLOPT_HTTP_VERSION, (long) CURL_HTTP_VERSION_1_1);
@@ -346,6 +352,8 @@ http_request_post(HttpRequest *request, const char *url,
 	set_url(request, url);
 	CHECK_SETOPT(request->easy, CURLOPT_POST, 1L);
 	CHECK_SETOPT(request->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) len);
+
+	/* with NULL, libcurl would ask a callback for the body */
 	CHECK_SETOPT(request->easy, CURLOPT_POSTFIELDS, len > 0 ? body : "");
 	CHECK_SETOPT(request->easy, CURLOPT_HTTPHEADER,
 				 prepend_header(request->config->headers, headers.data));
@@ -357,8 +365,8 @@ http_request_post(HttpRequest *request, const char *url,
  * the result last until the request is cleared.
  */
 void
-http_request_tell_result(HttpRequest *request, CURLcode code,
-						 HttpResult *result)
+http_request_result(HttpRequest *request, CURLcode code,
+					HttpResult *result)
 {
 	long		status = 0;
 	curl_off_t	retry_after = 0;

@@ -228,6 +228,8 @@ socket_ready(HttpSockets *sockets, CURLM *multi, const OutboxSocket *ready)
 
 	if (i < 0 || sockets->sockets[i].generation != ready->generation)
 		return CURLM_OK;
+
+	/* a kept connection that its peer has closed would be ready for ever */
 	if (!sockets->states[i].wanted)
 	{
 		remove_socket(sockets, i);
@@ -256,6 +258,7 @@ http_socket_ready(HttpSockets *sockets, CURLM *multi,
 	if (code == CURLM_OK && sockets->deadline >= 0 &&
 		sockets->deadline <= clock_us())
 	{
+		/* before the call, in which libcurl sets the next one */
 		sockets->deadline = -1;
 		code = curl_multi_socket_action(multi, CURL_SOCKET_TIMEOUT, 0,
 										&running);

@@ -71,6 +71,8 @@ cloudevent_append(StringInfo buf, const OutboxMessage *message,
 		append_attribute(buf, "traceid", message->traceparent);
 	if (flags & CLOUDEVENT_TOPIC)
 		append_attribute(buf, "topic", message->topic);
+
+	/* an attribute is a string or a number, so that this is an object's text */
 	if ((flags & CLOUDEVENT_METADATA) && message->nmetadata > 0)
 	{
 		StringInfoData metadata;

@@ -122,6 +122,8 @@ http_batch_send(HttpPublisher *publisher,
 		if (http_answer_check(publisher, messages[i]))
 			batch->messages[batch->nmessages++] = messages[i];
 	}
+
+	/* perhaps none of them can be sent */
 	if (batch->nmessages > 0)
 		send_shared(publisher, batch);
 	else
@@ -153,6 +155,7 @@ http_batch_send_again(HttpPublisher *publisher)
 		HttpBatch  *batch = dlist_head_element(HttpBatch, node,
 											   &publisher->again);
 
+		/* the publisher may have given up batches meanwhile */
 		if (batch->singly || publisher->state->max_batch <= 1)
 			send_singly(publisher, batch);
 		else
@@ -182,6 +185,8 @@ cancel_in(HttpPublisher *publisher, dlist_head *batches, int64 id)
 			if (batch->messages[i]->id != id)
 				continue;
 			remove_message(batch, i);
+
+			/* nobody is left who wants the response */
 			if (batch->nmessages == 0)
 			{
 				http_client_cancel(publisher->client, request_id(batch),

@@ -127,6 +127,7 @@ dapr_configure(HttpPublisher *publisher, HttpOptions *options,
 		return false;
 	}
 
+	/* encoded once, for it is a segment of every URL */
 	initStringInfo(&pubsub);
 	text_append_uri_segment(&pubsub, guc_dapr_pubsub_name);
 	dapr->pubsub = pubsub.data;

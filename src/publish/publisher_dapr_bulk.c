@@ -143,10 +143,14 @@ is_exact(const char *number, Size len)
 
 	if (memchr(number, 'e', len) != NULL || memchr(number, 'E', len) != NULL)
 		return false;
+
+	/* zeros in front are no digits of the double */
 	first = number + strspn(number, "-0.");
 	ndigits = end - first;
 	if (point == NULL)
 		return ndigits > 0 ? ndigits <= DBL_DIG : number[0] != '-';
+
+	/* the point is no digit; a zero at the end would not be written */
 	if (first < point)
 		ndigits--;
 	return end[-1] != '0' && ndigits <= DBL_DIG &&
@@ -160,6 +164,7 @@ skip_string(const char *str, const char *end)
 	const char *quote = str;
 	const char *p;
 
+	/* one behind an odd number of backslashes does not end it */
 	do
 	{
 		quote = memchr(quote + 1, '"', end - quote - 1);
