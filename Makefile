@@ -12,13 +12,19 @@ OBJS = \
 	src/api/event_check.o \
 	src/api/monitor.o \
 	src/http/http_client.o \
+	src/http/http_header.o \
 	src/http/http_request.o \
+	src/http/http_socket.o \
+	src/http/http_url.o \
 	src/lib/clock.o \
+	src/lib/json_members.o \
 	src/lib/json_text.o \
+	src/lib/secret_file.o \
 	src/lib/text.o \
 	src/lib/uuidv7.o \
 	src/publish/answer_queue.o \
 	src/publish/cloudevent.o \
+	src/publish/http_answer.o \
 	src/publish/http_batch.o \
 	src/publish/publisher_dapr.o \
 	src/publish/publisher_dapr_bulk.o \
@@ -98,6 +104,7 @@ $(OBJS): | $(OBJDIRS)
 $(OBJDIRS):
 	$(MKDIR_P) $@
 
-src/outbox.o src/api/monitor.o src/relay/relay_main.o: $(srcdir)/outbox.control
+src/outbox.o src/api/monitor.o src/http/http_request.o src/relay/relay_main.o: \
+	$(srcdir)/outbox.control
 
 -include $(OBJS:.o=.d)

@@ -6,9 +6,9 @@
  * All of them but max_databases can be set in postgresql.conf and follow a
  * reload; a superuser can also set them for one database with ALTER DATABASE
  * ... SET, which its relay sees when it starts.  A check hook refuses a bad
- * value with the reason; the old value then stays.  Nothing secret is ever a
- * value: secrets are files, named by dapr_api_token_file and
- * http_headers_file.
+ * value with the reason; the old value then stays.  What is wrong with a URL or
+ * a header is for src/http to say.  Nothing secret is ever a value: secrets are
+ * files, named by dapr_api_token_file and http_headers_file.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,6 +20,9 @@
 #include "utils/guc.h"
 
 #include "guc.h"
+#include "http/http_header.h"
+#include "http/http_url.h"
+#include "lib/compat.h"
 
 int			guc_batch_size = 1000;
 int			guc_breaker_probe_interval = 5000;
@@ -77,195 +80,58 @@ static const struct config_enum_entry http_content_modes[] = {
 	{NULL, 0, false}
 };
 
-/* Headers that a request or its envelope sets itself, in lower case. */
-static const char *const reserved_headers[] = {
-	"connection", "content-length", "content-type", "expect", "host",
-	"keep-alive", "te", "trailer", "traceparent", "transfer-encoding",
-	"upgrade"
-};
-
+/* Accept a value unless there is a problem with it, which is then told. */
 static bool
-is_token_char(unsigned char c)
+accept_unless(const char *problem)
 {
-	return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') ||
-		(c >= 'a' && c <= 'z') || (c != '\0' && strchr("!#$%&'*+-.^_`|~", c));
-}
-
-static bool
-is_reserved_header(const char *name, size_t len)
-{
-	for (size_t i = 0; i < lengthof(reserved_headers); i++)
-	{
-		if (strlen(reserved_headers[i]) == len &&
-			pg_strncasecmp(reserved_headers[i], name, len) == 0)
-			return true;
-	}
-	return len >= 3 && pg_strncasecmp(name, "ce-", 3) == 0;
-}
-
-bool
-guc_header_is_valid(const char *line, size_t len, const char **reason)
-{
-	const char *colon = memchr(line, ':', len);
-	size_t		namelen = colon ? colon - line : 0;
-
-	if (namelen == 0)
-	{
-		*reason = "A header has the form \"Name: value\".";
-		return false;
-	}
-	for (size_t i = 0; i < namelen; i++)
-	{
-		if (!is_token_char((unsigned char) line[i]))
-		{
-			*reason = "The name of a header must not contain spaces, separators or control characters.";
-			return false;
-		}
-	}
-	for (size_t i = namelen; i < len; i++)
-	{
-		unsigned char c = (unsigned char) line[i];
-
-		if ((c < ' ' && c != '\t') || c == 0x7f)
-		{
-			*reason = "The value of a header must not contain control characters.";
-			return false;
-		}
-	}
-	if (is_reserved_header(line, namelen))
-	{
-		*reason = "This header is set by outbox itself.";
-		return false;
-	}
-	return true;
-}
-
-/* One valid header a line; empty lines are allowed. */
-static bool
-check_http_headers(char **newval, void **extra, GucSource source)
-{
-	const char *line = *newval;
-
-	while (*line)
-	{
-		size_t		len = strcspn(line, "\n");
-		const char *reason;
-
-		if (len > 0 && !guc_header_is_valid(line, len, &reason))
-		{
-			GUC_check_errdetail("%s", reason);
-			return false;
-		}
-		line += len;
-		if (*line == '\n')
-			line++;
-	}
-	return true;
-}
-
-/* Printable ASCII without spaces only: it goes into URLs and headers. */
-static bool
-check_no_blanks(const char *value)
-{
-	for (const char *p = value; *p; p++)
-	{
-		unsigned char c = (unsigned char) *p;
-
-		if (c <= ' ' || c >= 0x7f)
-		{
-			GUC_check_errdetail("It must not contain spaces, control characters or anything but ASCII.");
-			return false;
-		}
-	}
-	return true;
-}
-
-/*
- * An http or https URL with a host.  A password in it would be shown by
- * SHOW, so that user information is refused; "instead" is where to put it.
- */
-static bool
-check_url(const char *value, const char *instead)
-{
-	const char *host;
-	size_t		authority;
-
-	if (!check_no_blanks(value))
-		return false;
-	if (pg_strncasecmp(value, "http://", 7) == 0)
-		host = value + 7;
-	else if (pg_strncasecmp(value, "https://", 8) == 0)
-		host = value + 8;
-	else
-	{
-		GUC_check_errdetail("It must start with \"http://\" or \"https://\".");
-		return false;
-	}
-	authority = strcspn(host, "/?#");
-	if (authority == 0)
-	{
-		GUC_check_errdetail("The URL has no host.");
-		return false;
-	}
-	if (memchr(host, '@', authority) != NULL)
-	{
-		GUC_check_errdetail("The URL must not contain a user name or a password.");
-		GUC_check_errhint("%s", instead);
-		return false;
-	}
-	return true;
+	if (problem != NULL)
+		GUC_check_errdetail("%s", problem);
+	return problem == NULL;
 }
 
 static bool
 check_dapr_endpoint(char **newval, void **extra, GucSource source)
 {
-	const char *value = *newval;
-	const char *path;
+	bool		has_user = false;
+	const char *problem = http_url_address_problem(*newval, &has_user);
 
-	if (strncmp(value, "unix:", 5) == 0)
-	{
-		if (value[5] != '/')
-		{
-			GUC_check_errdetail("A socket is given as \"unix:\" and its absolute path.");
-			return false;
-		}
-		return check_no_blanks(value);
-	}
-	if (!check_url(value,
-				   "Put the token into the file that outbox.dapr_api_token_file names."))
-		return false;
-	path = strchr(strstr(value, "://") + 3, '/');
-	if (strpbrk(value, "?#") != NULL || (path && path[1] != '\0'))
-	{
-		GUC_check_errdetail("It must be an address only, without a path.");
-		return false;
-	}
-	return true;
+	if (has_user)
+		GUC_check_errhint("Put the token into the file that outbox.dapr_api_token_file names.");
+	return accept_unless(problem);
 }
 
 static bool
+check_http_headers(char **newval, void **extra, GucSource source)
+{
+	return accept_unless(http_header_list_problem(*newval));
+}
+
+/* Empty means that there is none yet. */
+static bool
 check_http_url(char **newval, void **extra, GucSource source)
 {
-	return **newval == '\0' ||
-		check_url(*newval,
-				  "Put an Authorization header into the file that outbox.http_headers_file names.");
+	bool		has_user = false;
+	const char *problem = NULL;
+
+	if (**newval != '\0')
+		problem = http_url_problem(*newval, &has_user);
+	if (has_user)
+		GUC_check_errhint("Put an Authorization header into the file that outbox.http_headers_file names.");
+	return accept_unless(problem);
 }
 
 static bool
 check_name(char **newval, void **extra, GucSource source)
 {
 	if (**newval == '\0')
-	{
-		GUC_check_errdetail("It must not be empty.");
-		return false;
-	}
-	return check_no_blanks(*newval);
+		return accept_unless("It must not be empty.");
+	return accept_unless(http_url_part_problem(*newval));
 }
 
 static bool
 check_source(char **newval, void **extra, GucSource source)
 {
-	return check_no_blanks(*newval);
+	return accept_unless(http_url_part_problem(*newval));
 }
 
 static const struct
@@ -404,6 +270,7 @@ static const struct
 static void
 define_tables(void)
 {
+	/* the default of a number is its variable's initial value: said once */
 	for (int i = 0; i < lengthof(int_settings); i++)
 		DefineCustomIntVariable(int_settings[i].name,
 								int_settings[i].description, NULL,

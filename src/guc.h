@@ -67,12 +67,4 @@ extern char *guc_tls_ca_file;
 
 extern void guc_define(void);
 
-/*
- * Is "line" (len bytes) a header that a user may add to requests: a token, a
- * colon, a value without control characters, and none that the request or
- * the envelope needs for itself?  If not, *reason says why.
- */
-extern bool guc_header_is_valid(const char *line, size_t len,
-								const char **reason);
-
 #endif							/* OUTBOX_GUC_H */

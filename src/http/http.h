@@ -46,26 +46,32 @@ typedef struct HttpResult
 /*
  * Called once for a request that was started and not cancelled, outside
  * libcurl.  It may throw; the request must then be cancelled.  "result" is
- * gone when it returns.  It must not call back into this file.
+ * gone when it returns.  It must not call back into the client.
  */
 typedef void (*HttpDoneCB) (void *arg, int64 id, const HttpResult *result);
 
-extern HttpClient *http_create(void *arg);
-extern void http_configure(HttpClient *client, const HttpOptions *options);
-extern void http_destroy(HttpClient *client);
+/* http_client.c */
+extern HttpClient *http_client_create(void *arg);
+extern void http_client_configure(HttpClient *client,
+								  const HttpOptions *options);
+extern void http_client_destroy(HttpClient *client);
+extern HttpRequest *http_client_new_request(HttpClient *client, int64 id,
+											HttpDoneCB done);
+extern void http_client_start(HttpClient *client, HttpRequest *request);
+extern void http_client_cancel(HttpClient *client, int64 id, HttpDoneCB done);
+extern int	http_client_sockets(HttpClient *client,
+								const OutboxSocket **sockets,
+								long *timeout_ms);
+extern void http_client_ready(HttpClient *client, const OutboxSocket *ready,
+							  int n);
 
-extern HttpRequest *http_new_request(HttpClient *client, int64 id,
-									 HttpDoneCB done);
+/* http_request.c: to fill in a new request, before it is started */
 extern MemoryContext http_request_context(HttpRequest *request);
-extern void http_add_header(HttpRequest *request, const char *name,
-							const char *value);
-extern void http_get(HttpRequest *request, const char *url);
-extern void http_post(HttpRequest *request, const char *url,
-					  const char *content_type, const char *body, Size len);
-extern void http_cancel(HttpClient *client, int64 id, HttpDoneCB done);
-
-extern int	http_sockets(HttpClient *client, const OutboxSocket **sockets,
-						 long *timeout_ms);
-extern void http_ready(HttpClient *client, const OutboxSocket *ready, int n);
+extern void http_request_add_header(HttpRequest *request, const char *name,
+									const char *value);
+extern void http_request_get(HttpRequest *request, const char *url);
+extern void http_request_post(HttpRequest *request, const char *url,
+							  const char *content_type, const char *body,
+							  Size len);
 
 #endif							/* OUTBOX_HTTP_H */

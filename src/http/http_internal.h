@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * http_internal.h
- *		What http_client.c and http_request.c share.
+ *		What the files of the HTTP client share: http_client.c is built on
+ *		http_request.c, and that on http_socket.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -10,13 +11,33 @@
 
 #include <curl/curl.h>
 
-#include "http/http.h"
 #include "lib/ilist.h"
 #include "lib/stringinfo.h"
+
+#include "http/http.h"
 
 #if LIBCURL_VERSION_NUM < 0x074800
 #error "libcurl 7.72 or later is required"
 #endif
+
+/* What we know of the socket at the same place in HttpSockets.sockets. */
+typedef struct HttpSocketState
+{
+	bool		connection;		/* libcurl tells us when it closes it */
+	bool		wanted;			/* libcurl waits for it */
+} HttpSocketState;
+
+/* What libcurl waits for, on behalf of one multi handle. */
+typedef struct HttpSockets
+{
+	OutboxSocket *sockets;
+	HttpSocketState *states;
+	int			nsockets;
+	int			maxsockets;
+	uint32		generation;		/* of the latest entry in sockets */
+	int64		deadline;		/* when libcurl wants to be called, in
+								 * clock_us(); -1: never */
+} HttpSockets;
 
 /* Options, and the requests that were made with them. */
 typedef struct HttpConfig
@@ -24,26 +45,30 @@ typedef struct HttpConfig
 	MemoryContext context;		/* holds this and what it points to */
 	HttpOptions options;
 	struct curl_slist *headers;
+
+	/* http_client.c's */
 	slist_head	idle;			/* requests to use again */
 	int			nbusy;			/* requests in use */
 } HttpConfig;
 
 struct HttpRequest
 {
-	dlist_node	node;			/* in its client's requests */
-	slist_node	idle_node;		/* in its config's idle, unless it is busy */
-	HttpClient *client;
+	MemoryContext owner;		/* holds this and "url" */
 	HttpConfig *config;
 	CURL	   *easy;
 	CURLU	   *parsed_url;
-	char	   *url;			/* what parsed_url was made of; NULL: nothing */
+	char	   *url;			/* what parsed_url was made of; or NULL */
+
+	/* http_client.c's */
+	dlist_node	node;			/* in the client's requests */
+	slist_node	idle_node;		/* in its config's idle, unless it is busy */
 	bool		busy;			/* in use */
 	bool		started;		/* easy has been added to the multi handle */
+	int64		id;
+	HttpDoneCB	done;
 
 	/* The rest belongs to one use. */
 	MemoryContext context;
-	int64		id;
-	HttpDoneCB	done;
 	StringInfoData headers;		/* lines, each behind a line end; or NULL */
 	bool		headers_end;	/* the response's headers are complete */
 	Size		received;		/* bytes of the body, kept or not */
@@ -51,29 +76,6 @@ struct HttpRequest
 	Size		kept;
 	Size		body_size;		/* allocated, without a place for a NUL */
 	char		error[CURL_ERROR_SIZE];
-};
-
-/* What we know of the socket at the same place in HttpClient.sockets. */
-typedef struct SocketState
-{
-	bool		connection;		/* its close goes by http_socket_closed() */
-	bool		wanted;			/* libcurl waits for it */
-} SocketState;
-
-struct HttpClient
-{
-	MemoryContext context;
-	MemoryContextCallback cleanup;
-	void	   *arg;			/* for HttpDoneCB */
-	CURLM	   *multi;
-	HttpConfig *config;			/* of new requests */
-	dlist_head	requests;		/* all of them, of any config */
-	double		deadline;		/* when libcurl wants to be called; -1: never */
-	OutboxSocket *sockets;
-	SocketState *states;
-	int			nsockets;
-	int			maxsockets;
-	uint32		generation;		/* of the latest entry in sockets */
 };
 
 /* Set an option of an easy handle, or throw. */
@@ -87,18 +89,36 @@ struct HttpClient
 							#option, curl_easy_strerror(ec_)))); \
 	} while (0)
 
-/* http_client.c */
-extern int	http_socket_opened(void *arg, curl_socket_t fd,
-							   curlsocktype purpose);
-extern int	http_socket_closed(void *arg, curl_socket_t fd);
-extern void http_add_to_multi(HttpRequest *request);
+/* Set an option of a multi handle, or throw. */
+#define CHECK_MULTI_SETOPT(multi, option, value) \
+	do { \
+		CURLMcode	mc_ = curl_multi_setopt((multi), (option), (value)); \
+		if (mc_ != CURLM_OK) \
+			ereport(ERROR, \
+					(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION), \
+					 errmsg("could not set libcurl option %s: %s", \
+							#option, curl_multi_strerror(mc_)))); \
+	} while (0)
+
+/* http_socket.c */
+extern void http_socket_watch_multi(HttpSockets *sockets, CURLM *multi);
+extern void http_socket_watch_easy(HttpSockets *sockets, CURL *easy);
+extern void http_socket_reserve(HttpSockets *sockets, MemoryContext context,
+								int nrequests);
+extern long http_socket_timeout_ms(const HttpSockets *sockets);
+extern CURLMcode http_socket_ready(HttpSockets *sockets, CURLM *multi,
+								   const OutboxSocket *ready, int n);
 
 /* http_request.c */
-extern HttpConfig *http_make_config(HttpClient *client,
-									const HttpOptions *options);
-extern void http_retire_config(HttpConfig *config);
-extern void http_make_request(HttpClient *client, HttpConfig *config);
-extern void http_stop_request(HttpRequest *request);
-extern void http_finish_request(HttpRequest *request, CURLcode code);
+extern HttpConfig *http_request_make_config(MemoryContext parent,
+											const HttpOptions *options);
+extern HttpRequest *http_request_create(MemoryContext owner,
+										HttpConfig *config,
+										HttpSockets *sockets);
+extern void http_request_clear(HttpRequest *request);
+extern void http_request_result(HttpRequest *request, CURLcode code,
+								HttpResult *result);
+extern void http_request_free_handles(HttpRequest *request);
+extern void http_request_destroy(HttpRequest *request);
 
 #endif							/* OUTBOX_HTTP_INTERNAL_H */

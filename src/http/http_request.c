@@ -1,13 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * http_request.c
- *		Single requests of the client in http_client.c, and their settings.
+ *		One request to a server, its options and its result.
  *
- * An HttpRequest with its easy handle is made once and used again and again;
+ * A request, an easy handle of libcurl, is made once and used again and again;
  * what belongs to one use is in its memory context, which is reset after it.
- * An easy handle keeps the options that it was made with.  New options
- * therefore mean new requests: those in use end with their old options, an
- * HttpConfig, which goes when the last of them has.
+ * An easy handle keeps the options that it was made with, an HttpConfig.  How
+ * requests are kept, started and finished is http_client.c's business.
  *
  * libcurl looks at every header that it is given for longer than it takes to
  * send it.  It passes strings on verbatim, control characters included (see
@@ -15,16 +14,20 @@
  * one string of several lines.  Content-Type is the first: libcurl makes one of
  * its own if it sees none, and only looks at the beginning of a string.
  *
+ * Errors.  What libcurl calls neither throws nor blocks.  The other functions
+ * throw if libcurl refuses an option or there is no memory.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include <limits.h>
 
-#include "http/http_internal.h"
 #include "utils/memutils.h"
 
-#define HTTP_USER_AGENT "outbox/1.0"
+#include "http/http_internal.h"
+
+#define HTTP_USER_AGENT "outbox/" OUTBOX_VERSION
 
 /*
  * What is kept of a request's memory from one use to the next: enough for the
@@ -53,6 +56,8 @@ reserve_body(HttpRequest *request, Size needed)
 	if (needed <= request->body_size)
 		return true;
 	size = Min(size, HTTP_BODY_KEPT);
+
+	/* nothing may be thrown through libcurl */
 	body = MemoryContextAllocExtended(request->context, size + 1,
 									  MCXT_ALLOC_NO_OOM);
 	if (body == NULL)
@@ -76,7 +81,6 @@ body_received(char *data, size_t size, size_t nmemb, void *arg)
 {
 	HttpRequest *request = arg;
 	Size		len = size * nmemb;
-
 	Size		wanted = Min(len, HTTP_BODY_KEPT - request->kept);
 
 	/* nothing is kept behind a gap */
@@ -122,8 +126,12 @@ set_policy(CURL *easy)
 	CHECK_SETOPT(easy, CURLOPT_QUICK_EXIT, 1L);
 #endif
 	CHECK_SETOPT(easy, CURLOPT_NOSIGNAL, 1L);
+
+	/* whatever the environment says of proxies */
 	CHECK_SETOPT(easy, CURLOPT_PROXY, "");
 	CHECK_SETOPT(easy, CURLOPT_NOPROXY, "*");
+
+	/* events and secret headers go nowhere but to the server that was set */
 	CHECK_SETOPT(easy, CURLOPT_FOLLOWLOCATION, 0L);
 	CHECK_SETOPT(easy, CURLOPT_PATH_AS_IS, 1L);
 	CHECK_SETOPT(easy, CURLOPT_HTTP_VERSION, (long) CURL_HTTP_VERSION_1_1);
@@ -138,7 +146,6 @@ static void
 set_options(HttpRequest *request)
 {
 	CURL	   *easy = request->easy;
-	HttpClient *client = request->client;
 	const HttpOptions *options = &request->config->options;
 
 	set_policy(easy);
@@ -163,95 +170,16 @@ set_options(HttpRequest *request)
 	CHECK_SETOPT(easy, CURLOPT_HEADERDATA, request);
 	CHECK_SETOPT(easy, CURLOPT_WRITEFUNCTION, body_received);
 	CHECK_SETOPT(easy, CURLOPT_WRITEDATA, request);
-	CHECK_SETOPT(easy, CURLOPT_SOCKOPTFUNCTION, http_socket_opened);
-	CHECK_SETOPT(easy, CURLOPT_CLOSESOCKETFUNCTION, http_socket_closed);
-	CHECK_SETOPT(easy, CURLOPT_CLOSESOCKETDATA, client);
 }
 
-static void
-destroy_request(HttpRequest *request)
-{
-	dlist_delete(&request->node);
-	curl_easy_cleanup(request->easy);
-	curl_url_cleanup(request->parsed_url);
-	if (request->url)
-		pfree(request->url);
-	MemoryContextDelete(request->context);
-	pfree(request);
-}
-
-/* Make a request and put it on its config's idle list. */
-void
-http_make_request(HttpClient *client, HttpConfig *config)
-{
-	HttpRequest *request = MemoryContextAllocZero(client->context,
-												  sizeof(HttpRequest));
-
-	request->client = client;
-	request->config = config;
-	request->context = AllocSetContextCreate(client->context,
-											 "outbox HTTP request",
-											 REQUEST_MEMORY);
-	dlist_push_tail(&client->requests, &request->node);
-	PG_TRY();
-	{
-		request->easy = curl_easy_init();
-		request->parsed_url = curl_url();
-		if (request->easy == NULL || request->parsed_url == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_OUT_OF_MEMORY),
-					 errmsg("out of memory"),
-					 errdetail("Failed to create a libcurl handle.")));
-		set_options(request);
-	}
-	PG_CATCH();
-	{
-		destroy_request(request);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	slist_push_head(&config->idle, &request->idle_node);
-}
-
-/* Free a config that is not current any more, or what of it is not in use. */
-void
-http_retire_config(HttpConfig *config)
-{
-	while (!slist_is_empty(&config->idle))
-		destroy_request(slist_container(HttpRequest, idle_node,
-										slist_pop_head_node(&config->idle)));
-	if (config->nbusy == 0)
-		MemoryContextDelete(config->context);
-}
-
-/* Take a request back from libcurl, which drops its connection if need be. */
-void
-http_stop_request(HttpRequest *request)
-{
-	if (request->started)
-		curl_multi_remove_handle(request->client->multi, request->easy);
-	request->started = false;
-}
-
-/* A request is over: keep it for another use, unless its config is retired. */
-static void
-release_request(HttpRequest *request)
-{
-	HttpConfig *config = request->config;
-
-	MemoryContextReset(request->context);
-	request->busy = false;
-	config->nbusy--;
-	slist_push_head(&config->idle, &request->idle_node);
-	if (config != request->client->config)
-		http_retire_config(config);
-}
-
-/* A copy of the options, in a context of its own. */
+/*
+ * A copy of the options, in a context of its own below "parent", which whoever
+ * frees it deletes.
+ */
 HttpConfig *
-http_make_config(HttpClient *client, const HttpOptions *options)
+http_request_make_config(MemoryContext parent, const HttpOptions *options)
 {
-	MemoryContext context = AllocSetContextCreate(client->context,
+	MemoryContext context = AllocSetContextCreate(parent,
 												  "outbox HTTP options",
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
@@ -274,23 +202,48 @@ http_make_config(HttpClient *client, const HttpOptions *options)
 }
 
 /*
- * A request to fill in and to start.  "id" and "done" together name it.  It
- * is in use until "done" has been called for it or it is cancelled.
+ * A new request in "owner", for as many uses as one likes.  "config" and
+ * "sockets" must last longer than it.  If libcurl does not take the options,
+ * this throws and leaves nothing behind.
  */
 HttpRequest *
-http_new_request(HttpClient *client, int64 id, HttpDoneCB done)
+http_request_create(MemoryContext owner, HttpConfig *config,
+					HttpSockets *sockets)
 {
-	HttpConfig *config = client->config;
-	HttpRequest *request;
+	HttpRequest *request = MemoryContextAllocZero(owner, sizeof(HttpRequest));
 
-	if (slist_is_empty(&config->idle))
-		http_make_request(client, config);
-	request = slist_container(HttpRequest, idle_node,
-							  slist_pop_head_node(&config->idle));
-	config->nbusy++;
-	request->busy = true;
-	request->id = id;
-	request->done = done;
+	request->owner = owner;
+	request->config = config;
+	request->context = AllocSetContextCreate(owner, "outbox HTTP request",
+											 REQUEST_MEMORY);
+
+	/* no memory context would free libcurl's handles */
+	PG_TRY();
+	{
+		request->easy = curl_easy_init();
+		request->parsed_url = curl_url();
+		if (request->easy == NULL || request->parsed_url == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_OUT_OF_MEMORY),
+					 errmsg("out of memory"),
+					 errdetail("Failed to create a libcurl handle.")));
+		set_options(request);
+		http_socket_watch_easy(sockets, request->easy);
+	}
+	PG_CATCH();
+	{
+		http_request_destroy(request);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return request;
+}
+
+/* Forget the last use of a request, and whatever it allocated. */
+void
+http_request_clear(HttpRequest *request)
+{
+	MemoryContextReset(request->context);
 	request->headers.data = NULL;
 	request->headers_end = false;
 	request->received = 0;
@@ -298,7 +251,25 @@ http_new_request(HttpClient *client, int64 id, HttpDoneCB done)
 	request->kept = 0;
 	request->body_size = 0;
 	request->error[0] = '\0';
-	return request;
+}
+
+/* Release what libcurl holds of a request that it is not working on. */
+void
+http_request_free_handles(HttpRequest *request)
+{
+	curl_easy_cleanup(request->easy);
+	curl_url_cleanup(request->parsed_url);
+}
+
+/* Free a request that libcurl is not working on. */
+void
+http_request_destroy(HttpRequest *request)
+{
+	http_request_free_handles(request);
+	if (request->url)
+		pfree(request->url);
+	MemoryContextDelete(request->context);
+	pfree(request);
 }
 
 /* Memory for what goes into a request: lasts as long as it is in use. */
@@ -310,7 +281,8 @@ http_request_context(HttpRequest *request)
 
 /* Add a header.  The strings are copied; the caller has checked them. */
 void
-http_add_header(HttpRequest *request, const char *name, const char *value)
+http_request_add_header(HttpRequest *request, const char *name,
+						const char *value)
 {
 	MemoryContext old = MemoryContextSwitchTo(request->context);
 
@@ -339,7 +311,7 @@ set_url(HttpRequest *request, const char *url)
 					 CURLU_PATH_AS_IS) == CURLUE_OK)
 	{
 		CHECK_SETOPT(request->easy, CURLOPT_CURLU, request->parsed_url);
-		request->url = MemoryContextStrdup(request->client->context, url);
+		request->url = MemoryContextStrdup(request->owner, url);
 	}
 	else
 	{
@@ -349,99 +321,86 @@ set_url(HttpRequest *request, const char *url)
 	}
 }
 
-static void
-start_request(HttpRequest *request, const char *url,
-			  struct curl_slist *headers)
-{
-	Assert(request->busy && !request->started);
-	set_url(request, url);
-	CHECK_SETOPT(request->easy, CURLOPT_HTTPHEADER, headers);
-	http_add_to_multi(request);
-}
-
+/* Make it a GET of "url", which is copied. */
 void
-http_get(HttpRequest *request, const char *url)
+http_request_get(HttpRequest *request, const char *url)
 {
 	Assert(request->headers.data == NULL);
+	set_url(request, url);
 	CHECK_SETOPT(request->easy, CURLOPT_HTTPGET, 1L);
-	start_request(request, url, request->config->headers);
+	CHECK_SETOPT(request->easy, CURLOPT_HTTPHEADER, request->config->headers);
 }
 
-/* "body" is not copied: it must last as long as the request is in use. */
+/*
+ * Make it a POST to "url", with the headers that were added before.  All is
+ * copied but "body", which must last as long as the request is in use.
+ */
 void
-http_post(HttpRequest *request, const char *url, const char *content_type,
-		  const char *body, Size len)
+http_request_post(HttpRequest *request, const char *url,
+				  const char *content_type, const char *body, Size len)
 {
 	MemoryContext old = MemoryContextSwitchTo(request->context);
 	StringInfoData headers;
 
-	CHECK_SETOPT(request->easy, CURLOPT_POST, 1L);
-	CHECK_SETOPT(request->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) len);
-	CHECK_SETOPT(request->easy, CURLOPT_POSTFIELDS, len > 0 ? body : "");
 	initStringInfo(&headers);
 	appendStringInfoString(&headers, "Content-Type: ");
 	appendStringInfoString(&headers, content_type);
 	if (request->headers.data != NULL)
 		appendBinaryStringInfo(&headers, request->headers.data,
 							   request->headers.len);
-	start_request(request, url,
-				  prepend_header(request->config->headers, headers.data));
+
+	set_url(request, url);
+	CHECK_SETOPT(request->easy, CURLOPT_POST, 1L);
+	CHECK_SETOPT(request->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) len);
+
+	/* with NULL, libcurl would ask a callback for the body */
+	CHECK_SETOPT(request->easy, CURLOPT_POSTFIELDS, len > 0 ? body : "");
+	CHECK_SETOPT(request->easy, CURLOPT_HTTPHEADER,
+				 prepend_header(request->config->headers, headers.data));
 	MemoryContextSwitchTo(old);
 }
 
-/* Forget a request; nothing happens if it is not in use. */
+/*
+ * Tell how a request went that libcurl has finished with "code".  The texts in
+ * the result last until the request is cleared.
+ */
 void
-http_cancel(HttpClient *client, int64 id, HttpDoneCB done)
+http_request_result(HttpRequest *request, CURLcode code,
+					HttpResult *result)
 {
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &client->requests)
-	{
-		HttpRequest *request = dlist_container(HttpRequest, node, iter.cur);
-
-		if (request->busy && request->id == id && request->done == done)
-		{
-			http_stop_request(request);
-			release_request(request);
-			return;
-		}
-	}
-}
-
-/* Tell how a finished request went, and take it back. */
-void
-http_finish_request(HttpRequest *request, CURLcode code)
-{
-	HttpResult	result;
 	long		status = 0;
 	curl_off_t	retry_after = 0;
 
 	curl_easy_getinfo(request->easy, CURLINFO_RESPONSE_CODE, &status);
 	if (status < 200 || status >= 300)
 		curl_easy_getinfo(request->easy, CURLINFO_RETRY_AFTER, &retry_after);
-	http_stop_request(request);
 
-	result.status = 0;
-	result.error = NULL;
+	result->status = 0;
+	result->error = NULL;
 	if (code != CURLE_OK)
-		result.error = request->error[0] != '\0' ? request->error :
+		result->error = request->error[0] != '\0' ? request->error :
 			curl_easy_strerror(code);
+
+	/*
+	 * libcurl knows the status from the first line on, and may count headers
+	 * that broke off as a response.  Only complete ones are an answer.
+	 */
 	if (request->headers_end && status >= 200)
-		result.status = (int) status;
-	else if (result.error == NULL)
-		result.error = "the response broke off in its headers";
-	result.retry_after_ms = -1;
+		result->status = (int) status;
+	else if (result->error == NULL)
+		result->error = "the response broke off in its headers";
+
+	/* in seconds, as many as the server likes */
+	result->retry_after_ms = -1;
 	if (retry_after > 0)
-		result.retry_after_ms = Min(retry_after, INT_MAX) * INT64CONST(1000);
-	result.body = "";
-	result.body_len = 0;
+		result->retry_after_ms = Min(retry_after, INT_MAX) * INT64CONST(1000);
+
+	result->body = "";
+	result->body_len = 0;
 	if (request->body != NULL)
 	{
-		result.body_len = request->kept;
-		request->body[result.body_len] = '\0';
-		result.body = request->body;
+		result->body_len = request->kept;
+		request->body[result->body_len] = '\0';
+		result->body = request->body;
 	}
-
-	request->done(request->client->arg, request->id, &result);
-	release_request(request);
 }

@@ -27,6 +27,7 @@ find_special(const char *p, const char *end)
 {
 	uint64		v;
 
+	/* eight bytes at a time, until there is one among them */
 	for (; end - p >= sizeof(v); p += sizeof(v))
 	{
 		memcpy(&v, p, sizeof(v));
@@ -92,9 +93,12 @@ json_append_string(StringInfo buf, const char *str, Size len)
 	appendStringInfoChar(buf, '"');
 }
 
+/* Append what is neither an array nor an object. */
 static void
 append_scalar(StringInfo buf, const JsonbValue *v)
 {
+	Datum		number;
+
 	switch (v->type)
 	{
 		case jbvNull:
@@ -104,9 +108,10 @@ append_scalar(StringInfo buf, const JsonbValue *v)
 			json_append_string(buf, v->val.string.val, v->val.string.len);
 			break;
 		case jbvNumeric:
-			appendStringInfoString(buf,
-								   DatumGetCString(DirectFunctionCall1(numeric_out,
-																	   NumericGetDatum(v->val.numeric))));
+			/* as text, so that no digit is lost */
+			number = DirectFunctionCall1(numeric_out,
+										 NumericGetDatum(v->val.numeric));
+			appendStringInfoString(buf, DatumGetCString(number));
 			break;
 		case jbvBool:
 			appendStringInfoString(buf, v->val.boolean ? "true" : "false");
@@ -131,6 +136,7 @@ json_append_jsonb(StringInfo buf, Jsonb *jb)
 
 	while ((token = JsonbIteratorNext(&it, &v, false)) != WJB_DONE)
 	{
+		/* a comma parts two elements or members, not a key from its value */
 		if (comma && token != WJB_END_ARRAY && token != WJB_END_OBJECT)
 			appendStringInfoString(buf, ", ");
 		comma = token != WJB_BEGIN_ARRAY && token != WJB_BEGIN_OBJECT &&

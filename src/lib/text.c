@@ -65,6 +65,7 @@ text_append_line(StringInfo buf, const char *str, Size max, bool utf8)
 	{
 		int			len = 1;	/* of the character; less: it is none */
 
+		/* put down when something follows: none is wanted at the end */
 		if (*str == ' ' || text_is_control(*str))
 		{
 			space = buf->len > 0 && buf->data[buf->len - 1] != ' ';
@@ -74,6 +75,8 @@ text_append_line(StringInfo buf, const char *str, Size max, bool utf8)
 		if (IS_HIGHBIT_SET(*str))
 			len = !utf8 || is_c1(str, end) ? -1 :
 				pg_encoding_verifymbchar(PG_UTF8, str, end - str);
+
+		/* whole characters only */
 		if (buf->len + space + Max(len, 1) > limit)
 			break;
 		if (space)

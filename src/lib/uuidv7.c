@@ -24,7 +24,7 @@
 static unsigned char pool[RANDOM_BYTES * 128];
 static int	pool_used = sizeof(pool);
 
-/* Throws if the strong random source fails. */
+/* Make an id.  Throws if the strong random source fails. */
 void
 uuidv7_generate(pg_uuid_t *uuid)
 {
@@ -42,6 +42,8 @@ uuidv7_generate(pg_uuid_t *uuid)
 					 errmsg("could not generate random values")));
 		pool_used = 0;
 	}
+
+	/* big-endian, so that ids sort as they were made */
 	for (int i = 0; i < 6; i++)
 		uuid->data[i] = (unsigned char) (ms >> (40 - 8 * i));
 	uuid->data[6] = 0x70 | (fraction >> 8);

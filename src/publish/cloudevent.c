@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * cloudevent.c
- *		The CloudEvents 1.0 envelope, and the encodings that go with it.
+ *		The CloudEvents 1.0 envelope, and the values of its headers.
  *
  * The envelope of an event has the same bytes at every try: all it says is
  * stored with the event or set for the whole database.
@@ -14,11 +14,12 @@
  */
 #include "postgres.h"
 
-#include "publish/cloudevent.h"
 #include "common/base64.h"
+#include "utils/memutils.h"
+
 #include "lib/json_text.h"
 #include "lib/text.h"
-#include "utils/memutils.h"
+#include "publish/cloudevent.h"
 
 /* The source of events that has no other name: /cluster/database; palloc'd. */
 const char *
@@ -84,6 +85,8 @@ cloudevent_append(StringInfo buf, const OutboxMessage *message,
 		append_attribute(buf, "traceid", message->traceparent);
 	if (flags & CLOUDEVENT_TOPIC)
 		append_attribute(buf, "topic", message->topic);
+
+	/* an attribute is a string or a number, so that this is an object's text */
 	if ((flags & CLOUDEVENT_METADATA) && message->nmetadata > 0)
 	{
 		StringInfoData metadata;
@@ -108,6 +111,18 @@ cloudevent_append(StringInfo buf, const OutboxMessage *message,
 	appendStringInfoChar(buf, '}');
 }
 
+/* Is there a metadatum of this name? */
+bool
+cloudevent_has_metadata(const OutboxMessage *message, const char *name)
+{
+	for (int i = 0; i < message->nmetadata; i++)
+	{
+		if (strcmp(message->metadata[i].name, name) == 0)
+			return true;
+	}
+	return false;
+}
+
 /* Append the metadata as a JSON object of strings, without spaces. */
 void
 cloudevent_append_metadata(StringInfo buf, const OutboxMessage *message)
@@ -124,58 +139,6 @@ cloudevent_append_metadata(StringInfo buf, const OutboxMessage *message)
 						   strlen(message->metadata[i].value));
 	}
 	appendStringInfoChar(buf, '}');
-}
-
-static void
-append_percent(StringInfo buf, unsigned char c)
-{
-	static const char digits[] = "0123456789ABCDEF";
-
-	appendStringInfoChar(buf, '%');
-	appendStringInfoChar(buf, digits[c >> 4]);
-	appendStringInfoChar(buf, digits[c & 0x0F]);
-}
-
-/* RFC 3986's unreserved characters, the only ones safe anywhere in a URL. */
-static bool
-is_unreserved(unsigned char c)
-{
-	return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
-		(c >= '0' && c <= '9') ||
-		c == '-' || c == '.' || c == '_' || c == '~';
-}
-
-/* Append a text percent-encoded, as a name or a value in a URL's query. */
-void
-cloudevent_append_uri(StringInfo buf, const char *text)
-{
-	const char *p = text;
-
-	while (is_unreserved((unsigned char) *p))
-		p++;
-	appendBinaryStringInfo(buf, text, p - text);
-	for (; *p != '\0'; p++)
-	{
-		if (is_unreserved((unsigned char) *p))
-			appendStringInfoChar(buf, *p);
-		else
-			append_percent(buf, (unsigned char) *p);
-	}
-}
-
-/*
- * Append a text percent-encoded, as one segment of a URL's path.  "." and ".."
- * alone would be taken for steps in the path.
- */
-void
-cloudevent_append_uri_segment(StringInfo buf, const char *text)
-{
-	if (strcmp(text, ".") == 0)
-		appendStringInfoString(buf, "%2E");
-	else if (strcmp(text, "..") == 0)
-		appendStringInfoString(buf, "%2E%2E");
-	else
-		cloudevent_append_uri(buf, text);
 }
 
 /* May this stand for itself in a header of the CloudEvents HTTP binding? */
@@ -208,7 +171,7 @@ cloudevent_header_value(const char *text)
 		if (is_header_char((unsigned char) *p))
 			appendStringInfoChar(&buf, *p);
 		else
-			append_percent(&buf, (unsigned char) *p);
+			text_append_percent(&buf, (unsigned char) *p);
 	}
 	return buf.data;
 }

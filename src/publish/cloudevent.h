@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * cloudevent.h
- *		The CloudEvents 1.0 envelope, and the encodings that go with it.
+ *		The CloudEvents 1.0 envelope, and the values of its headers.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,10 +23,10 @@ extern const char *cloudevent_make_source(const char *cluster,
 										  const char *database);
 extern void cloudevent_append(StringInfo buf, const OutboxMessage *message,
 							  const char *source, int flags);
+extern bool cloudevent_has_metadata(const OutboxMessage *message,
+									const char *name);
 extern void cloudevent_append_metadata(StringInfo buf,
 									   const OutboxMessage *message);
-extern void cloudevent_append_uri(StringInfo buf, const char *text);
-extern void cloudevent_append_uri_segment(StringInfo buf, const char *text);
 extern const char *cloudevent_header_value(const char *text);
 
 #endif							/* OUTBOX_CLOUDEVENT_H */

@@ -1,16 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * http_batch.c
- *		Requests that several messages share.
+ *		The requests of messages: of one alone, or of several that share it.
  *
- * A MessageBatch remembers the messages of a request from the moment it is
- * sent until each of them is answered or cancelled.  Its address names the
- * request.  A message alone needs no such thing and has none.
+ * A message alone is all there is to know of its request, which has its id.
+ * An HttpBatch remembers the messages that share a request, from the moment it
+ * is sent until each of them is answered or cancelled; its address names the
+ * request.
  *
  * One response speaks for all messages, unless the publisher finds more in it
- * (PublisherKind.judge_batch).  But that a request was rejected says little
- * about each of its messages: they are sent again at once, each alone, and the
- * answers to that count.  So no message is lost to another one's fault.
+ * (HttpPublisherKind.judge_batch).  But that a request was rejected says
+ * little about each of its messages: they are sent again at once, each alone,
+ * and the answers to that count.  So no message is lost to another one's fault.
  *
  * What is to be sent again waits in a list until libcurl's client is left;
  * within the same callback it is sent, with the settings of then.
@@ -23,25 +24,56 @@
  */
 #include "postgres.h"
 
+#include "publish/http_answer.h"
 #include "publish/http_batch.h"
 
 static void batch_done(void *arg, int64 id, const HttpResult *result);
 
+/* HttpDoneCB of a message alone. */
+static void
+message_done(void *arg, int64 id, const HttpResult *result)
+{
+	HttpPublisher *publisher = arg;
+	HttpVerdict verdict;
+	const char *error = http_answer_judge(publisher, result, &verdict);
+	OutboxAnswer answer;
+
+	http_answer_fill(&answer, id, result, verdict.outcome, error);
+	outbox_answer(publisher->state, &answer);
+}
+
+/* Start the request of one message. */
+static void
+send_alone(HttpPublisher *publisher, const OutboxMessage *message)
+{
+	HttpRequest *request;
+	MemoryContext old;
+
+	if (!http_answer_check(publisher, message))
+		return;
+	request = http_client_new_request(publisher->client, message->id,
+									  message_done);
+	old = MemoryContextSwitchTo(http_request_context(request));
+	publisher->kind->make_request(publisher, request, message);
+	MemoryContextSwitchTo(old);
+	http_client_start(publisher->client, request);
+}
+
 static int64
-request_id(MessageBatch *batch)
+request_id(HttpBatch *batch)
 {
 	return (int64) (intptr_t) batch;
 }
 
 static void
-remove_batch(MessageBatch *batch)
+remove_batch(HttpBatch *batch)
 {
 	dlist_delete(&batch->node);
 	pfree(batch);
 }
 
 static void
-remove_message(MessageBatch *batch, int i)
+remove_message(HttpBatch *batch, int i)
 {
 	batch->nmessages--;
 	memmove(&batch->messages[i], &batch->messages[i + 1],
@@ -50,18 +82,20 @@ remove_message(MessageBatch *batch, int i)
 
 /* Start the request of a batch, which is in no list. */
 static void
-send_shared(CommonState *common, MessageBatch *batch)
+send_shared(HttpPublisher *publisher, HttpBatch *batch)
 {
 	HttpRequest *request;
 	MemoryContext old;
 
-	dlist_push_tail(&common->batches, &batch->node);
+	dlist_push_tail(&publisher->batches, &batch->node);
 	batch->route = 0;
-	batch->generation = common->generation;
-	request = http_new_request(common->client, request_id(batch), batch_done);
+	batch->generation = publisher->generation;
+	request = http_client_new_request(publisher->client, request_id(batch),
+									  batch_done);
 	old = MemoryContextSwitchTo(http_request_context(request));
-	common->kind->send_batch(common, request, batch);
+	publisher->kind->make_batch_request(publisher, request, batch);
 	MemoryContextSwitchTo(old);
+	http_client_start(publisher->client, request);
 }
 
 /*
@@ -69,84 +103,94 @@ send_shared(CommonState *common, MessageBatch *batch)
  * if the publisher has found out meanwhile that they may not.
  */
 void
-batch_send(CommonState *common, const OutboxMessage *const *messages, int n)
+http_batch_send(HttpPublisher *publisher,
+				const OutboxMessage *const *messages, int n)
 {
-	MessageBatch *batch;
+	HttpBatch  *batch;
 
-	if (n == 1 || common->state->max_batch <= 1)
+	if (n == 1 || publisher->state->max_batch <= 1)
 	{
 		for (int i = 0; i < n; i++)
-			common_send(common, messages[i]);
+			send_alone(publisher, messages[i]);
 		return;
 	}
-	batch = MemoryContextAllocZero(common->state->context,
-								   offsetof(MessageBatch, messages) +
+	batch = MemoryContextAllocZero(publisher->state->context,
+								   offsetof(HttpBatch, messages) +
 								   n * sizeof(batch->messages[0]));
 	for (int i = 0; i < n; i++)
 	{
-		if (common_check_message(common, messages[i]))
+		if (http_answer_check(publisher, messages[i]))
 			batch->messages[batch->nmessages++] = messages[i];
 	}
+
+	/* perhaps none of them can be sent */
 	if (batch->nmessages > 0)
-		send_shared(common, batch);
+		send_shared(publisher, batch);
 	else
 		pfree(batch);
 }
 
 /* Start a request for each message of a batch, which is then gone. */
 static void
-send_singly(CommonState *common, MessageBatch *batch)
+send_singly(HttpPublisher *publisher, HttpBatch *batch)
 {
 	while (batch->nmessages > 0)
 	{
 		const OutboxMessage *message = batch->messages[0];
 
 		remove_message(batch, 0);
-		common_send(common, message);
+		send_alone(publisher, message);
 	}
 	remove_batch(batch);
 }
 
 /* Start the requests that came of others' answers.  False: there were none. */
 bool
-batch_send_again(CommonState *common)
+http_batch_send_again(HttpPublisher *publisher)
 {
-	bool		any = !dlist_is_empty(&common->again);
+	bool		any = !dlist_is_empty(&publisher->again);
 
-	while (!dlist_is_empty(&common->again))
+	while (!dlist_is_empty(&publisher->again))
 	{
-		MessageBatch *batch = dlist_head_element(MessageBatch, node,
-												 &common->again);
+		HttpBatch  *batch = dlist_head_element(HttpBatch, node,
+											   &publisher->again);
 
-		if (batch->singly || common->state->max_batch <= 1)
-			send_singly(common, batch);
+		/* the publisher may have given up batches meanwhile */
+		if (batch->singly || publisher->state->max_batch <= 1)
+			send_singly(publisher, batch);
 		else
 		{
 			dlist_delete(&batch->node);
-			send_shared(common, batch);
+			send_shared(publisher, batch);
 		}
 	}
 	return any;
 }
 
-/* Forget a message of one of these batches, and the batch with its last one. */
+/*
+ * Forget a message of one of these batches, and the batch with its last one.
+ * False if it is in none of them.
+ */
 static bool
-cancel_in(CommonState *common, dlist_head *batches, int64 id)
+cancel_in(HttpPublisher *publisher, dlist_head *batches, int64 id)
 {
 	dlist_iter	iter;
 
 	dlist_foreach(iter, batches)
 	{
-		MessageBatch *batch = dlist_container(MessageBatch, node, iter.cur);
+		HttpBatch  *batch = dlist_container(HttpBatch, node, iter.cur);
 
 		for (int i = 0; i < batch->nmessages; i++)
 		{
 			if (batch->messages[i]->id != id)
 				continue;
 			remove_message(batch, i);
+
+			/* nobody is left who wants the response */
 			if (batch->nmessages == 0)
 			{
-				http_cancel(common->client, request_id(batch), batch_done);
+				http_client_cancel(publisher->client, request_id(batch),
+								   batch_done);
 				remove_batch(batch);
 			}
 			return true;
@@ -155,81 +199,78 @@ cancel_in(CommonState *common, dlist_head *batches, int64 id)
 	return false;
 }
 
-/*
- * Forget a message; its request goes on for the others.  False if it is in no
- * batch.
- */
-bool
-batch_cancel(CommonState *common, int64 id)
+/* Forget a message.  A request that it shares goes on for the others. */
+void
+http_batch_cancel(HttpPublisher *publisher, int64 id)
 {
-	return cancel_in(common, &common->batches, id) ||
-		cancel_in(common, &common->again, id);
+	if (!cancel_in(publisher, &publisher->batches, id) &&
+		!cancel_in(publisher, &publisher->again, id))
+		http_client_cancel(publisher->client, id, message_done);
 }
 
 /* An answer for each message, all the same, in the current memory context. */
 static OutboxAnswer *
-make_answers(const MessageBatch *batch, const HttpResult *result,
+make_answers(const HttpBatch *batch, const HttpResult *result,
 			 OutboxOutcome outcome, const char *error)
 {
 	OutboxAnswer *answers = palloc(batch->nmessages * sizeof(OutboxAnswer));
 
 	for (int i = 0; i < batch->nmessages; i++)
-	{
-		answers[i].id = batch->messages[i]->id;
-		answers[i].outcome = outcome;
-		answers[i].status = result->status;
-		answers[i].retry_after_ms = error ? result->retry_after_ms : -1;
-		answers[i].error = error;
-	}
+		http_answer_fill(&answers[i], batch->messages[i]->id, result, outcome,
+						 error);
 	return answers;
 }
 
 /* What is to be done about a response that is not 2xx? */
-static BatchFate
-judge_batch(CommonState *common, MessageBatch *batch,
-			const HttpResult *result, const Verdict *verdict,
+static HttpBatchFate
+judge_batch(HttpPublisher *publisher, HttpBatch *batch,
+			const HttpResult *result, const HttpVerdict *verdict,
 			OutboxAnswer *answers)
 {
 	batch->singly = verdict->outcome == OUTBOX_REJECTED;
 	if (batch->singly)
-		return BATCH_AGAIN;
-	if (result->status == 0 || common->kind->judge_batch == NULL)
-		return BATCH_ANSWER;
-	return common->kind->judge_batch(common, batch, result, verdict, answers);
+		return HTTP_BATCH_AGAIN;
+	if (result->status == 0 || publisher->kind->judge_batch == NULL)
+		return HTTP_BATCH_ANSWER;
+	return publisher->kind->judge_batch(publisher, batch, result, verdict,
+										answers);
 }
 
-/*
- * HttpDoneCB of every batch.  Without settings nothing can be sent again: the
- * messages are then answered as if the request had not been made.
- */
+/* HttpDoneCB of every batch. */
 static void
 batch_done(void *arg, int64 id, const HttpResult *result)
 {
-	CommonState *common = arg;
-	MessageBatch *batch = (MessageBatch *) (intptr_t) id;
-	Verdict		verdict;
-	const char *error = common_judge(common, result, &verdict);
-	MemoryContext old = MemoryContextSwitchTo(common->scratch);
+	HttpPublisher *publisher = arg;
+	HttpBatch  *batch = (HttpBatch *) (intptr_t) id;
+	HttpVerdict verdict;
+	const char *error = http_answer_judge(publisher, result, &verdict);
+	MemoryContext old = MemoryContextSwitchTo(publisher->scratch);
 	OutboxAnswer *answers = make_answers(batch, result, verdict.outcome,
 										 error);
-	BatchFate	fate = BATCH_ANSWER;
+	HttpBatchFate fate = HTTP_BATCH_ANSWER;
 
 	if (error != NULL)
-		fate = judge_batch(common, batch, result, &verdict, answers);
-	if (fate == BATCH_AGAIN && !common->configured)
+		fate = judge_batch(publisher, batch, result, &verdict, answers);
+
+	/*
+	 * Settings that cannot be used have come meanwhile, and with them nothing
+	 * can be sent again: answer as if the request had not been made.
+	 */
+	if (fate == HTTP_BATCH_AGAIN && !publisher->configured)
 	{
 		answers = make_answers(batch, result, OUTBOX_UNAVAILABLE, error);
-		fate = BATCH_ANSWER;
+		fate = HTTP_BATCH_ANSWER;
 	}
 	MemoryContextSwitchTo(old);
 
-	if (fate == BATCH_AGAIN)
+	/* not here, where the client must not be called */
+	if (fate == HTTP_BATCH_AGAIN)
 	{
 		dlist_delete(&batch->node);
-		dlist_push_tail(&common->again, &batch->node);
+		dlist_push_tail(&publisher->again, &batch->node);
 		return;
 	}
 	for (int i = 0; i < batch->nmessages; i++)
-		outbox_answer(common->state, &answers[i]);
+		outbox_answer(publisher->state, &answers[i]);
 	remove_batch(batch);
 }

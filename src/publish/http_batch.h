@@ -1,18 +1,18 @@
 /*-------------------------------------------------------------------------
  *
  * http_batch.h
- *		Requests that several messages share.
+ *		The requests of messages: of one alone, or of several that share it.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef OUTBOX_PUBLISHER_BATCH_H
-#define OUTBOX_PUBLISHER_BATCH_H
+#ifndef OUTBOX_HTTP_BATCH_H
+#define OUTBOX_HTTP_BATCH_H
 
-#include "publish/publisher_over_http.h"
+#include "publish/http_publisher.h"
 
-extern void batch_send(CommonState *common,
-					   const OutboxMessage *const *messages, int n);
-extern bool batch_send_again(CommonState *common);
-extern bool batch_cancel(CommonState *common, int64 id);
+extern void http_batch_send(HttpPublisher *publisher,
+							const OutboxMessage *const *messages, int n);
+extern bool http_batch_send_again(HttpPublisher *publisher);
+extern void http_batch_cancel(HttpPublisher *publisher, int64 id);
 
-#endif							/* OUTBOX_PUBLISHER_BATCH_H */
+#endif							/* OUTBOX_HTTP_BATCH_H */

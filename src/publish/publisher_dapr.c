@@ -20,12 +20,15 @@
  */
 #include "postgres.h"
 
-#include "publish/cloudevent.h"
-#include "common/jsonapi.h"
-#include "lib/compat.h"
 #include "guc.h"
+#include "http/http_url.h"
+#include "lib/json_members.h"
+#include "lib/secret_file.h"
+#include "lib/text.h"
+#include "publish/cloudevent.h"
+#include "publish/http_answer.h"
+#include "publish/publisher_dapr_bulk.h"
 #include "publish/publisher_over_http.h"
-#include "publish/publisher_dapr.h"
 #include "publish/publishers.h"
 
 /* Anything in the place of an errorCode. */
@@ -53,13 +56,15 @@ static const struct DaprOutcome
  * not show it, if there is no proper token in the file.
  */
 static bool
-read_token(CommonState *common, const char **line, const char **reason)
+read_token(HttpPublisher *publisher, const char **line, const char **reason)
 {
 	char	   *token;
 	Size		len;
 
-	if (!common_read_file(guc_dapr_api_token_file, &token, reason))
+	if (!secret_file_read(guc_dapr_api_token_file, &token, reason))
 		return false;
+
+	/* whoever writes such a file by hand ends it with a line end */
 	len = strlen(token);
 	while (len > 0 && strchr(" \t\r\n", token[len - 1]))
 		token[--len] = '\0';
@@ -69,47 +74,62 @@ read_token(CommonState *common, const char **line, const char **reason)
 						   guc_dapr_api_token_file);
 		return false;
 	}
-	for (const char *p = token; *p != '\0'; p++)
+
+	/* a line break would begin another header */
+	if (text_has_control(token, len))
 	{
-		if ((unsigned char) *p < ' ' || *p == 0x7F)
-		{
-			*reason = psprintf("the token in file \"%s\" contains a control character",
-							   guc_dapr_api_token_file);
-			return false;
-		}
+		*reason = psprintf("the token in file \"%s\" contains a control character",
+						   guc_dapr_api_token_file);
+		return false;
 	}
-	common_hide(common, token);
+	http_answer_hide(publisher, token);
 	*line = psprintf("dapr-api-token: %s", token);
 	return true;
 }
 
-/* PublisherKind.configure */
-static bool
-dapr_configure(CommonState *common, HttpOptions *options, const char **reason)
+/*
+ * What daprd's URLs begin with, without a slash at the end; NULL: there is no
+ * endpoint.  Fills in unix_socket.
+ */
+static const char *
+make_base_url(HttpOptions *options)
 {
-	DaprState  *dapr = (DaprState *) common;
 	StringInfoData url;
-	StringInfoData pubsub;
 
 	initStringInfo(&url);
-	if (strncmp(guc_dapr_endpoint, "unix:", 5) == 0)
+	if (strncmp(guc_dapr_endpoint, HTTP_UNIX_PREFIX,
+				strlen(HTTP_UNIX_PREFIX)) == 0)
 	{
-		options->unix_socket = pstrdup(guc_dapr_endpoint + 5);
+		options->unix_socket = pstrdup(guc_dapr_endpoint +
+									   strlen(HTTP_UNIX_PREFIX));
+		/* nobody looks for this host, but a URL must have one */
 		appendStringInfoString(&url, "http://localhost");
 	}
 	else
 		appendStringInfoString(&url, guc_dapr_endpoint);
 	while (url.len > 0 && url.data[url.len - 1] == '/')
 		url.data[--url.len] = '\0';
-	if (url.len == 0)
+	return url.len > 0 ? url.data : NULL;
+}
+
+/* HttpPublisherKind.configure */
+static bool
+dapr_configure(HttpPublisher *publisher, HttpOptions *options,
+			   const char **reason)
+{
+	DaprPublisher *dapr = (DaprPublisher *) publisher;
+	StringInfoData pubsub;
+
+	dapr->base_url = make_base_url(options);
+	if (dapr->base_url == NULL)
 	{
 		*reason = "outbox.dapr_endpoint is not set";
 		return false;
 	}
-	dapr->base_url = url.data;
 
+	/* encoded once, for it is a segment of every URL */
 	initStringInfo(&pubsub);
-	cloudevent_append_uri_segment(&pubsub, guc_dapr_pubsub_name);
+	text_append_uri_segment(&pubsub, guc_dapr_pubsub_name);
 	dapr->pubsub = pubsub.data;
 	dapr->publish_url = psprintf("%s/v1.0/publish/%s/", dapr->base_url,
 								 dapr->pubsub);
@@ -118,25 +138,13 @@ dapr_configure(CommonState *common, HttpOptions *options, const char **reason)
 	{
 		const char **line = palloc(sizeof(char *));
 
-		if (!read_token(common, line, reason))
+		if (!read_token(publisher, line, reason))
 			return false;
 		options->headers = line;
 		options->nheaders = 1;
 	}
-	dapr_configure_bulk(dapr);
+	dapr_bulk_configure(dapr);
 	return true;
-}
-
-/* The metadatum partitionKey that a message gets; NULL: it has its own. */
-const char *
-dapr_partition_key(const OutboxMessage *message)
-{
-	for (int i = 0; i < message->nmetadata; i++)
-	{
-		if (strcmp(message->metadata[i].name, "partitionKey") == 0)
-			return NULL;
-	}
-	return message->key;
 }
 
 /* Append a message's metadata as query parameters, its key among them. */
@@ -149,120 +157,50 @@ append_query(StringInfo url, const OutboxMessage *message)
 	for (int i = 0; i < message->nmetadata; i++)
 	{
 		appendStringInfo(url, "%cmetadata.", separator);
-		cloudevent_append_uri(url, message->metadata[i].name);
+		text_append_uri(url, message->metadata[i].name);
 		appendStringInfoChar(url, '=');
-		cloudevent_append_uri(url, message->metadata[i].value);
+		text_append_uri(url, message->metadata[i].value);
 		separator = '&';
 	}
 	if (key != NULL)
 	{
 		appendStringInfo(url, "%cmetadata.partitionKey=", separator);
-		cloudevent_append_uri(url, key);
+		text_append_uri(url, key);
 	}
 }
 
 /*
- * PublisherKind.send.  daprd overwrites traceparent in the body unless traceid
- * is there as well.
+ * HttpPublisherKind.make_request.  daprd overwrites traceparent in the body
+ * unless traceid is there as well.
  */
 static void
-dapr_send(CommonState *common, HttpRequest *request,
-		  const OutboxMessage *message)
+dapr_make_request(HttpPublisher *publisher, HttpRequest *request,
+				  const OutboxMessage *message)
 {
-	DaprState  *dapr = (DaprState *) common;
+	DaprPublisher *dapr = (DaprPublisher *) publisher;
 	StringInfoData url;
 	StringInfoData body;
 
 	initStringInfo(&url);
 	appendStringInfoString(&url, dapr->publish_url);
-	cloudevent_append_uri_segment(&url, message->topic);
+	text_append_uri_segment(&url, message->topic);
 	append_query(&url, message);
 
 	initStringInfo(&body);
-	cloudevent_append(&body, message, common->state->source,
+	cloudevent_append(&body, message, publisher->state->source,
 					  CLOUDEVENT_TRACEID);
 
 	if (message->traceparent != NULL)
-		http_add_header(request, "traceparent", message->traceparent);
-	http_post(request, url.data, "application/cloudevents+json", body.data,
-			  body.len);
+		http_request_add_header(request, "traceparent", message->traceparent);
+	http_request_post(request, url.data, "application/cloudevents+json",
+					  body.data, body.len);
 }
 
-/* Read token after token.  False if the value does not end where it should. */
-static bool
-walk_json(JsonLexContext *lex, DaprMemberCB member, void *arg)
-{
-	char	   *str = NULL;		/* the last one */
-	char	   *name = NULL;	/* of the member whose value comes next */
-	int			depth = 0;
-
-	while (json_lex(lex) == JSON_SUCCESS)
-	{
-		switch (lex->token_type)
-		{
-			case JSON_TOKEN_END:
-				return depth == 0;
-			case JSON_TOKEN_OBJECT_END:
-				member(arg, depth, NULL, NULL);
-				depth--;
-				break;
-			case JSON_TOKEN_ARRAY_END:
-				depth--;
-				break;
-			case JSON_TOKEN_STRING:
-				str = pstrdup(lex->strval->data);
-				if (name != NULL)
-					member(arg, depth, name, str);
-				name = NULL;
-				break;
-			case JSON_TOKEN_COLON:
-				name = str;
-				break;
-			case JSON_TOKEN_OBJECT_START:
-			case JSON_TOKEN_ARRAY_START:
-				depth++;
-				name = NULL;
-				break;
-			default:
-				name = NULL;
-				break;
-		}
-	}
-	return false;
-}
-
-/*
- * Tell all strings in a body that is a JSON object.  False if it ends too
- * early or cannot be read on; the lexer may throw, at an escape that this
- * database's encoding cannot show for one.  What was told before that counts.
- */
-bool
-dapr_read_json(const HttpResult *result, DaprMemberCB member, void *arg)
-{
-	MemoryContext old = CurrentMemoryContext;
-	volatile bool whole = false;
-
-	if (result->body[0] != '{')
-		return false;
-	PG_TRY();
-	{
-		whole = walk_json(make_json_lex_compat(result->body, result->body_len),
-						  member, arg);
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(old);
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	return whole;
-}
-
-/* DaprMemberCB: is it one of the two that tell an error? */
+/* JsonMemberCB: is it one of the two that tell an error? */
 static void
 error_member(void *arg, int depth, const char *name, const char *value)
 {
-	Verdict    *verdict = arg;
+	HttpVerdict *verdict = arg;
 
 	if (depth != 1 || name == NULL)
 		return;
@@ -270,6 +208,17 @@ error_member(void *arg, int depth, const char *name, const char *value)
 		verdict->code = value;
 	else if (strcmp(name, "message") == 0)
 		verdict->message = value;
+}
+
+/* Is a response's errorCode, NULL if it has none, the one in dapr_outcomes? */
+static bool
+matches_code(const char *code, const char *expected)
+{
+	if (expected == NULL)
+		return code == NULL;
+	if (strcmp(expected, ANY_CODE) == 0)
+		return true;
+	return code != NULL && strcmp(expected, code) == 0;
 }
 
 static bool
@@ -282,60 +231,64 @@ ends_with(const char *str, const char *end)
 }
 
 /*
- * PublisherKind.judge.  The one message that is looked at is that of a body
- * above daprd's limit, which has the errorCode of a failure at the broker, or
- * none up to version 1.14.  A response that broke off may have lost its
- * errorCode, and means nothing by not having one.
+ * HttpPublisherKind.judge.  See dapr_outcomes; whatever is not there stays
+ * "unavailable".
  */
 static void
-dapr_judge(const HttpResult *result, Verdict *verdict)
+dapr_judge(const HttpResult *result, HttpVerdict *verdict)
 {
-	(void) dapr_read_json(result, error_member, verdict);
+	(void) json_members_read(result->body, result->body_len, error_member,
+							 verdict);
+
+	/*
+	 * A response that broke off may have lost its errorCode, and means
+	 * nothing by not having one.
+	 */
 	if (verdict->code == NULL && result->error != NULL)
 		return;
 
 	for (int i = 0; i < lengthof(dapr_outcomes); i++)
 	{
-		const char *code = dapr_outcomes[i].code;
-
-		if (result->status != dapr_outcomes[i].status)
-			continue;
-		if (code == verdict->code ||
-			(code != NULL && strcmp(code, ANY_CODE) == 0) ||
-			(code != NULL && verdict->code != NULL &&
-			 strcmp(code, verdict->code) == 0))
+		if (result->status == dapr_outcomes[i].status &&
+			matches_code(verdict->code, dapr_outcomes[i].code))
 			verdict->outcome = dapr_outcomes[i].outcome;
 	}
+
+	/*
+	 * The one message that is looked at is that of a body above daprd's
+	 * limit, which has the errorCode of a failure at the broker, or none up
+	 * to version 1.14.
+	 */
 	if (verdict->outcome == OUTBOX_RETRY &&
 		ends_with(verdict->message ? verdict->message : result->body,
 				  ": stream too large"))
 		verdict->outcome = OUTBOX_REJECTED;
 }
 
-static const PublisherKind dapr_kind = {
-	.size = sizeof(DaprState),
+static const HttpPublisherKind dapr_kind = {
+	.size = sizeof(DaprPublisher),
 	.configure = dapr_configure,
-	.send = dapr_send,
+	.make_request = dapr_make_request,
 	.judge = dapr_judge,
-	.send_batch = dapr_send_batch,
-	.judge_batch = dapr_judge_batch
+	.make_batch_request = dapr_bulk_make_request,
+	.judge_batch = dapr_bulk_judge
 };
 
 static void
 dapr_startup(OutboxPublisherState *state)
 {
-	common_startup(state, &dapr_kind);
+	over_http_startup(state, &dapr_kind);
 }
 
 /* HttpDoneCB of a probe. */
 static void
 probe_done(void *arg, int64 id, const HttpResult *result)
 {
-	CommonState *common = arg;
-	Verdict		verdict;
-	const char *error = common_judge(common, result, &verdict);
+	HttpPublisher *publisher = arg;
+	HttpVerdict verdict;
+	const char *error = http_answer_judge(publisher, result, &verdict);
 
-	outbox_probe_answer(common->state, error == NULL, error);
+	outbox_probe_answer(publisher->state, error == NULL, error);
 }
 
 /*
@@ -345,29 +298,31 @@ probe_done(void *arg, int64 id, const HttpResult *result)
 static void
 dapr_probe(OutboxPublisherState *state)
 {
-	DaprState  *dapr = state->private_data;
+	DaprPublisher *dapr = state->private_data;
 	HttpRequest *request;
 	MemoryContext old;
 
 	/* a probe that nobody has waited for */
-	http_cancel(dapr->common.client, 0, probe_done);
+	http_client_cancel(dapr->http.client, 0, probe_done);
 
-	request = http_new_request(dapr->common.client, 0, probe_done);
+	request = http_client_new_request(dapr->http.client, 0, probe_done);
 	old = MemoryContextSwitchTo(http_request_context(request));
-	http_get(request, psprintf("%s/v1.0/healthz/outbound", dapr->base_url));
+	http_request_get(request, psprintf("%s/v1.0/healthz/outbound",
+									   dapr->base_url));
 	MemoryContextSwitchTo(old);
-	common_progress(&dapr->common, NULL, 0);
+	http_client_start(dapr->http.client, request);
+	over_http_ready(state, NULL, 0);
 }
 
 const OutboxPublisherCallbacks dapr_publisher = {
 	.magic = OUTBOX_PUBLISHER_MAGIC,
 	.startup_cb = dapr_startup,
-	.check_configured_cb = common_check_configured,
-	.submit_cb = common_submit,
-	.can_batch_cb = dapr_can_batch,
-	.sockets_cb = common_sockets,
-	.ready_cb = common_ready,
-	.cancel_cb = common_cancel,
+	.check_configured_cb = over_http_check_configured,
+	.submit_cb = over_http_submit,
+	.can_batch_cb = dapr_bulk_can_batch,
+	.sockets_cb = over_http_sockets,
+	.ready_cb = over_http_ready,
+	.cancel_cb = over_http_cancel,
 	.probe_cb = dapr_probe,
-	.shutdown_cb = common_shutdown
+	.shutdown_cb = over_http_shutdown
 };

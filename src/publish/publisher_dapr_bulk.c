@@ -24,10 +24,14 @@
 
 #include <float.h>
 
-#include "publish/cloudevent.h"
-#include "lib/json_text.h"
-#include "publish/publisher_dapr.h"
 #include "utils/memutils.h"
+
+#include "lib/json_members.h"
+#include "lib/json_text.h"
+#include "lib/text.h"
+#include "publish/cloudevent.h"
+#include "publish/http_answer.h"
+#include "publish/publisher_dapr_bulk.h"
 
 #define BULK_MAX_ENTRIES 100
 
@@ -44,41 +48,42 @@
 static void version_done(void *arg, int64 id, const HttpResult *result);
 
 /* The route to use now. */
-static BulkRoute
-current_route(DaprState *dapr)
+static DaprBulkRoute
+current_route(DaprPublisher *dapr)
 {
-	if (dapr->has_stable && !dapr->missing[BULK_ROUTE_STABLE])
-		return BULK_ROUTE_STABLE;
-	if (!dapr->missing[BULK_ROUTE_ALPHA])
-		return BULK_ROUTE_ALPHA;
-	return BULK_ROUTE_NONE;
+	if (dapr->bulk.has_stable && !dapr->bulk.missing[DAPR_BULK_ROUTE_STABLE])
+		return DAPR_BULK_ROUTE_STABLE;
+	if (!dapr->bulk.missing[DAPR_BULK_ROUTE_ALPHA])
+		return DAPR_BULK_ROUTE_ALPHA;
+	return DAPR_BULK_ROUTE_NONE;
 }
 
 /* Tell how large a batch may be, after something that it depends on changed. */
 static void
-set_max_batch(DaprState *dapr)
+set_max_batch(DaprPublisher *dapr)
 {
-	OutboxPublisherState *state = dapr->common.state;
+	OutboxPublisherState *state = dapr->http.state;
 
 	state->max_batch = BULK_MAX_ENTRIES;
-	state->max_batch_bytes = BATCH_BYTES_MAX;
-	if (dapr->bulk == DAPR_BULK_OFF || current_route(dapr) == BULK_ROUTE_NONE)
+	state->max_batch_bytes = HTTP_BATCH_BYTES_MAX;
+	if (dapr->bulk.mode == DAPR_BULK_OFF ||
+		current_route(dapr) == DAPR_BULK_ROUTE_NONE)
 		state->max_batch = 1;
 }
 
 /* The settings are read; what was found out with the old ones is forgotten. */
 void
-dapr_configure_bulk(DaprState *dapr)
+dapr_bulk_configure(DaprPublisher *dapr)
 {
-	http_cancel(dapr->common.client, 0, version_done);
-	dapr->bulk = guc_dapr_bulk;
-	dapr->asked = false;
-	dapr->has_stable = false;
-	memset(dapr->missing, false, sizeof(dapr->missing));
+	http_client_cancel(dapr->http.client, 0, version_done);
+	dapr->bulk.mode = guc_dapr_bulk;
+	dapr->bulk.asked = false;
+	dapr->bulk.has_stable = false;
+	memset(dapr->bulk.missing, false, sizeof(dapr->bulk.missing));
 	set_max_batch(dapr);
 }
 
-/* DaprMemberCB: daprd's version; "edge" is that of a build between releases. */
+/* JsonMemberCB: daprd's version; "edge" is that of a build between releases. */
 static void
 version_member(void *arg, int depth, const char *name, const char *value)
 {
@@ -98,27 +103,30 @@ version_member(void *arg, int depth, const char *name, const char *value)
 static void
 version_done(void *arg, int64 id, const HttpResult *result)
 {
-	DaprState  *dapr = arg;
+	DaprPublisher *dapr = arg;
 	MemoryContext old;
 
 	if (result->status != 200)
 		return;
-	MemoryContextReset(dapr->common.scratch);
-	old = MemoryContextSwitchTo(dapr->common.scratch);
-	(void) dapr_read_json(result, version_member, &dapr->has_stable);
+	MemoryContextReset(dapr->http.scratch);
+	old = MemoryContextSwitchTo(dapr->http.scratch);
+	(void) json_members_read(result->body, result->body_len, version_member,
+							 &dapr->bulk.has_stable);
 	MemoryContextSwitchTo(old);
 	set_max_batch(dapr);
 }
 
+/* Start to ask daprd for its version. */
 static void
-ask_version(DaprState *dapr)
+ask_version(DaprPublisher *dapr)
 {
-	HttpRequest *request = http_new_request(dapr->common.client, 0,
-											version_done);
+	HttpRequest *request = http_client_new_request(dapr->http.client, 0,
+												   version_done);
 	MemoryContext old = MemoryContextSwitchTo(http_request_context(request));
 
-	http_get(request, psprintf("%s/v1.0/metadata", dapr->base_url));
+	http_request_get(request, psprintf("%s/v1.0/metadata", dapr->base_url));
 	MemoryContextSwitchTo(old);
+	http_client_start(dapr->http.client, request);
 }
 
 /*
@@ -135,10 +143,14 @@ is_exact(const char *number, Size len)
 
 	if (memchr(number, 'e', len) != NULL || memchr(number, 'E', len) != NULL)
 		return false;
+
+	/* zeros in front are no digits of the double */
 	first = number + strspn(number, "-0.");
 	ndigits = end - first;
 	if (point == NULL)
 		return ndigits > 0 ? ndigits <= DBL_DIG : number[0] != '-';
+
+	/* the point is no digit; a zero at the end would not be written */
 	if (first < point)
 		ndigits--;
 	return end[-1] != '0' && ndigits <= DBL_DIG &&
@@ -152,6 +164,7 @@ skip_string(const char *str, const char *end)
 	const char *quote = str;
 	const char *p;
 
+	/* one behind an odd number of backslashes does not end it */
 	do
 	{
 		quote = memchr(quote + 1, '"', end - quote - 1);
@@ -193,16 +206,13 @@ numbers_are_exact(const char *json, Size len)
  * events.
  */
 bool
-dapr_can_batch(OutboxPublisherState *state, const OutboxMessage *message)
+dapr_bulk_can_batch(OutboxPublisherState *state, const OutboxMessage *message)
 {
-	DaprState  *dapr = state->private_data;
+	DaprPublisher *dapr = state->private_data;
 
-	for (int i = 0; i < message->nmetadata; i++)
-	{
-		if (strcmp(message->metadata[i].name, "rawPayload") == 0)
-			return false;
-	}
-	return dapr->bulk == DAPR_BULK_ON || !message->is_json ||
+	if (cloudevent_has_metadata(message, "rawPayload"))
+		return false;
+	return dapr->bulk.mode == DAPR_BULK_ON || !message->is_json ||
 		numbers_are_exact(message->payload, message->payload_len);
 }
 
@@ -237,29 +247,35 @@ append_entry(StringInfo body, const OutboxMessage *message,
 	appendStringInfoChar(body, '}');
 }
 
-/* PublisherKind.send_batch */
+/* HttpPublisherKind.make_batch_request */
 void
-dapr_send_batch(CommonState *common, HttpRequest *request,
-				MessageBatch *batch)
+dapr_bulk_make_request(HttpPublisher *publisher, HttpRequest *request,
+					   HttpBatch *batch)
 {
-	DaprState  *dapr = (DaprState *) common;
+	DaprPublisher *dapr = (DaprPublisher *) publisher;
+	DaprBulkRoute route = current_route(dapr);
 	StringInfoData url;
 	StringInfoData body;
 	Size		size = 0;
 
-	if (!dapr->asked)
+	/* what comes of it is for later batches: this one does not wait */
+	if (!dapr->bulk.asked)
 	{
-		dapr->asked = true;
+		dapr->bulk.asked = true;
 		ask_version(dapr);
 	}
-	batch->route = current_route(dapr);
+
+	/* there is one: with none left, there are no batches */
+	Assert(route != DAPR_BULK_ROUTE_NONE);
+	batch->route = route;
 
 	initStringInfo(&url);
 	appendStringInfo(&url, "%s/%s/publish/bulk/%s/", dapr->base_url,
-					 batch->route == BULK_ROUTE_STABLE ? "v1.0" : "v1.0-alpha1",
+					 route == DAPR_BULK_ROUTE_STABLE ? "v1.0" : "v1.0-alpha1",
 					 dapr->pubsub);
-	cloudevent_append_uri_segment(&url, batch->messages[0]->topic);
+	text_append_uri_segment(&url, batch->messages[0]->topic);
 
+	/* growing step by step would copy what is there again and again */
 	for (int i = 0; i < batch->nmessages; i++)
 		size += batch->messages[i]->payload_len + ENTRY_OVERHEAD;
 	initStringInfo(&body);
@@ -267,11 +283,12 @@ dapr_send_batch(CommonState *common, HttpRequest *request,
 	for (int i = 0; i < batch->nmessages; i++)
 	{
 		appendStringInfoChar(&body, i == 0 ? '[' : ',');
-		append_entry(&body, batch->messages[i], common->state->source);
+		append_entry(&body, batch->messages[i], publisher->state->source);
 	}
 	appendStringInfoChar(&body, ']');
 
-	http_post(request, url.data, "application/json", body.data, body.len);
+	http_request_post(request, url.data, "application/json", body.data,
+					  body.len);
 }
 
 /*
@@ -280,14 +297,14 @@ dapr_send_batch(CommonState *common, HttpRequest *request,
  * route for that to a component.
  */
 static bool
-route_is_missing(const MessageBatch *batch, const HttpResult *result,
-				 const Verdict *verdict)
+route_is_missing(const HttpBatch *batch, const HttpResult *result,
+				 const HttpVerdict *verdict)
 {
 	if (result->status != 404 || verdict->code == NULL)
 		return false;
 	if (strcmp(verdict->code, "ERR_DIRECT_INVOKE") == 0)
 		return true;
-	return batch->route == BULK_ROUTE_STABLE &&
+	return batch->route == DAPR_BULK_ROUTE_STABLE &&
 		strcmp(verdict->code, "ERR_PUBSUB_NOT_FOUND") == 0 &&
 		verdict->message != NULL &&
 		strcmp(verdict->message, "pubsub bulk is not found") == 0;
@@ -296,10 +313,10 @@ route_is_missing(const MessageBatch *batch, const HttpResult *result,
 /* The entries that a response names as failed. */
 typedef struct FailedEntries
 {
-	CommonState *common;
+	HttpPublisher *publisher;
 	const HttpResult *result;
-	const Verdict *verdict;
-	const MessageBatch *batch;
+	const HttpVerdict *verdict;
+	const HttpBatch *batch;
 	OutboxAnswer *answers;		/* errors are filled in */
 	bool	   *listed;			/* for each message: is it among them? */
 	const char *entry_id;		/* of the object that is being read */
@@ -311,7 +328,7 @@ typedef struct FailedEntries
 static void
 entry_failed(FailedEntries *failed)
 {
-	Verdict		verdict = *failed->verdict;
+	HttpVerdict verdict = *failed->verdict;
 
 	failed->n++;
 	verdict.message = failed->error ? failed->error : "";
@@ -321,13 +338,14 @@ entry_failed(FailedEntries *failed)
 				   failed->entry_id) != 0)
 			continue;
 		failed->listed[i] = true;
-		failed->answers[i].error = common_error_line(failed->common,
-													 failed->result, &verdict);
+		failed->answers[i].error =
+			http_answer_error_line(failed->publisher, failed->result,
+								   &verdict);
 		break;
 	}
 }
 
-/* DaprMemberCB: failedEntries is an array of objects in the outermost one. */
+/* JsonMemberCB: failedEntries is an array of objects in the outermost one. */
 static void
 entry_member(void *arg, int depth, const char *name, const char *value)
 {
@@ -358,33 +376,38 @@ set_delivered(OutboxAnswer *answer)
 }
 
 /*
- * PublisherKind.judge_batch.  A response of status 500 may name the events that
- * failed; daprd has published all others.  If the list was not read to its end,
- * each of them may have failed.
+ * HttpPublisherKind.judge_batch.  A response of status 500 may name the events
+ * that failed; daprd has published all others.
  */
-BatchFate
-dapr_judge_batch(CommonState *common, const MessageBatch *batch,
-				 const HttpResult *result, const Verdict *verdict,
-				 OutboxAnswer *answers)
+HttpBatchFate
+dapr_bulk_judge(HttpPublisher *publisher, const HttpBatch *batch,
+				const HttpResult *result, const HttpVerdict *verdict,
+				OutboxAnswer *answers)
 {
-	DaprState  *dapr = (DaprState *) common;
-	FailedEntries failed = {common, result, verdict, batch, answers};
+	DaprPublisher *dapr = (DaprPublisher *) publisher;
+	FailedEntries failed = {publisher, result, verdict, batch, answers};
 	bool		whole;
 
 	if (route_is_missing(batch, result, verdict))
 	{
-		if (batch->generation == common->generation)
-			dapr->missing[batch->route] = true;
+		/* with other settings, this may have been another daprd */
+		if (batch->generation == publisher->generation)
+			dapr->bulk.missing[batch->route] = true;
 		set_max_batch(dapr);
-		return BATCH_AGAIN;
+		return HTTP_BATCH_AGAIN;
 	}
 	if (result->status != 500)
-		return BATCH_ANSWER;
+		return HTTP_BATCH_ANSWER;
 
 	failed.listed = palloc0(batch->nmessages * sizeof(bool));
-	whole = dapr_read_json(result, entry_member, &failed);
+	whole = json_members_read(result->body, result->body_len, entry_member,
+							  &failed);
+
+	/* no list, and none can have been cut off: it is about the request */
 	if (failed.n == 0 && result->error == NULL)
-		return BATCH_ANSWER;
+		return HTTP_BATCH_ANSWER;
+
+	/* if the list was not read to its end, each event may be in it */
 	for (int i = 0; i < batch->nmessages; i++)
 	{
 		if (failed.n > 0 && whole && !failed.listed[i])
@@ -392,5 +415,5 @@ dapr_judge_batch(CommonState *common, const MessageBatch *batch,
 		else
 			answers[i].outcome = OUTBOX_RETRY;
 	}
-	return BATCH_ANSWER;
+	return HTTP_BATCH_ANSWER;
 }

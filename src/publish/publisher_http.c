@@ -19,8 +19,12 @@
  */
 #include "postgres.h"
 
-#include "publish/cloudevent.h"
 #include "guc.h"
+#include "http/http_header.h"
+#include "lib/secret_file.h"
+#include "lib/text.h"
+#include "publish/cloudevent.h"
+#include "publish/http_answer.h"
 #include "publish/publisher_over_http.h"
 #include "publish/publishers.h"
 
@@ -29,17 +33,17 @@
 /* Values in http_headers_file that are shorter than this are not hidden. */
 #define SECRET_MIN 4
 
-typedef struct EndpointState
+typedef struct EndpointPublisher
 {
-	CommonState common;
+	HttpPublisher http;
 	const char *url;			/* with the placeholder */
 	HttpContentMode mode;
 	bool		batched;		/* batch mode, whatever the other mode */
-} EndpointState;
+} EndpointPublisher;
 
 /* Hide a header's value, and the last word of it ("Bearer word"). */
 static void
-hide_value(CommonState *common, char *header)
+hide_value(HttpPublisher *publisher, char *header)
 {
 	char	   *value = strchr(header, ':') + 1;
 	char	   *word;
@@ -47,9 +51,9 @@ hide_value(CommonState *common, char *header)
 	value += strspn(value, " \t");
 	word = strrchr(value, ' ');
 	if (strlen(value) >= SECRET_MIN)
-		common_hide(common, value);
+		http_answer_hide(publisher, value);
 	if (word != NULL && strlen(word + 1) >= SECRET_MIN)
-		common_hide(common, word + 1);
+		http_answer_hide(publisher, word + 1);
 }
 
 /*
@@ -58,8 +62,8 @@ hide_value(CommonState *common, char *header)
  * and "origin" but nothing of the text, if one of them is not a header.
  */
 static bool
-add_headers(CommonState *common, char *str, const char *origin, bool secret,
-			List **headers, const char **reason)
+add_headers(HttpPublisher *publisher, char *str, const char *origin,
+			bool secret, List **headers, const char **reason)
 {
 	for (int number = 1; *str != '\0'; number++)
 	{
@@ -68,32 +72,33 @@ add_headers(CommonState *common, char *str, const char *origin, bool secret,
 		const char *problem;
 
 		str += len;
-
 		if (*str == '\n')
 			*str++ = '\0';
+
 		/* a receiver does not see blanks at the end, and could echo the rest */
 		while (len > 0 && strchr(" \t\r", line[len - 1]))
 			line[--len] = '\0';
 		if (len == 0)
 			continue;
-		if (!guc_header_is_valid(line, len, &problem))
+		problem = http_header_problem(line, len);
+		if (problem != NULL)
 		{
 			*reason = psprintf("line %d of %s: %s", number, origin, problem);
 			return false;
 		}
 		if (secret)
-			hide_value(common, line);
+			hide_value(publisher, line);
 		*headers = lappend(*headers, line);
 	}
 	return true;
 }
 
-/* PublisherKind.configure */
+/* HttpPublisherKind.configure */
 static bool
-endpoint_configure(CommonState *common, HttpOptions *options,
+endpoint_configure(HttpPublisher *publisher, HttpOptions *options,
 				   const char **reason)
 {
-	EndpointState *endpoint = (EndpointState *) common;
+	EndpointPublisher *endpoint = (EndpointPublisher *) publisher;
 	List	   *headers = NIL;
 	const char **lines;
 	ListCell   *lc;
@@ -105,19 +110,22 @@ endpoint_configure(CommonState *common, HttpOptions *options,
 	}
 	endpoint->url = pstrdup(guc_http_url);
 	endpoint->mode = guc_http_content_mode;
-	endpoint->batched = guc_http_batch_size > 1;
-	common->state->max_batch = guc_http_batch_size;
-	common->state->max_batch_bytes = BATCH_BYTES_MAX;
 
-	if (!add_headers(common, pstrdup(guc_http_headers), "outbox.http_headers",
-					 false, &headers, reason))
+	/* a receiver that expects arrays gets nothing else */
+	endpoint->batched = guc_http_batch_size > 1;
+	publisher->state->max_batch = guc_http_batch_size;
+	publisher->state->max_batch_bytes = HTTP_BATCH_BYTES_MAX;
+
+	/* those in the setting are no secret: everybody may see it */
+	if (!add_headers(publisher, pstrdup(guc_http_headers),
+					 "outbox.http_headers", false, &headers, reason))
 		return false;
 	if (guc_http_headers_file[0] != '\0')
 	{
 		char	   *str;
 
-		if (!common_read_file(guc_http_headers_file, &str, reason) ||
-			!add_headers(common, str,
+		if (!secret_file_read(guc_http_headers_file, &str, reason) ||
+			!add_headers(publisher, str,
 						 psprintf("file \"%s\"", guc_http_headers_file),
 						 true, &headers, reason))
 			return false;
@@ -143,7 +151,7 @@ topic_url(const char *pattern, const char *topic)
 	while (place != NULL)
 	{
 		appendBinaryStringInfo(&url, pattern, place - pattern);
-		cloudevent_append_uri_segment(&url, topic);
+		text_append_uri_segment(&url, topic);
 		pattern = place + strlen(TOPIC_PLACEHOLDER);
 		place = strstr(pattern, TOPIC_PLACEHOLDER);
 	}
@@ -156,7 +164,7 @@ static void
 add_attribute(HttpRequest *request, const char *name, const char *value)
 {
 	if (value != NULL)
-		http_add_header(request, name, cloudevent_header_value(value));
+		http_request_add_header(request, name, cloudevent_header_value(value));
 }
 
 /* Add all there is to know about the event but its payload. */
@@ -184,7 +192,7 @@ add_attributes(HttpRequest *request, const OutboxMessage *message,
 
 /* Post messages of one topic in batch mode. */
 static void
-post_batch(EndpointState *endpoint, HttpRequest *request,
+post_batch(EndpointPublisher *endpoint, HttpRequest *request,
 		   const OutboxMessage *const *messages, int n)
 {
 	StringInfoData array;
@@ -193,36 +201,39 @@ post_batch(EndpointState *endpoint, HttpRequest *request,
 	for (int i = 0; i < n; i++)
 	{
 		appendStringInfoChar(&array, i == 0 ? '[' : ',');
-		cloudevent_append(&array, messages[i], endpoint->common.state->source,
+		cloudevent_append(&array, messages[i], endpoint->http.state->source,
 						  CLOUDEVENT_TOPIC | CLOUDEVENT_METADATA);
 	}
 	appendStringInfoChar(&array, ']');
 
-	http_post(request, topic_url(endpoint->url, messages[0]->topic),
-			  "application/cloudevents-batch+json", array.data, array.len);
+	http_request_post(request, topic_url(endpoint->url, messages[0]->topic),
+					  "application/cloudevents-batch+json", array.data,
+					  array.len);
 }
 
-/* PublisherKind.send_batch */
+/* HttpPublisherKind.make_batch_request */
 static void
-endpoint_send_batch(CommonState *common, HttpRequest *request,
-					MessageBatch *batch)
+endpoint_make_batch_request(HttpPublisher *publisher, HttpRequest *request,
+							HttpBatch *batch)
 {
-	post_batch((EndpointState *) common, request, batch->messages,
+	post_batch((EndpointPublisher *) publisher, request, batch->messages,
 			   batch->nmessages);
 }
 
-/* PublisherKind.send */
+/* HttpPublisherKind.make_request */
 static void
-endpoint_send(CommonState *common, HttpRequest *request,
-			  const OutboxMessage *message)
+endpoint_make_request(HttpPublisher *publisher, HttpRequest *request,
+					  const OutboxMessage *message)
 {
-	EndpointState *endpoint = (EndpointState *) common;
-	const char *source = common->state->source;
+	EndpointPublisher *endpoint = (EndpointPublisher *) publisher;
+	const char *source = publisher->state->source;
 	const char *url = topic_url(endpoint->url, message->topic);
 	StringInfoData envelope;
 
+	/* for what traces requests and knows nothing of CloudEvents */
 	if (message->traceparent != NULL)
-		http_add_header(request, "traceparent", message->traceparent);
+		http_request_add_header(request, "traceparent", message->traceparent);
+
 	if (endpoint->batched)
 	{
 		post_batch(endpoint, request, &message, 1);
@@ -231,20 +242,20 @@ endpoint_send(CommonState *common, HttpRequest *request,
 	if (endpoint->mode == HTTP_MODE_BINARY)
 	{
 		add_attributes(request, message, source);
-		http_post(request, url, message->content_type, message->payload,
-				  message->payload_len);
+		http_request_post(request, url, message->content_type,
+						  message->payload, message->payload_len);
 		return;
 	}
 	initStringInfo(&envelope);
 	cloudevent_append(&envelope, message, source,
 					  CLOUDEVENT_TOPIC | CLOUDEVENT_METADATA);
-	http_post(request, url, "application/cloudevents+json", envelope.data,
-			  envelope.len);
+	http_request_post(request, url, "application/cloudevents+json",
+					  envelope.data, envelope.len);
 }
 
-/* PublisherKind.judge */
+/* HttpPublisherKind.judge */
 static void
-endpoint_judge(const HttpResult *result, Verdict *verdict)
+endpoint_judge(const HttpResult *result, HttpVerdict *verdict)
 {
 	switch (result->status)
 	{
@@ -259,27 +270,27 @@ endpoint_judge(const HttpResult *result, Verdict *verdict)
 	}
 }
 
-static const PublisherKind endpoint_kind = {
-	.size = sizeof(EndpointState),
+static const HttpPublisherKind endpoint_kind = {
+	.size = sizeof(EndpointPublisher),
 	.configure = endpoint_configure,
-	.send = endpoint_send,
+	.make_request = endpoint_make_request,
 	.judge = endpoint_judge,
-	.send_batch = endpoint_send_batch
+	.make_batch_request = endpoint_make_batch_request
 };
 
 static void
 endpoint_startup(OutboxPublisherState *state)
 {
-	common_startup(state, &endpoint_kind);
+	over_http_startup(state, &endpoint_kind);
 }
 
 const OutboxPublisherCallbacks http_publisher = {
 	.magic = OUTBOX_PUBLISHER_MAGIC,
 	.startup_cb = endpoint_startup,
-	.check_configured_cb = common_check_configured,
-	.submit_cb = common_submit,
-	.sockets_cb = common_sockets,
-	.ready_cb = common_ready,
-	.cancel_cb = common_cancel,
-	.shutdown_cb = common_shutdown
+	.check_configured_cb = over_http_check_configured,
+	.submit_cb = over_http_submit,
+	.sockets_cb = over_http_sockets,
+	.ready_cb = over_http_ready,
+	.cancel_cb = over_http_cancel,
+	.shutdown_cb = over_http_shutdown
 };

@@ -1,87 +1,66 @@
 /*-------------------------------------------------------------------------
  *
  * publisher_over_http.c
- *		What the publishers that speak HTTP have in common.
+ *		The callbacks of a publisher that speaks HTTP.
  *
- * A publisher is a PublisherKind: how to read its settings, how to make a
- * request of a message, what to think of a response.  All else, from the
- * check of a message to the line that tells the operator what went wrong, is
- * here and the same for all of them; what is about requests that several
- * messages share is in http_batch.c.
+ * A publisher is an HttpPublisherKind: how to read its settings, how to make a
+ * request of a message, what to think of a response.  All else is the same for
+ * all of them, and here or in http_batch.c and http_answer.c below.
  *
  * Memory.  The publisher's state lives as long as the publisher is loaded.
  * Settings are in a context that is reset when they are read again; requests
- * in flight do not point there.  The text of an error is made in a context
- * that is reset for the next one.
+ * in flight do not point there.
  *
- * Errors.  A wrong setting, an unreadable file or a message that cannot be
- * sent is an answer, not an error.  Errors are thrown out of memory and when
- * libcurl fails; the relay then cancels what is in flight.
- *
- * Secrets (the contents of files that settings name) go into headers only.  A
- * server may repeat what it was sent, so that its texts are searched for them
- * before they are shown.
+ * Errors.  A wrong setting or an unreadable file is an answer, not an error.
+ * Errors are thrown out of memory and when libcurl fails; the relay then
+ * cancels what is in flight.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include "publish/cloudevent.h"
-#include "guc.h"
-#include "mb/pg_wchar.h"
-#include "publish/http_batch.h"
-#include "publish/publisher_over_http.h"
-#include "storage/fd.h"
 #include "utils/memutils.h"
 
-/* The largest file with a secret. */
-#define FILE_MAX (64 * 1024)
-
-/*
- * The most that a message may put into a request's URL and headers, before
- * they are encoded.  No server takes more, and libcurl stops at a megabyte.
- */
-#define ATTRIBUTES_MAX (64 * 1024)
+#include "guc.h"
+#include "publish/http_batch.h"
+#include "publish/publisher_over_http.h"
 
 /* Allocate the publisher's state. */
 void
-common_startup(OutboxPublisherState *state, const PublisherKind *kind)
+over_http_startup(OutboxPublisherState *state, const HttpPublisherKind *kind)
 {
-	CommonState *common = palloc0(kind->size);
+	HttpPublisher *publisher = palloc0(kind->size);
 
-	common->kind = kind;
-	common->state = state;
-	common->settings = AllocSetContextCreate(CurrentMemoryContext,
-											 "outbox publisher settings",
-											 ALLOCSET_SMALL_SIZES);
-	common->scratch = AllocSetContextCreate(CurrentMemoryContext,
-											"outbox publisher answer",
-											ALLOCSET_DEFAULT_SIZES);
-	common->client = http_create(common);
-	dlist_init(&common->batches);
-	dlist_init(&common->again);
-	state->private_data = common;
+	publisher->kind = kind;
+	publisher->state = state;
+	publisher->settings = AllocSetContextCreate(CurrentMemoryContext,
+												"outbox publisher settings",
+												ALLOCSET_SMALL_SIZES);
+	publisher->scratch = AllocSetContextCreate(CurrentMemoryContext,
+											   "outbox publisher answer",
+											   ALLOCSET_DEFAULT_SIZES);
+	publisher->client = http_client_create(publisher);
+	dlist_init(&publisher->batches);
+	dlist_init(&publisher->again);
+	state->private_data = publisher;
 }
 
 bool
-common_check_configured(OutboxPublisherState *state, const char **reason)
+over_http_check_configured(OutboxPublisherState *state, const char **reason)
 {
-	CommonState *common = state->private_data;
+	HttpPublisher *publisher = state->private_data;
 	HttpOptions options = {0};
 	MemoryContext old;
 	bool		configured;
 
-	common->configured = false;
-	MemoryContextReset(common->settings);
-	common->secrets = NIL;
-	common->generation++;
+	/* until the end, whichever way that comes, there are no settings */
+	publisher->configured = false;
+	MemoryContextReset(publisher->settings);
+	publisher->secrets = NIL;
+	publisher->generation++;
 
-	old = MemoryContextSwitchTo(common->settings);
-	configured = common->kind->configure(common, &options, reason);
+	old = MemoryContextSwitchTo(publisher->settings);
+	configured = publisher->kind->configure(publisher, &options, reason);
 	MemoryContextSwitchTo(old);
 	if (!configured)
 		return false;
@@ -92,201 +71,16 @@ common_check_configured(OutboxPublisherState *state, const char **reason)
 	options.request_timeout = state->request_timeout;
 	/* a probe, and a question of the publisher's own */
 	options.max_connections = state->max_in_flight + 2;
-	http_configure(common->client, &options);
-	common->configured = true;
+	http_client_configure(publisher->client, &options);
+	publisher->configured = true;
 	return true;
 }
 
-/* Has the text a byte that must not go into a header or a URL? */
-static bool
-has_control_char(const char *str)
-{
-	for (const char *p = str; *p != '\0'; p++)
-	{
-		if ((unsigned char) *p < ' ' || *p == 0x7F)
-			return true;
-	}
-	return false;
-}
-
-/*
- * Why the message cannot be sent, or NULL.  What is stored has been checked
- * already; but one line break in a header is another header, which makes it
- * worth a second look.
- */
-static const char *
-message_problem(const OutboxMessage *message)
-{
-	const char *const texts[] = {message->event_id, message->topic,
-		message->key, message->type, message->time, message->traceparent,
-	message->content_type};
-	Size		total = 0;
-
-	for (int i = 0; i < lengthof(texts); i++)
-	{
-		if (texts[i] == NULL)
-			continue;
-		if (has_control_char(texts[i]))
-			return "an attribute of the event contains a control character";
-		total += strlen(texts[i]);
-	}
-	for (int i = 0; i < message->nmetadata; i++)
-	{
-		if (has_control_char(message->metadata[i].name) ||
-			has_control_char(message->metadata[i].value))
-			return "the metadata of the event contains a control character";
-		total += strlen(message->metadata[i].name);
-		total += strlen(message->metadata[i].value);
-	}
-	if (total > ATTRIBUTES_MAX)
-		return "the attributes and the metadata of the event are too large";
-	if (message->payload_len > CLOUDEVENT_MAX_PAYLOAD)
-		return "the payload of the event is too large";
-	return NULL;
-}
-
-/*
- * Overwrite what must not be shown with stars.  "str" is the server's, and
- * may hold a secret as often as it likes; long ones come first, since one may
- * be a part of another.
- */
-static void
-mask_secrets(CommonState *common, char *str)
-{
-	ListCell   *lc;
-
-	foreach(lc, common->secrets)
-	{
-		const char *secret = lfirst(lc);
-		Size		len = strlen(secret);
-
-		for (char *p = strstr(str, secret); p; p = strstr(p + len, secret))
-			memset(p, '*', len);
-	}
-}
-
-/*
- * The line that tells an operator why there was no 2xx: "HTTP 500 CODE: what
- * the server said", or what libcurl says if the server said nothing.  In the
- * current memory context.
- */
-const char *
-common_error_line(CommonState *common, const HttpResult *result,
-				  const Verdict *verdict)
-{
-	const char *str = verdict->message ? verdict->message : result->body;
-	StringInfoData foreign;
-	StringInfoData line;
-
-	if (str[0] == '\0' && result->error != NULL)
-		str = result->error;
-
-	else if (str[0] == '\0' && result->status >= 300 && result->status < 400)
-		str = "redirects are not followed";
-
-	initStringInfo(&foreign);
-	if (verdict->code != NULL)
-		appendStringInfo(&foreign, " %s", verdict->code);
-	if (str[0] != '\0')
-		appendStringInfo(&foreign, result->status != 0 ? ": %s" : "%s", str);
-	mask_secrets(common, foreign.data);
-
-	initStringInfo(&line);
-	if (result->status != 0)
-		appendStringInfo(&line, "HTTP %d", result->status);
-	common_append_line(&line, foreign.data, ERROR_TEXT_MAX);
-	return line.data;
-}
-
-/*
- * What a result means for a message.  NULL if it is delivered, else the reason
- * in one line; that and the verdict last until the next call.  The status
- * decides, even if the response broke off in its body.
- */
-const char *
-common_judge(CommonState *common, const HttpResult *result,
-			 Verdict *verdict)
-{
-	MemoryContext old;
-	const char *error;
-
-	MemoryContextReset(common->scratch);
-	verdict->outcome = OUTBOX_DELIVERED;
-	verdict->code = NULL;
-	verdict->message = NULL;
-	if (result->status >= 200 && result->status < 300)
-		return NULL;
-
-	verdict->outcome = OUTBOX_UNAVAILABLE;
-	old = MemoryContextSwitchTo(common->scratch);
-	if (result->status != 0)
-		common->kind->judge(result, verdict);
-	error = common_error_line(common, result, verdict);
-	MemoryContextSwitchTo(old);
-	return error;
-}
-
-/* HttpDoneCB of every message. */
-static void
-message_done(void *arg, int64 id, const HttpResult *result)
-{
-	CommonState *common = arg;
-	OutboxAnswer answer;
-	Verdict		verdict;
-
-	answer.id = id;
-	answer.error = common_judge(common, result, &verdict);
-	answer.outcome = verdict.outcome;
-	answer.status = result->status;
-	answer.retry_after_ms = answer.error ? result->retry_after_ms : -1;
-	outbox_answer(common->state, &answer);
-}
-
-/* Can the message be sent?  If not, this is the answer. */
-bool
-common_check_message(CommonState *common, const OutboxMessage *message)
-{
-	OutboxAnswer answer = {0};
-
-	answer.error = message_problem(message);
-	if (answer.error == NULL)
-		return true;
-	answer.id = message->id;
-	answer.outcome = OUTBOX_REJECTED;
-	answer.retry_after_ms = -1;
-	outbox_answer(common->state, &answer);
-	return false;
-}
-
-/* Start the request of one message. */
 void
-common_send(CommonState *common, const OutboxMessage *message)
+over_http_submit(OutboxPublisherState *state,
+				 const OutboxMessage *const *messages, int n)
 {
-	HttpRequest *request;
-	MemoryContext old;
-
-	if (!common_check_message(common, message))
-		return;
-	request = http_new_request(common->client, message->id, message_done);
-	old = MemoryContextSwitchTo(http_request_context(request));
-	common->kind->send(common, request, message);
-	MemoryContextSwitchTo(old);
-}
-
-/* Let requests make progress, those included that come of others' answers. */
-void
-common_progress(CommonState *common, const OutboxSocket *ready, int n)
-{
-	http_ready(common->client, ready, n);
-	while (batch_send_again(common))
-		http_ready(common->client, NULL, 0);
-}
-
-void
-common_submit(OutboxPublisherState *state,
-			  const OutboxMessage *const *messages, int n)
-{
-	CommonState *common = state->private_data;
+	HttpPublisher *publisher = state->private_data;
 	int			next;
 
 	for (int i = 0; i < n; i = next)
@@ -294,140 +88,45 @@ common_submit(OutboxPublisherState *state,
 		next = i + 1;
 		while (next < n && messages[next]->batch == messages[i]->batch)
 			next++;
-		batch_send(common, messages + i, next - i);
+		http_batch_send(publisher, messages + i, next - i);
 	}
-	common_progress(common, NULL, 0);
+	over_http_ready(state, NULL, 0);
 }
 
 int
-common_sockets(OutboxPublisherState *state, const OutboxSocket **sockets,
-			   long *timeout_ms)
+over_http_sockets(OutboxPublisherState *state, const OutboxSocket **sockets,
+				  long *timeout_ms)
 {
-	CommonState *common = state->private_data;
+	HttpPublisher *publisher = state->private_data;
 
-	return http_sockets(common->client, sockets, timeout_ms);
+	return http_client_sockets(publisher->client, sockets, timeout_ms);
+}
+
+/* Let requests make progress, those included that come of others' answers. */
+void
+over_http_ready(OutboxPublisherState *state, const OutboxSocket *ready, int n)
+{
+	HttpPublisher *publisher = state->private_data;
+
+	http_client_ready(publisher->client, ready, n);
+	while (http_batch_send_again(publisher))
+		http_client_ready(publisher->client, NULL, 0);
 }
 
 void
-common_ready(OutboxPublisherState *state, const OutboxSocket *ready, int n)
+over_http_cancel(OutboxPublisherState *state, int64 id)
 {
-	common_progress(state->private_data, ready, n);
+	http_batch_cancel(state->private_data, id);
 }
 
 void
-common_cancel(OutboxPublisherState *state, int64 id)
+over_http_shutdown(OutboxPublisherState *state)
 {
-	CommonState *common = state->private_data;
+	HttpPublisher *publisher = state->private_data;
 
-	if (!batch_cancel(common, id))
-		http_cancel(common->client, id, message_done);
-}
-
-void
-common_shutdown(OutboxPublisherState *state)
-{
-	CommonState *common = state->private_data;
-
-	http_destroy(common->client);
-	MemoryContextDelete(common->settings);
-	MemoryContextDelete(common->scratch);
-	pfree(common);
+	http_client_destroy(publisher->client);
+	MemoryContextDelete(publisher->settings);
+	MemoryContextDelete(publisher->scratch);
+	pfree(publisher);
 	state->private_data = NULL;
-}
-
-static int
-compare_longer(const ListCell *a, const ListCell *b)
-{
-	Size		x = strlen(lfirst(a));
-	Size		y = strlen(lfirst(b));
-
-	return x < y ? 1 : x > y ? -1 : 0;
-}
-
-/* Never show this.  "secret" stays the caller's; it lasts as the settings do. */
-void
-common_hide(CommonState *common, char *secret)
-{
-	if (secret[0] != '\0')
-	{
-		common->secrets = lappend(common->secrets, secret);
-		list_sort(common->secrets, compare_longer);
-	}
-}
-
-/*
- * Read a small regular file: *str is its contents, and a NUL.  False and a
- * reason, which shows nothing of the contents, if that is not possible or
- * there is a NUL inside.
- */
-bool
-common_read_file(const char *path, char **str, const char **reason)
-{
-	/* O_NONBLOCK: a pipe must not make us wait for somebody to write to it */
-	int			fd = OpenTransientFile(path, O_RDONLY | O_NONBLOCK);
-	struct stat st;
-	ssize_t		len;
-	bool		ok = false;
-
-	if (fd < 0)
-	{
-		*reason = psprintf("could not open file \"%s\": %m", path);
-		return false;
-	}
-	*str = palloc0(FILE_MAX + 1);
-	if (fstat(fd, &st) < 0)
-		*reason = psprintf("could not stat file \"%s\": %m", path);
-	else if (!S_ISREG(st.st_mode))
-		*reason = psprintf("\"%s\" is not a regular file", path);
-	else if (st.st_size > FILE_MAX)
-		*reason = psprintf("file \"%s\" is too large", path);
-	else if ((len = read(fd, *str, FILE_MAX)) < 0)
-		*reason = psprintf("could not read file \"%s\": %m", path);
-	else if (strlen(*str) != len)
-		*reason = psprintf("file \"%s\" contains a NUL character", path);
-	else
-		ok = true;
-	CloseTransientFile(fd);
-	return ok;
-}
-
-/*
- * Append a foreign text to a line: at most "max" bytes of it, runs of white
- * space and control characters as one space, bytes that are not UTF-8 as
- * question marks.
- */
-void
-common_append_line(StringInfo buf, const char *str, Size max)
-{
-	const char *end = str + strlen(str);
-	int			limit = buf->len + max;
-	bool		space = false;
-
-	while (str < end)
-	{
-		unsigned char c = (unsigned char) *str;
-		int			len = 1;
-
-		if (c <= ' ' || c == 0x7F)
-		{
-			space = buf->len > 0 && buf->data[buf->len - 1] != ' ';
-			str++;
-
-			continue;
-		}
-		if (c == 0xC2 && (unsigned char) str[1] < 0xA0)
-			len = -1;			/* a C1 control character */
-		else if (IS_HIGHBIT_SET(c))
-			len = pg_encoding_verifymbchar(PG_UTF8, str, end - str);
-		if (buf->len + space + Max(len, 1) > limit)
-			break;
-		if (space)
-			appendStringInfoChar(buf, ' ');
-		space = false;
-		if (len > 0)
-			appendBinaryStringInfo(buf, str, len);
-		else
-			appendStringInfoChar(buf, '?');
-		str += Max(len, 1);
-	}
 }

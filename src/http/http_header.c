@@ -1,0 +1,96 @@
+/*-------------------------------------------------------------------------
+ *
+ * http_header.c
+ *		Which headers a user may add to requests.
+ *
+ * libcurl sends a header as it is given, so that whatever could end one and
+ * begin another is refused here.  So are the headers that a request or its
+ * CloudEvents envelope has of its own: a second one would be read by some
+ * receivers in place of the first.
+ *
+ * No state, no memory, no errors: the problem is a constant sentence, fit for
+ * the detail of an error.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "http/http_header.h"
+#include "lib/text.h"
+
+/* In lower case. */
+static const char *const reserved_headers[] = {
+	"connection", "content-length", "content-type", "expect", "host",
+	"keep-alive", "te", "trailer", "traceparent", "transfer-encoding",
+	"upgrade"
+};
+
+/* What the name of a header consists of: RFC 9110's "tchar". */
+static bool
+is_token_char(unsigned char c)
+{
+	return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') ||
+		(c >= 'a' && c <= 'z') || (c != '\0' && strchr("!#$%&'*+-.^_`|~", c));
+}
+
+static bool
+is_reserved(const char *name, Size len)
+{
+	for (int i = 0; i < lengthof(reserved_headers); i++)
+	{
+		if (strlen(reserved_headers[i]) == len &&
+			pg_strncasecmp(reserved_headers[i], name, len) == 0)
+			return true;
+	}
+	return len >= 3 && pg_strncasecmp(name, "ce-", 3) == 0;
+}
+
+/*
+ * Why "line" (len bytes) is not a header that a user may add to requests;
+ * NULL if it is.
+ */
+const char *
+http_header_problem(const char *line, Size len)
+{
+	const char *colon = memchr(line, ':', len);
+	Size		namelen = colon ? colon - line : 0;
+
+	if (namelen == 0)
+		return "A header has the form \"Name: value\".";
+	for (Size i = 0; i < namelen; i++)
+	{
+		if (!is_token_char((unsigned char) line[i]))
+			return "The name of a header must not contain spaces, separators or control characters.";
+	}
+
+	/* a tab is white space in a value, the only such control character */
+	for (Size i = namelen; i < len; i++)
+	{
+		if (text_is_control(line[i]) && line[i] != '\t')
+			return "The value of a header must not contain control characters.";
+	}
+	if (is_reserved(line, namelen))
+		return "This header is set by outbox itself.";
+	return NULL;
+}
+
+/*
+ * The problem of the first line that has one, in a text with a header a line
+ * and perhaps empty lines; NULL if none has.
+ */
+const char *
+http_header_list_problem(const char *lines)
+{
+	while (*lines != '\0')
+	{
+		Size		len = strcspn(lines, "\n");
+		const char *problem = len > 0 ? http_header_problem(lines, len) : NULL;
+
+		if (problem != NULL)
+			return problem;
+		lines += len;
+		if (*lines == '\n')
+			lines++;
+	}
+	return NULL;
+}

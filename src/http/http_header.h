@@ -1,0 +1,14 @@
+/*-------------------------------------------------------------------------
+ *
+ * http_header.h
+ *		Which headers a user may add to requests.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_HTTP_HEADER_H
+#define OUTBOX_HTTP_HEADER_H
+
+extern const char *http_header_problem(const char *line, Size len);
+extern const char *http_header_list_problem(const char *lines);
+
+#endif							/* OUTBOX_HTTP_HEADER_H */

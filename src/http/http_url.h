@@ -1,0 +1,19 @@
+/*-------------------------------------------------------------------------
+ *
+ * http_url.h
+ *		Which URLs and addresses requests can be sent to.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_HTTP_URL_H
+#define OUTBOX_HTTP_URL_H
+
+/* What an address on a Unix-domain socket starts with; its path follows. */
+#define HTTP_UNIX_PREFIX "unix:"
+
+extern const char *http_url_part_problem(const char *str);
+extern const char *http_url_problem(const char *url, bool *has_user);
+extern const char *http_url_address_problem(const char *address,
+											bool *has_user);
+
+#endif							/* OUTBOX_HTTP_URL_H */

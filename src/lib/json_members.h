@@ -1,0 +1,23 @@
+/*-------------------------------------------------------------------------
+ *
+ * json_members.h
+ *		Read the strings in a JSON object as they come.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_JSON_MEMBERS_H
+#define OUTBOX_JSON_MEMBERS_H
+
+/*
+ * A string that is a member of an object in JSON; "depth" is 1 in the
+ * outermost object.  At the end of every object it is called without a name
+ * and a value.  The strings stay in the memory context that the reading began
+ * in.
+ */
+typedef void (*JsonMemberCB) (void *arg, int depth, const char *name,
+							  const char *value);
+
+extern bool json_members_read(const char *json, Size len, JsonMemberCB member,
+							  void *arg);
+
+#endif							/* OUTBOX_JSON_MEMBERS_H */

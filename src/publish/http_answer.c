@@ -1,0 +1,217 @@
+/*-------------------------------------------------------------------------
+ *
+ * http_answer.c
+ *		What messages are answered, before and after their request.
+ *
+ * A message that must not be sent is rejected here.  What a response means is
+ * the publisher's to say (HttpPublisherKind.judge); the line that tells it to
+ * the operator is made here, the same for all of them.
+ *
+ * Secrets (the contents of files that settings name) go into headers only.  A
+ * server may repeat what it was sent, so that its texts are searched for them
+ * before they are shown.
+ *
+ * Memory.  The text of an error is made in a context that is reset for the
+ * next one; answering copies it.
+ *
+ * Errors.  A message that cannot be sent and a request that failed are
+ * answers.  Nothing is thrown but out of memory.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "lib/text.h"
+#include "publish/cloudevent.h"
+#include "publish/http_answer.h"
+
+/* Longest text from a server in an error, in bytes. */
+#define ERROR_TEXT_MAX 300
+
+/*
+ * The most that a message may put into a request's URL and headers, before
+ * they are encoded.  No server takes more, and libcurl stops at a megabyte.
+ */
+#define ATTRIBUTES_MAX (64 * 1024)
+
+/*
+ * Why the message cannot be sent, or NULL.  What is stored has been checked
+ * already; but one line break in a header is another header, which makes it
+ * worth a second look.
+ */
+static const char *
+message_problem(const OutboxMessage *message)
+{
+	const char *const texts[] = {message->event_id, message->topic,
+		message->key, message->type, message->time, message->traceparent,
+	message->content_type};
+	Size		total = 0;
+
+	for (int i = 0; i < lengthof(texts); i++)
+	{
+		Size		len;
+
+		if (texts[i] == NULL)
+			continue;
+		len = strlen(texts[i]);
+		if (text_has_control(texts[i], len))
+			return "an attribute of the event contains a control character";
+		total += len;
+	}
+	for (int i = 0; i < message->nmetadata; i++)
+	{
+		const OutboxMetadata *entry = &message->metadata[i];
+		Size		namelen = strlen(entry->name);
+		Size		valuelen = strlen(entry->value);
+
+		if (text_has_control(entry->name, namelen) ||
+			text_has_control(entry->value, valuelen))
+			return "the metadata of the event contains a control character";
+		total += namelen + valuelen;
+	}
+
+	/* these would fail at every try, and not by a fault of the destination */
+	if (total > ATTRIBUTES_MAX)
+		return "the attributes and the metadata of the event are too large";
+	if (message->payload_len > CLOUDEVENT_MAX_PAYLOAD)
+		return "the payload of the event is too large";
+	return NULL;
+}
+
+/* Can the message be sent?  If not, it is answered. */
+bool
+http_answer_check(HttpPublisher *publisher, const OutboxMessage *message)
+{
+	OutboxAnswer answer = {0};
+
+	answer.error = message_problem(message);
+	if (answer.error == NULL)
+		return true;
+	answer.id = message->id;
+	answer.outcome = OUTBOX_REJECTED;
+	answer.retry_after_ms = -1;
+	outbox_answer(publisher->state, &answer);
+	return false;
+}
+
+/*
+ * Overwrite what must not be shown with stars.  "str" is the server's, and
+ * may hold a secret as often as it likes; long ones come first, since one may
+ * be a part of another.
+ */
+static void
+mask_secrets(HttpPublisher *publisher, char *str)
+{
+	ListCell   *lc;
+
+	foreach(lc, publisher->secrets)
+	{
+		const char *secret = lfirst(lc);
+		Size		len = strlen(secret);
+
+		for (char *p = strstr(str, secret); p; p = strstr(p + len, secret))
+			memset(p, '*', len);
+	}
+}
+
+/*
+ * The line that tells an operator why there was no 2xx: "HTTP 500 CODE: what
+ * the server said", or what libcurl says if the server said nothing.  In the
+ * current memory context.
+ */
+const char *
+http_answer_error_line(HttpPublisher *publisher, const HttpResult *result,
+					   const HttpVerdict *verdict)
+{
+	const char *str = verdict->message ? verdict->message : result->body;
+	StringInfoData foreign;
+	StringInfoData line;
+
+	if (str[0] == '\0' && result->error != NULL)
+		str = result->error;
+	else if (str[0] == '\0' && result->status >= 300 && result->status < 400)
+		str = "redirects are not followed";
+
+	initStringInfo(&foreign);
+	if (verdict->code != NULL)
+		appendStringInfo(&foreign, " %s", verdict->code);
+	if (str[0] != '\0')
+		appendStringInfo(&foreign, result->status != 0 ? ": %s" : "%s", str);
+
+	/*
+	 * Before the text is made one line and cut, which might leave the half of
+	 * a secret that would not be found any more.
+	 */
+	mask_secrets(publisher, foreign.data);
+
+	initStringInfo(&line);
+	if (result->status != 0)
+		appendStringInfo(&line, "HTTP %d", result->status);
+	text_append_line(&line, foreign.data, ERROR_TEXT_MAX, true);
+	return line.data;
+}
+
+/*
+ * What a result means for a message.  NULL if it is delivered, else the reason
+ * in one line; that and the verdict last until the next call.  The status
+ * decides, even if the response broke off in its body.
+ */
+const char *
+http_answer_judge(HttpPublisher *publisher, const HttpResult *result,
+				  HttpVerdict *verdict)
+{
+	MemoryContext old;
+	const char *error;
+
+	MemoryContextReset(publisher->scratch);
+	verdict->outcome = OUTBOX_DELIVERED;
+	verdict->code = NULL;
+	verdict->message = NULL;
+	if (result->status >= 200 && result->status < 300)
+		return NULL;
+
+	verdict->outcome = OUTBOX_UNAVAILABLE;
+	old = MemoryContextSwitchTo(publisher->scratch);
+	if (result->status != 0)
+		publisher->kind->judge(result, verdict);
+	error = http_answer_error_line(publisher, result, verdict);
+	MemoryContextSwitchTo(old);
+	return error;
+}
+
+/* Fill in an answer; "error" is NULL if the message is delivered. */
+void
+http_answer_fill(OutboxAnswer *answer, int64 id, const HttpResult *result,
+				 OutboxOutcome outcome, const char *error)
+{
+	answer->id = id;
+	answer->outcome = outcome;
+	answer->status = result->status;
+	answer->retry_after_ms = error ? result->retry_after_ms : -1;
+	answer->error = error;
+}
+
+static int
+compare_longer(const ListCell *a, const ListCell *b)
+{
+	Size		x = strlen(lfirst(a));
+	Size		y = strlen(lfirst(b));
+
+	return x < y ? 1 : x > y ? -1 : 0;
+}
+
+/*
+ * Never show this.  To be called while the settings are read, in whose memory
+ * context "secret" is and stays as it is.
+ */
+void
+http_answer_hide(HttpPublisher *publisher, char *secret)
+{
+	if (secret[0] != '\0')
+	{
+		publisher->secrets = lappend(publisher->secrets, secret);
+		list_sort(publisher->secrets, compare_longer);
+	}
+}

@@ -1,0 +1,116 @@
+/*-------------------------------------------------------------------------
+ *
+ * http_publisher.h
+ *		What a publisher that speaks HTTP is: the state that all of them have,
+ *		and what makes one differ from another.
+ *
+ * publisher_over_http.c has the callbacks that the relay calls; it is built on
+ * http_batch.c (requests), and that on http_answer.c (answers).
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_HTTP_PUBLISHER_H
+#define OUTBOX_HTTP_PUBLISHER_H
+
+#include "lib/ilist.h"
+#include "nodes/pg_list.h"
+
+#include "http/http.h"
+
+/* Most bytes of payload in a request that messages share. */
+#define HTTP_BATCH_BYTES_MAX (1024 * 1024)
+
+typedef struct HttpPublisher HttpPublisher;
+
+/* What a publisher makes of a response that is not 2xx. */
+typedef struct HttpVerdict
+{
+	OutboxOutcome outcome;
+	const char *code;			/* the response's name for the error, or NULL */
+	const char *message;		/* its message; NULL: the start of its body */
+} HttpVerdict;
+
+/* Messages that share a request; made and freed in http_batch.c. */
+typedef struct HttpBatch
+{
+	dlist_node	node;			/* in one of the lists in HttpPublisher */
+	int			route;			/* the publisher's note of how it was sent */
+	int			generation;		/* HttpPublisher.generation when it was sent */
+	bool		singly;			/* to be sent again: each message alone */
+	int			nmessages;		/* that are not answered or cancelled */
+	const OutboxMessage *messages[FLEXIBLE_ARRAY_MEMBER];
+} HttpBatch;
+
+/* What to do when a shared request has failed. */
+typedef enum HttpBatchFate
+{
+	HTTP_BATCH_ANSWER,			/* give the answers */
+	HTTP_BATCH_AGAIN			/* send it once more, there is another way */
+} HttpBatchFate;
+
+/* What makes one publisher differ from another. */
+typedef struct HttpPublisherKind
+{
+	/* of the publisher's state, which starts with an HttpPublisher */
+	Size		size;
+
+	/*
+	 * Read the settings: fill in unix_socket and headers of "options", which
+	 * are clear.  As OutboxCheckConfiguredCB otherwise.  What it allocates
+	 * lasts until it is called again.
+	 */
+	bool		(*configure) (HttpPublisher *publisher, HttpOptions *options,
+							  const char **reason);
+
+	/* Fill in the request of a message, in the request's memory context. */
+	void		(*make_request) (HttpPublisher *publisher,
+								 HttpRequest *request,
+								 const OutboxMessage *message);
+
+	/*
+	 * Give a verdict on a response that is not 2xx, other than "unavailable",
+	 * which it is set to.  The current memory context lasts long enough.
+	 */
+	void		(*judge) (const HttpResult *result, HttpVerdict *verdict);
+
+	/*
+	 * Fill in the request of several messages, as make_request() does; may
+	 * set "route".  Only used if configure() has set max_batch.
+	 */
+	void		(*make_batch_request) (HttpPublisher *publisher,
+									   HttpRequest *request,
+									   HttpBatch *batch);
+
+	/*
+	 * Optional: look into a response to a shared request that is not 2xx and
+	 * that judge() did not reject.  "answers" has an entry for each message,
+	 * with judge()'s verdict, to be changed where the response tells more.
+	 */
+	HttpBatchFate (*judge_batch) (HttpPublisher *publisher,
+								  const HttpBatch *batch,
+								  const HttpResult *result,
+								  const HttpVerdict *verdict,
+								  OutboxAnswer *answers);
+} HttpPublisherKind;
+
+struct HttpPublisher
+{
+	const HttpPublisherKind *kind;
+	OutboxPublisherState *state;
+	HttpClient *client;
+
+	/* publisher_over_http.c's: what it has of the settings */
+	MemoryContext settings;		/* what configure() allocates */
+	bool		configured;		/* they can be used */
+	int			generation;		/* counts how often they were read */
+
+	/* http_answer.c's */
+	MemoryContext scratch;		/* work on one answer */
+	List	   *secrets;		/* char *: not to be shown; in "settings" */
+
+	/* http_batch.c's */
+	dlist_head	batches;		/* HttpBatch: requests under way */
+	dlist_head	again;			/* HttpBatch: to be sent once more */
+};
+
+#endif							/* OUTBOX_HTTP_PUBLISHER_H */

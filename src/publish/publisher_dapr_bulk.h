@@ -1,0 +1,65 @@
+/*-------------------------------------------------------------------------
+ *
+ * publisher_dapr_bulk.h
+ *		Publish several events in one request to a Dapr sidecar: what
+ *		publisher_dapr.c uses for that, and the state that it shares.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_PUBLISHER_DAPR_BULK_H
+#define OUTBOX_PUBLISHER_DAPR_BULK_H
+
+#include "guc.h"
+#include "publish/cloudevent.h"
+#include "publish/http_publisher.h"
+
+/* Ways to daprd's bulk API. */
+typedef enum DaprBulkRoute
+{
+	DAPR_BULK_ROUTE_ALPHA,		/* since 1.10, deprecated since 1.17 */
+	DAPR_BULK_ROUTE_STABLE,		/* since 1.17 */
+	DAPR_BULK_ROUTE_NONE
+} DaprBulkRoute;
+
+/* What is known of daprd's bulk API. */
+typedef struct DaprBulkState
+{
+	DaprBulk	mode;			/* outbox.dapr_bulk */
+	bool		asked;			/* for daprd's version */
+	bool		has_stable;		/* its version has the stable route */
+	bool		missing[DAPR_BULK_ROUTE_NONE];	/* routes not found */
+} DaprBulkState;
+
+typedef struct DaprPublisher
+{
+	HttpPublisher http;
+	const char *base_url;		/* of the API, without a slash at its end */
+	const char *pubsub;			/* a segment of a URL */
+	const char *publish_url;	/* of single events; the topic follows */
+	DaprBulkState bulk;
+} DaprPublisher;
+
+/*
+ * What brokers behind daprd go by is the metadatum partitionKey.  A message
+ * gets its key for that, unless it has one of its own: then this is NULL.
+ */
+static inline const char *
+dapr_partition_key(const OutboxMessage *message)
+{
+	if (cloudevent_has_metadata(message, "partitionKey"))
+		return NULL;
+	return message->key;
+}
+
+extern void dapr_bulk_configure(DaprPublisher *dapr);
+extern bool dapr_bulk_can_batch(OutboxPublisherState *state,
+								const OutboxMessage *message);
+extern void dapr_bulk_make_request(HttpPublisher *publisher,
+								   HttpRequest *request, HttpBatch *batch);
+extern HttpBatchFate dapr_bulk_judge(HttpPublisher *publisher,
+									 const HttpBatch *batch,
+									 const HttpResult *result,
+									 const HttpVerdict *verdict,
+									 OutboxAnswer *answers);
+
+#endif							/* OUTBOX_PUBLISHER_DAPR_BULK_H */
