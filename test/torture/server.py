@@ -185,12 +185,12 @@ WITHOUT_COLLECTOR = ('import gc, runpy, sys; gc.disable(); del sys.argv[0];'
 
 
 class Receiver:
-    """test/lib/receiver.py.  Each process writes a log of its own; "logs" has them in order."""
+    """test/receiver/receiver.py.  Each process writes a log of its own; "logs" has them in order."""
 
     def __init__(self, directory, mode):
         self.directory = directory
         self.mode = mode
-        self.program = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'lib', 'receiver.py')
+        self.program = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'receiver', 'receiver.py')
         self.port = 0
         self.ctl_port = 0
         self.process = None

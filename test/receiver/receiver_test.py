@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Proves that receiver.py keeps its promises, by talking to it over sockets.
 
-Usage: /usr/bin/python3 test/lib/receiver_test.py
+Usage: /usr/bin/python3 test/receiver/receiver_test.py
 """
 
 import base64
