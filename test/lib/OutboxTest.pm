@@ -557,7 +557,7 @@ sub accepted
 	return $self->log(%filter, accepted => 1);
 }
 
-# faults(\@rules): replace the fault rules (see Rule in test/receiver/receiver.py),
+# faults(\@rules): replace the fault rules (see Rule in test/receiver/rules.py),
 # and let go of requests that hang; without rules, return those in force, with
 # how often each was "seen" and has "fired"
 sub faults
