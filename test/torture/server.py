@@ -24,6 +24,7 @@ STOP_TIMEOUT = 60
 
 RELAY = 'outbox relay'
 LAUNCHER = 'outbox launcher'
+WAL_WRITER = 'walwriter'
 
 
 class TortureError(Exception):
