@@ -14,7 +14,6 @@ OBJS = \
 	src/http/http_request.o \
 	src/lib/clock.o \
 	src/lib/json_text.o \
-	src/lib/mutation.o \
 	src/lib/text.o \
 	src/lib/uuidv7.o \
 	src/publish/cloudevent.o \

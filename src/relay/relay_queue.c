@@ -26,7 +26,6 @@
 #include "utils/datum.h"
 #include "utils/memutils.h"
 
-#include "lib/mutation.h"
 #include "relay/relay_queue.h"
 
 typedef struct IdSlot
@@ -262,9 +261,7 @@ queue_admit(RelayQueue *queue, OutboxEvent *event, RelayWindow *window,
 		dlist_push_tail(&window->entries, &entry->in_window);
 	queue->nentries++;
 	queue->bytes += event->size;
-	if (event->msg.key &&
-		!(mutation_is("reorder") && event->msg.id % 5 == 0) &&
-		!join_key(queue, entry))
+	if (event->msg.key && !join_key(queue, entry))
 		entry->state = ENTRY_WAITING;
 	else
 		list_ready(queue, entry);

@@ -28,7 +28,6 @@
 
 #include "lib/compat.h"
 #include "guc.h"
-#include "lib/mutation.h"
 #include "relay/relay.h"
 
 /* What is in flight or to be tried again for so long gets a row. */
@@ -44,18 +43,6 @@
 void
 relay_admit(Relay *relay, OutboxEvent *event, RelayWindow *window)
 {
-	if (mutation_is("skip") && event->msg.id % 97 == 0)
-	{
-		pfree(event);
-		return;
-	}
-	if (mutation_is("alter") && event->msg.id % 97 == 0 && event->msg.payload_len > 20)
-	{
-		char	   *digit = strpbrk(unconstify(char *, event->msg.payload), "0123456789");
-
-		if (digit)
-			*digit = *digit == '9' ? '8' : *digit + 1;
-	}
 	if (!event->stored && event->deliver_after > GetCurrentTimestamp())
 		relay_add_delivery(relay, event, DELIVERY_SCHEDULED, 0, 0,
 						   event->deliver_after, 0, NULL);

@@ -54,7 +54,6 @@
 #include "utils/xid8.h"
 
 #include "lib/compat.h"
-#include "lib/mutation.h"
 #include "store/store_internal.h"
 
 /* $1 lo, $2 hi */
@@ -201,7 +200,7 @@ store_flush_commits(List *events)
 			lsn = Max(lsn, commit_lsn(xid));
 		last = xid;
 	}
-	if (!XLogRecPtrIsInvalid(lsn) && !mutation_is("early"))
+	if (!XLogRecPtrIsInvalid(lsn))
 		XLogFlush(lsn);
 }
 
@@ -336,8 +335,6 @@ read_window_body(void *arg)
 	old = MemoryContextSwitchTo(args->context);
 	dest = store_event_receiver(&args->events, args->max_bytes);
 	MemoryContextSwitchTo(old);
-	if (mutation_is("uncommitted"))
-		mutation_read_uncommitted(store_schema(), dest);
 	if (window->exhausted)
 		return;
 	values[0] = Int64GetDatum(Max(window->cursor, window->min_id - 1));
