@@ -1,5 +1,5 @@
 # What the TAP tests in test/t share: a node with the extension loaded, the
-# receiver (receiver.py) as an object, and waiting for things to happen.
+# receiver (test/receiver) as an object, and waiting for things to happen.
 #
 # Nothing here sleeps and hopes.  Whatever takes its time is polled with a
 # deadline, by poll_until(); a deadline that passes is a failed test with a
@@ -327,7 +327,7 @@ use constant {
 
 # Debian's, so that a test user without a home of its own can run it.
 my $python = $ENV{PYTHON} // '/usr/bin/python3';
-my $program = dirname(__FILE__) . '/receiver.py';
+my $program = dirname(__FILE__) . '/../receiver/receiver.py';
 my $json = JSON::PP->new->utf8->allow_nonref;
 my @receivers;
 
@@ -557,9 +557,9 @@ sub accepted
 	return $self->log(%filter, accepted => 1);
 }
 
-# faults(\@rules): replace the fault rules (see Rule in receiver.py), and let
-# go of requests that hang; without rules, return those in force, with how
-# often each was "seen" and has "fired"
+# faults(\@rules): replace the fault rules (see Rule in test/receiver/rules.py),
+# and let go of requests that hang; without rules, return those in force, with
+# how often each was "seen" and has "fired"
 sub faults
 {
 	my ($self, $rules) = @_;

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 
 from load import POISON
-from server import LAUNCHER, RELAY, send_signal
+from server import LAUNCHER, RELAY, WAL_WRITER, send_signal
 
 # What a fault may do to the relay's bookkeeping, as the checker sees it.
 CRASH = 'crash'             # the server loses its memory; a relay's tries may count as crashes
@@ -218,10 +218,18 @@ class Injector:
         self._await_relay()
 
     def kill_during_async(self, fault, rng):
-        """Commits that are visible and not on disk, then a crash: none of them may have been sent."""
+        """Commits that are visible and not on disk, then a crash: none of them may have been sent.
+
+        The WAL writer is stopped meanwhile: it would write WAL out page by page, and what the system
+        has been given survives the crash of a server."""
+        wal_writers = self.server.backends(WAL_WRITER)
+        for pid in wal_writers:
+            send_signal(pid, signal.SIGSTOP)
         self.load.all_async.set()
         self.stopping.wait(fault.length)
         self.server.kill9()
+        for pid in wal_writers:
+            send_signal(pid, signal.SIGKILL)
         self.load.all_async.clear()
         self.server.start()
         self._await_relay()

@@ -24,6 +24,7 @@ STOP_TIMEOUT = 60
 
 RELAY = 'outbox relay'
 LAUNCHER = 'outbox launcher'
+WAL_WRITER = 'walwriter'
 
 
 class TortureError(Exception):
@@ -180,17 +181,17 @@ def send_signal(pid, number):
 
 # The receiver keeps what it has received.  A garbage collection among so many objects would hold it up
 # for a second, which the relay has to take for a failure.
-WITHOUT_COLLECTOR = ('import gc, runpy, sys; gc.disable(); del sys.argv[0];'
-                     ' runpy.run_path(sys.argv[0], run_name="__main__")')
+WITHOUT_COLLECTOR = ('import gc, sys; gc.disable(); sys.path.insert(0, sys.argv.pop(1));'
+                     ' import receiver; receiver.main()')
 
 
 class Receiver:
-    """test/lib/receiver.py.  Each process writes a log of its own; "logs" has them in order."""
+    """test/receiver/receiver.py.  Each process writes a log of its own; "logs" has them in order."""
 
     def __init__(self, directory, mode):
         self.directory = directory
         self.mode = mode
-        self.program = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'lib', 'receiver.py')
+        self.source = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'receiver')
         self.port = 0
         self.ctl_port = 0
         self.process = None
@@ -209,7 +210,7 @@ class Receiver:
         self.logs.append(os.path.join(self.directory, f'receiver.{len(self.logs)}.log'))
         with open(os.path.join(self.directory, 'receiver.out'), 'ab') as output:
             self.process = subprocess.Popen(
-                [sys.executable, '-c', WITHOUT_COLLECTOR, self.program, '--mode', self.mode,
+                [sys.executable, '-c', WITHOUT_COLLECTOR, self.source, '--mode', self.mode,
                  '--log', self.logs[-1], '--exit-with-parent', '--port', str(self.port), '--port-file', port_files[0],
                  '--ctl-port', str(self.ctl_port), '--ctl-port-file', port_files[1]],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output)

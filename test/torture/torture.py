@@ -75,7 +75,7 @@ def parse_options():
     parser.add_argument('--pause', type=float, default=0.04, help='longest pause of a writer, in seconds')
     parser.add_argument('--publisher', choices=('dapr', 'http'), help='default: drawn from the seed')
     parser.add_argument('--phases', default='', help=f'comma-separated, or "all": {", ".join(phases.PHASES)}')
-    parser.add_argument('--mutants', action='store_true', help='see that each mutant of a test build is caught')
+    parser.add_argument('--mutants', metavar='DIR', help='see that each mutant is caught; their trees are staged in DIR')
     parser.add_argument('--only-phases', action='store_true', help='without the main run')
     parser.add_argument('--small-disk', help='a directory on a small file system of its own, for the phase "full"')
     parser.add_argument('--directory', help='where to work; it is kept (default: a new one in /tmp)')
