@@ -19,7 +19,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 use lib 'test/lib';
-use OutboxTest;
+use OutboxTest qw(:DEFAULT !/^(check_value|dapr_error|event_value|fails_with|publish|publish_sql|query|restart_relay|stat_value|states|wait_states)$/);
 
 use constant TRACEPARENT =>
   '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01';
@@ -277,7 +277,7 @@ foreach my $name (sort keys %odd)
 $id = publish(q{'later', '{}', deliver_after => clock_timestamp() + '1.5 s'});
 my $soon = publish(q{'sooner', '{}'});
 delivered($soon);
-is(event_state($node, 'postgres', $id), 'scheduled', 'a scheduled event waits');
+is(event_state($node, $id), 'scheduled', 'a scheduled event waits');
 my $late_by = delivered($id)->{time} - $node->safe_psql('postgres',
 	qq{SELECT extract(epoch FROM deliver_after)
 	   FROM outbox_event WHERE event_id = '$id'});

@@ -17,7 +17,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 use lib 'test/lib';
-use OutboxTest;
+use OutboxTest qw(:DEFAULT !/^(check_value|dapr_error|event_value|fails_with|publish|publish_sql|query|restart_relay|stat_value|states|wait_states)$/);
 
 my $receiver = start_receiver(mode => 'dapr');
 my $node = new_node(

@@ -8,7 +8,7 @@ use strict;
 use warnings FATAL => 'all';
 
 use lib 'test/lib';
-use OutboxTest;
+use OutboxTest qw(:DEFAULT !/^(check_value|dapr_error|event_value|fails_with|publish|publish_sql|query|restart_relay|stat_value|states|wait_states)$/);
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
@@ -101,7 +101,7 @@ subtest 'the relay is killed between the taking and the answer' => sub {
 		'the second delivery');
 	delivered_are([$id], 2, 'after the crash');
 	poll_until(
-		sub { (event_state($node, 'postgres', $id) // '') eq 'published' },
+		sub { (event_state($node, $id) // '') eq 'published' },
 		'the event to be published');
 	$receiver->reset;
 };
@@ -244,14 +244,14 @@ subtest 'crashes of the server are not the fault of an event that waits' => sub 
 	foreach my $n (1 .. 3)
 	{
 		poll_until(
-			sub { event_state($node, 'postgres', $id) eq 'in_progress' },
+			sub { event_state($node, $id) eq 'in_progress' },
 			'the event to wait in the memory of the relay');
 		$node->stop('immediate');
 		$node->start;
 	}
 	$receiver->state(listening => 1);
 	wait_delivered($receiver, [$id]);
-	is(event_state($node, 'postgres', $id) eq 'dead',
+	is(event_state($node, $id) eq 'dead',
 		'', 'it is not dead after three crashes');
 	$receiver->reset;
 };
@@ -272,7 +272,7 @@ subtest 'an event at which the relay crashes three times is set aside' => sub {
 		wait_relay($node, not => $pid);
 	}
 	poll_until(
-		sub { (event_state($node, 'postgres', $poison) // '') eq 'dead' },
+		sub { (event_state($node, $poison) // '') eq 'dead' },
 		'the poisonous event to be dead');
 	is( $node->safe_psql(
 			'postgres',

@@ -7,7 +7,7 @@ use strict;
 use warnings FATAL => 'all';
 
 use lib 'test/lib';
-use OutboxTest;
+use OutboxTest qw(:DEFAULT !/^(check_value|dapr_error|event_value|fails_with|publish|publish_sql|query|restart_relay|stat_value|states|wait_states)$/);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -50,7 +50,7 @@ my $relay = wait_relay($node);
 subtest 'outbox.enabled' => sub {
 	disable($node);
 	my ($id) = publish('enabled', 1);
-	is(event_state($node, 'postgres', $id),
+	is(event_state($node, $id),
 		'pending', 'an event is stored meanwhile');
 	is($receiver->stats->{accepted}, 0, 'and not sent');
 	reload($node, 'outbox.enabled' => 'on');

@@ -6,7 +6,7 @@ use strict;
 use warnings FATAL => 'all';
 
 use lib 'test/lib';
-use OutboxTest;
+use OutboxTest qw(:DEFAULT !/^(check_value|dapr_error|event_value|fails_with|publish|publish_sql|query|restart_relay|stat_value|states|wait_states)$/);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -176,7 +176,7 @@ foreach my $mode ('throw_in_submit', 'throw_in_sockets', 'throw_in_ready',
 			},
 			'the reason in outbox_relays');
 		is(scalar(written($_)), 1, 'the others are sent once') foreach @good;
-		isnt(event_state($node, 'postgres', $bad),
+		isnt(event_state($node, $bad),
 			'published', 'the bad one is not published');
 		$node->safe_psql('postgres', 'SELECT outbox_retry_dead()');
 		recovers($bad);
@@ -212,7 +212,7 @@ foreach my $mode (sort keys %bad)
 		$node->psql('postgres', qq{
 			SELECT outbox_publish('bad', '{"n": 1}', 'k.bad', event_id => '$bad')});
 		poll_until(
-			sub { (event_state($node, 'postgres', $bad) // '') eq 'dead' },
+			sub { (event_state($node, $bad) // '') eq 'dead' },
 			'the event to be set aside', 90);
 		is( $node->safe_psql('postgres',
 				"SELECT last_error FROM outbox_events WHERE event_id = '$bad'"),

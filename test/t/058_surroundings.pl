@@ -9,7 +9,7 @@ use warnings FATAL => 'all';
 use lib 'test/lib';
 use IO::Socket::INET;
 use IPC::Run ();
-use OutboxTest;
+use OutboxTest qw(:DEFAULT !/^(check_value|dapr_error|event_value|fails_with|publish|publish_sql|query|restart_relay|stat_value|states|wait_states)$/);
 use POSIX qw(strftime);
 use PostgreSQL::Test::Utils;
 use Test::More;

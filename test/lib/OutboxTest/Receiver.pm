@@ -30,6 +30,9 @@ my $program = dirname(__FILE__) . '/../../receiver/receiver.py';
 my $json = JSON::PP->new->utf8->allow_nonref;
 my @receivers;
 
+# What state() changes, as it is in a receiver that was just started
+my %initial = (listening => 1, ready => 1, outbound => 1, draining => 0);
+
 # new(mode => 'dapr' | 'http', %options)
 #
 # Options are those of receiver.py, with underscores: token, app_id, profile,
@@ -73,6 +76,7 @@ sub start
 	my ($self) = @_;
 	my $options = $self->{options};
 
+	$self->{state} = {};
 	unlink $options->{port_file}, $options->{ctl_port_file};
 	$self->{pid} = $self->_spawn($self->_arguments);
 	$options->{port} = $self->_await_port($options->{port_file})
@@ -273,6 +277,7 @@ sub state
 {
 	my ($self, %state) = @_;
 
+	@{ $self->{state} }{ keys %state } = values %state;
 	foreach my $name (grep { $_ ne 'components' } keys %state)
 	{
 		$state{$name} = $state{$name} ? JSON::PP::true : JSON::PP::false;
@@ -285,6 +290,20 @@ sub reset
 {
 	my ($self) = @_;
 	return $self->_control('POST', 'reset', {});
+}
+
+# put_back_all: every receiver that runs forgets its log and its rules, and is in
+# the state that it started in
+sub put_back_all
+{
+	foreach my $self (grep { defined && defined $_->{pid} } @receivers)
+	{
+		my $state = $self->{state};
+		$self->reset;
+		$self->restart
+		  if grep { ($state->{$_} // '') ne ($initial{$_} // '') } keys %$state;
+	}
+	return;
 }
 
 # stats: requests, entries, accepted, refused, distinct_ids, last_seq,
