@@ -12,19 +12,17 @@
 use strict;
 use warnings FATAL => 'all';
 
-use JSON::PP ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 use lib 'test/lib';
-use OutboxTest qw(:DEFAULT !/^(check_value|dapr_error|event_value|fails_with|publish|publish_sql|query|restart_relay|stat_value|states|wait_states)$/);
+use OutboxTest;
 
 my $receiver = start_receiver(mode => 'dapr');
 my $node = new_node(
 	'keys',
 	conf => {
 		'outbox.dapr_endpoint' => $receiver->url,
-		'outbox.poll_interval' => '100ms',
 		'outbox.local_retry_times' => 1,
 		'outbox.local_failed_retry_interval' => '20ms',
 		'outbox.failed_retry_interval' => '200ms',
@@ -33,55 +31,13 @@ my $node = new_node(
 		'outbox.max_retry_times' => 1000,
 		'outbox.breaker_threshold' => 0,
 	});
-$node->safe_psql('postgres', 'CREATE EXTENSION outbox');
-
-# Publish so many events of a key (undef: none), numbered from 1 on; the ids.
-sub publish
-{
-	my ($topic, $key, $count) = @_;
-	my $literal = defined $key ? "'$key'" : 'NULL';
-	return split /\n/, $node->safe_psql('postgres', qq{
-		SELECT outbox_publish('$topic', to_jsonb(n), $literal)
-		FROM generate_series(1, $count) n});
-}
-
-# States of all events of a topic in the order of their ids, runs of the same
-# state as "state*length".
-sub states
-{
-	my ($topic) = @_;
-	my @runs;
-
-	foreach my $state (
-		split /\n/,
-		$node->safe_psql('postgres', qq{
-			SELECT v.state FROM outbox_events v
-			JOIN outbox_event e USING (event_id)
-			WHERE e.topic = '$topic' ORDER BY e.id}))
-	{
-		push @runs, [ $state, 0 ] unless @runs && $runs[-1][0] eq $state;
-		$runs[-1][1]++;
-	}
-	return join ' ', map { "$_->[0]*$_->[1]" } @runs;
-}
-
-sub wait_states
-{
-	my ($topic, $wanted, $name) = @_;
-	my $states;
-	my $reached = poll_until(
-		sub { $states = states($topic); $states eq $wanted; },
-		"states $wanted");
-	diag("they are $states") unless $reached;
-	is($states, $wanted, $name);
-	return;
-}
+query($node, 'CREATE EXTENSION outbox');
 
 # The numbers of the events of a topic in the order in which they were taken
 sub taken
 {
 	my ($topic) = @_;
-	return map { JSON::PP->new->decode($_->{body})->{data} }
+	return map { cloud_event($_)->{data} }
 	  $receiver->accepted(topic => $topic, fields => ['body']);
 }
 
@@ -100,202 +56,189 @@ sub let_pass
 	return;
 }
 
-sub new_uuid
+# Publish events of a key, numbered from 1 on, and have all tries of the first
+# one fail; its id.
+sub publish_failing
 {
-	return $node->safe_psql('postgres', 'SELECT gen_random_uuid()');
-}
-
-# SQL that acts on one event
-sub operate
-{
-	my ($function, $id) = @_;
-	$node->safe_psql('postgres', "SELECT $function('$id')");
-	return;
-}
-
-#
-# A failure
-#
-
-my @ids = publish('one', 'k', 5);
-wait_delivered($receiver, \@ids);
-is_deeply([ taken('one') ], [ 1 .. 5 ], 'without failures: in order');
-
-my $failing = new_uuid();
-fail_where({ id => $failing });
-$node->safe_psql('postgres', qq{
-	SELECT outbox_publish('two', '1', 'k', event_id => '$failing');
-	SELECT outbox_publish('two', to_jsonb(n), 'k')
-	FROM generate_series(2, 5) n});
-wait_states('two', 'failed*1 blocked*4', 'the others of the key are blocked');
-my @others = (publish('other key', 'l', 3), publish('no key', undef, 3));
-wait_delivered($receiver, \@others);
-is_deeply([ taken('other key') ], [ 1 .. 3 ], 'another key is not delayed');
-is_deeply([ sort(taken('no key')) ], [ 1 .. 3 ], 'nor are events without one');
-$node->safe_psql('postgres', q{SELECT outbox_publish('two', '6', 'k')});
-wait_states('two', 'failed*1 blocked*5', 'a later one is blocked as well');
-is_deeply([ taken('two') ], [], 'none of the key was taken');
-let_pass();
-wait_states('two', 'published*6', 'they go on when the first has gone through');
-is_deeply([ taken('two') ], [ 1 .. 6 ], 'in order');
-
-#
-# A dead event
-#
-
-reload($node, 'outbox.max_retry_times' => 1);
-
-# Three events of a key, of which the first dies.
-sub publish_dying
-{
-	my ($topic) = @_;
-	my $id = new_uuid();
+	my ($topic, $key, $count) = @_;
+	my $id = query($node, 'SELECT gen_random_uuid()');
 	fail_where({ id => $id });
-	$node->safe_psql('postgres', qq{
-		SELECT outbox_publish('$topic', '1', '$topic', event_id => '$id');
-		SELECT outbox_publish('$topic', to_jsonb(n), '$topic')
-		FROM generate_series(2, 3) n});
+	publish($node, $topic, key => $key, more => "event_id => '$id'");
+	publish($node, $topic,
+		key => $key,
+		payload => 'to_jsonb(n + 1)',
+		count => $count - 1);
 	return $id;
 }
 
-my $dead = publish_dying('discarded');
-wait_states('discarded', 'dead*1 blocked*2', 'policy block: they wait');
-$node->safe_psql('postgres',
-	q{SELECT outbox_publish('discarded', '4', 'discarded')});
-wait_states('discarded', 'dead*1 blocked*3', 'so does a later one');
-operate('outbox_discard', $dead);
-wait_states('discarded', 'discarded*1 published*3', 'discarding lets them go');
-is_deeply([ taken('discarded') ], [ 2 .. 4 ], 'in order');
+# --- A failure
 
-$dead = publish_dying('retried');
-wait_states('retried', 'dead*1 blocked*2', 'another dead one');
-let_pass();
-operate('outbox_retry', $dead);
-wait_states('retried', 'published*3', 'retrying lets them go');
-is_deeply([ taken('retried') ], [ 1 .. 3 ], 'all of them in order');
+promise 'without failures events of a key arrive in order' => sub {
+	wait_delivered($receiver, [ publish($node, 'one', key => 'one', count => 5) ]);
+	is_deeply([ taken('one') ], [ 1 .. 5 ], 'without failures: in order');
+};
 
-$dead = publish_dying('released');
-wait_states('released', 'dead*1 blocked*2', 'and one more');
-reload($node, 'outbox.dead_key_policy' => 'skip');
-wait_states('released', 'dead*1 published*2',
-	'a change of the policy to skip lets them go');
-publish_dying('skipped');
-wait_states('skipped', 'dead*1 published*2', 'policy skip: they pass');
-is_deeply([ taken('skipped') ], [ 2, 3 ], 'in order');
-reload(
-	$node,
-	'outbox.dead_key_policy' => undef,
-	'outbox.max_retry_times' => 1000);
+promise 'while an event fails, the others of its key wait, and only they' => sub {
+	publish_failing('two', 'two', 5);
+	wait_states($node, 'two', 'failed*1 blocked*4',
+		'the others of the key are blocked');
+	wait_delivered($receiver,
+		[
+			publish($node, 'other key', key => 'other', count => 3),
+			publish($node, 'no key', count => 3)
+		]);
+	is_deeply([ taken('other key') ], [ 1 .. 3 ], 'another key is not delayed');
+	is_deeply([ sort(taken('no key')) ], [ 1 .. 3 ], 'nor are events without one');
+	publish($node, 'two', key => 'two', payload => q{'6'});
+	wait_states($node, 'two', 'failed*1 blocked*5',
+		'a later one is blocked as well');
+	is_deeply([ taken('two') ], [], 'none of the key was taken');
+	let_pass();
+	wait_states($node, 'two', 'published*6',
+		'they go on when the first has gone through');
+	is_deeply([ taken('two') ], [ 1 .. 6 ], 'in order');
+};
 
-#
-# Restarts
-#
+# --- A dead event
 
-fail_where({ topic => 'restart' });
-publish('restart', 'r', 20);
-wait_states('restart', 'failed*1 blocked*19', 'a key that waits');
-my $pid = relay_pid($node, 'postgres');
-$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
-wait_relay($node, not => $pid);
-publish('restart', 'r', 5);
-wait_states('restart', 'failed*1 blocked*24', 'waits across a restart');
-$receiver->faults(
-	[ { match => { topic => 'restart' }, skip => 10, action => 'hang' } ]);
-poll_until(sub { taken('restart') >= 10 }, 'half of them');
-$node->restart;
-$receiver->faults([]);
-wait_states('restart', 'published*25', 'goes on after another one');
-is_deeply([ taken('restart') ], [ 1 .. 20, 1 .. 5 ],
-	'in order, each of them once');
+promise 'behind a dead event they wait until it is discarded' => sub {
+	reload($node, 'outbox.max_retry_times' => 1);
+	my $dead = publish_failing('discarded', 'discarded', 3);
+	wait_states($node, 'discarded', 'dead*1 blocked*2', 'policy block: they wait');
+	publish($node, 'discarded', key => 'discarded', payload => q{'4'});
+	wait_states($node, 'discarded', 'dead*1 blocked*3', 'so does a later one');
+	query($node, "SELECT outbox_discard('$dead')");
+	wait_states($node, 'discarded', 'discarded*1 published*3',
+		'discarding lets them go');
+	is_deeply([ taken('discarded') ], [ 2 .. 4 ], 'in order');
+};
 
-#
-# Many waiting events
-#
+promise 'or until it is retried' => sub {
+	reload($node, 'outbox.max_retry_times' => 1);
+	my $dead = publish_failing('retried', 'retried', 3);
+	wait_states($node, 'retried', 'dead*1 blocked*2', 'another dead one');
+	let_pass();
+	query($node, "SELECT outbox_retry('$dead')");
+	wait_states($node, 'retried', 'published*3', 'retrying lets them go');
+	is_deeply([ taken('retried') ], [ 1 .. 3 ], 'all of them in order');
+};
 
-fail_where({ topic => 'many' });
-publish('many', 'm', 600);
-wait_states('many', 'failed*1 blocked*599', 'hundreds wait');
-let_pass();
-wait_states('many', 'published*600', 'all go on');
-is_deeply([ taken('many') ], [ 1 .. 600 ], 'in order');
+promise 'with outbox.dead_key_policy = skip they pass' => sub {
+	reload($node, 'outbox.max_retry_times' => 1);
+	publish_failing('released', 'released', 3);
+	wait_states($node, 'released', 'dead*1 blocked*2', 'and one more');
+	reload($node, 'outbox.dead_key_policy' => 'skip');
+	wait_states($node, 'released', 'dead*1 published*2',
+		'a change of the policy to skip lets them go');
+	publish_failing('skipped', 'skipped', 3);
+	wait_states($node, 'skipped', 'dead*1 published*2', 'policy skip: they pass');
+	is_deeply([ taken('skipped') ], [ 2, 3 ], 'in order');
+};
 
-#
-# Many keys, chance failures
-#
+# --- Restarts, and many events
 
-$receiver->faults([
-	{ every => 11, component_error => 'scripted' },
-	{ skip => 3, every => 13, status => 503 },
-	{ skip => 5, every => 17, action => 'drop_before_commit' },
-	{ skip => 1, every => 7, delay_commit => 0.02 },
-	{ skip => 2, every => 19, delay_response => 0.02 },
-]);
-$node->safe_psql('postgres', q{
-	SELECT setseed(0.5);
-	SELECT outbox_publish('chance', to_jsonb(n), 'key ' || trunc(random() * 40))
-	FROM generate_series(1, 300) n;
-	SELECT outbox_publish('chance', to_jsonb(n), 'key ' || trunc(random() * 40))
-	FROM generate_series(301, 800) n});
-wait_states('chance', 'published*800', 'all of many keys arrive');
+promise 'the order holds across restarts' => sub {
+	fail_where({ topic => 'restart' });
+	publish($node, 'restart', key => 'restart', count => 20);
+	wait_states($node, 'restart', 'failed*1 blocked*19', 'a key that waits');
+	restart_relay($node);
+	publish($node, 'restart', key => 'restart', count => 5);
+	wait_states($node, 'restart', 'failed*1 blocked*24', 'waits across a restart');
+	$receiver->faults(
+		[ { match => { topic => 'restart' }, skip => 10, action => 'hang' } ]);
+	poll_until(sub { taken('restart') >= 10 }, 'half of them');
+	$node->restart;
+	$receiver->faults([]);
+	wait_states($node, 'restart', 'published*25', 'goes on after another one');
+	is_deeply([ taken('restart') ], [ 1 .. 20, 1 .. 5 ],
+		'in order, each of them once');
+};
 
-my (%last, @misplaced, $refused);
-foreach my $entry (
-	$receiver->log(topic => 'chance', fields => [qw(key body accepted)]))
-{
-	my $number = JSON::PP->new->decode($entry->{body})->{data};
-	my $key = $entry->{key};
+promise 'the order holds for hundreds that had to wait' => sub {
+	fail_where({ topic => 'many' });
+	publish($node, 'many', key => 'many', count => 600);
+	wait_states($node, 'many', 'failed*1 blocked*599', 'hundreds wait');
+	let_pass();
+	wait_states($node, 'many', 'published*600', 'all go on');
+	is_deeply([ taken('many') ], [ 1 .. 600 ], 'in order');
+};
 
-	my ($before, $was_accepted) = @{ $last{$key} // [ 0, 1 ] };
+promise 'the order of many keys holds across chance failures' => sub {
+	$receiver->faults([
+		{ every => 11, component_error => 'scripted' },
+		{ skip => 3, every => 13, status => 503 },
+		{ skip => 5, every => 17, action => 'drop_before_commit' },
+		{ skip => 1, every => 7, delay_commit => 0.02 },
+		{ skip => 2, every => 19, delay_response => 0.02 },
+	]);
+	query($node, q{
+		SELECT setseed(0.5);
+		SELECT outbox_publish('chance', to_jsonb(n), 'key ' || trunc(random() * 40))
+		FROM generate_series(1, 300) n;
+		SELECT outbox_publish('chance', to_jsonb(n), 'key ' || trunc(random() * 40))
+		FROM generate_series(301, 800) n});
+	wait_states($node, 'chance', 'published*800', 'all of many keys arrive');
 
-	# Until a number is accepted, it has to be the one that comes again.
-	push @misplaced, "$key: $number after $before"
-	  if $was_accepted ? $number <= $before : $number != $before;
-	$refused++ unless $entry->{accepted};
-	$last{$key} = [ $number, $entry->{accepted} ];
-}
-is_deeply(\@misplaced, [],
-	'of each key one after the other, none before its turn, none twice');
-cmp_ok($refused, '>', 50, 'although many tries failed');
-is(scalar(keys %last), 40, 'with 40 keys');
+	my (%last, @misplaced, $refused);
+	foreach my $entry (
+		$receiver->log(topic => 'chance', fields => [qw(key body accepted)]))
+	{
+		my $number = cloud_event($entry)->{data};
+		my $key = $entry->{key};
 
-# With one key only, the receiver never sees two requests at once.
-$receiver->reset;
-$receiver->faults(
-	[ { match => { topic => 'single' }, delay_commit => 0.005 } ]);
-@ids = publish('single', 's', 40);
-wait_delivered($receiver, \@ids);
-is($receiver->stats->{max_concurrent}, 1, 'events of a key go one at a time');
-@ids = publish('single', undef, 40);
-wait_delivered($receiver, \@ids);
-cmp_ok($receiver->stats->{max_concurrent}, '>', 1,
-	'those without a key in parallel');
-let_pass();
+		my ($before, $was_accepted) = @{ $last{$key} // [ 0, 1 ] };
 
-#
-# Scheduled events
-#
+		# Until a number is accepted, it has to be the one that comes again.
+		push @misplaced, "$key: $number after $before"
+		  if $was_accepted ? $number <= $before : $number != $before;
+		$refused++ unless $entry->{accepted};
+		$last{$key} = [ $number, $entry->{accepted} ];
+	}
+	is_deeply(\@misplaced, [],
+		'of each key one after the other, none before its turn, none twice');
+	cmp_ok($refused, '>', 50, 'although many tries failed');
+	is(scalar(keys %last), 40, 'with 40 keys');
+};
 
-@ids = split /\n/, $node->safe_psql('postgres', q{
-	SELECT outbox_publish('timed', to_jsonb(n), 't',
-		deliver_after => clock_timestamp() + n * interval '0.3 s')
-	FROM generate_series(3, 1, -1) n;
-	SELECT outbox_publish('timed', '0', 't')});
-wait_delivered($receiver, \@ids);
-is_deeply([ taken('timed') ], [ 0 .. 3 ],
-	'scheduled events of a key go when they are due and hold up no other');
+promise 'the receiver never sees two requests of a key at once' => sub {
+	$receiver->faults(
+		[ { match => { topic => 'single' }, delay_commit => 0.005 } ]);
+	wait_delivered($receiver,
+		[ publish($node, 'single', key => 'single', count => 40) ]);
+	is($receiver->stats->{max_concurrent}, 1, 'events of a key go one at a time');
+	wait_delivered($receiver, [ publish($node, 'single', count => 40) ]);
+	cmp_ok($receiver->stats->{max_concurrent}, '>', 1,
+		'those without a key in parallel');
+};
 
-# One that becomes due while its key waits takes its place in the order.
-my $first = new_uuid();
-fail_where({ id => $first });
-@ids = split /\n/, $node->safe_psql('postgres', qq{
-	SELECT outbox_publish('due', '1', 'd', event_id => '$first');
-	SELECT outbox_publish('due', '2', 'd',
-		deliver_after => clock_timestamp() + interval '0.5 s');
-	SELECT outbox_publish('due', '3', 'd')});
-wait_states('due', 'failed*1 blocked*2',
-	'one that becomes due behind a failed one waits');
-let_pass();
-wait_delivered($receiver, \@ids);
-is_deeply([ taken('due') ], [ 1 .. 3 ], 'and is delivered in its turn');
+# --- Scheduled events
+
+promise 'scheduled events of a key go when they are due' => sub {
+	my @ids = (
+		publish($node, 'timed',
+			key => 'timed',
+			payload => 'to_jsonb(4 - n)',
+			count => 3,
+			more => q{deliver_after => clock_timestamp() + (4 - n) * interval '0.3 s'}),
+		publish($node, 'timed', key => 'timed', payload => q{'0'}));
+	wait_delivered($receiver, \@ids);
+	is_deeply([ taken('timed') ], [ 0 .. 3 ],
+		'scheduled events of a key go when they are due and hold up no other');
+};
+
+promise 'one that becomes due while its key waits takes its turn' => sub {
+	my $first = publish_failing('due', 'due', 1);
+	my @ids = publish($node, 'due',
+		key => 'due',
+		payload => 'to_jsonb(n + 1)',
+		count => 2,
+		more => q{deliver_after =>
+			CASE n WHEN 1 THEN clock_timestamp() + interval '0.5 s' END});
+	wait_states($node, 'due', 'failed*1 blocked*2',
+		'one that becomes due behind a failed one waits');
+	let_pass();
+	wait_delivered($receiver, [ $first, @ids ]);
+	is_deeply([ taken('due') ], [ 1 .. 3 ], 'and is delivered in its turn');
+};
 
 done_testing();
