@@ -13,6 +13,9 @@
 # - Events that failed, died or were given up can be sent again by hand, and
 #   given up before they are published.
 # - What a crashed relay was about is taken up after minimum_retry_interval.
+#
+# Intervals are as long as in production; time is let pass.  One promise waits
+# for milliseconds, so that the clocks themselves are tested.
 
 use strict;
 use warnings FATAL => 'all';
@@ -21,311 +24,366 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 use lib 'test/lib';
-use OutboxTest qw(:DEFAULT !/^(check_value|dapr_error|event_value|fails_with|publish|publish_sql|query|restart_relay|stat_value|states|wait_states)$/);
+use OutboxTest;
 
 use constant {
 	EARLY => 0.02,    # the relay counts from the beginning of its step
 	SLACK => 1,       # how much later something may happen on a busy machine
+	MARGIN => 10,     # how much time a busy machine may take between two looks
+	JITTER => 1.1,    # waits of the persistent tier are longer by up to a tenth
+	RETRY_BATCH => 7,
 };
 
 my $receiver = start_receiver(mode => 'dapr');
 my $node = new_node(
 	'retry',
+	clock => 1,
 	conf => {
 		'outbox.dapr_endpoint' => $receiver->url,
 		'outbox.poll_interval' => '1h',
 		'outbox.breaker_threshold' => 0,
-		'outbox.retry_batch_size' => 7,
-		'outbox.request_timeout' => '60s',
-		'outbox.local_retry_times' => 2,
-		'outbox.local_failed_retry_interval' => '1200ms',
+		'outbox.retry_batch_size' => RETRY_BATCH,
+		'outbox.request_timeout' => '1d',
+		'outbox.local_retry_times' => 0,
+		'outbox.local_failed_retry_interval' => '1min',
 		'outbox.failed_retry_interval' => '10min',
+		'outbox.max_retry_interval' => '1h',
 		'outbox.minimum_retry_interval' => '0',
 	});
-$node->safe_psql('postgres', 'CREATE EXTENSION outbox');
+query($node, 'CREATE EXTENSION outbox');
 
-sub query
+# Every try of an event of these topics fails at the broker.
+sub fail_topics
 {
-	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql);
-}
-
-sub publish
-{
-	my ($topic, $count) = @_;
-	return split /\n/,
-	  query("SELECT outbox_publish('$topic', to_jsonb(n))"
-		  . ' FROM generate_series(1, ' . ($count // 1) . ') n');
-}
-
-# Every try of an event of this topic fails at the broker.
-sub fail_topic
-{
-	my ($topic) = @_;
-	$receiver->faults(
-		[ { match => { topic => $topic }, component_error => 'no broker' } ]);
+	my (@topics) = @_;
+	$receiver->faults([ map { {
+		match => { topic => $_ }, component_error => 'no broker' } } @topics ]);
 	return;
 }
 
-# Seconds between the tries of an event
-sub waits
+sub tries
 {
 	my ($id) = @_;
-	my @times = map { $_->{time} } $receiver->log(id => $id);
-	return map { $times[$_] - $times[ $_ - 1 ] } 1 .. $#times;
+	return scalar($receiver->log(id => $id));
 }
 
-# A wait between two tries is as promised.
-sub wait_is
+# Wait until an event has been tried so often.
+sub wait_tries
 {
-	my ($wait, $from, $to, $name) = @_;
-	cmp_ok($wait, '>=', $from - EARLY, $name);
-	cmp_ok($wait, '<', $to + SLACK, 'and not much later');
+	my ($id, $n) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return poll_until(sub { tries($id) >= $n }, "try $n");
+}
+
+# Let so many seconds pass, and the relay do all that is due by then: it sends
+# and settles an event in a later step.
+sub let_seconds_pass
+{
+	my ($seconds) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	let_time_pass($node, $seconds * 1000);
+	return wait_state($node, scalar publish($node, 'beside'), 'published');
+}
+
+# An event that has been tried so often is tried again when it has waited for
+# between $from and $to seconds.
+sub retried_after
+{
+	my ($id, $tries, $from, $to, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	let_seconds_pass($from - MARGIN);
+	is(tries($id), $tries, "$name: not before");
+	let_seconds_pass($to - $from + MARGIN);
+	wait_tries($id, $tries + 1);
+	is(tries($id), $tries + 1, "$name: then once");
 	return;
 }
 
-# An error with this code, when the statement is run
-sub fails_with
+# An event waits in the table, and for so long: seconds by the relay's clock.
+sub waits_in_table
 {
-	my ($sql, $code, $name) = @_;
-	my ($status, undef, $stderr) =
-	  $node->psql('postgres', "\\set VERBOSITY sqlstate\n$sql");
-	isnt($status, 0, $name);
-	like($stderr, qr/ERROR:\s+\Q$code\E/, "with code $code");
+	my ($id, $from, $to, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	wait_state($node, $id, 'failed');
+	my $wait = event_value($node, $id, q{extract(epoch FROM next_attempt_at
+		- clock_timestamp() - current_setting('outbox_test.clock_skew')::interval)});
+	cmp_ok($wait, '>', $from - MARGIN, "$name: it waits in the table");
+	cmp_ok($wait, '<=', $to, "$name: no longer than it should");
 	return;
 }
 
-#
-# The local tier
-#
+# --- The local tier
 
-fail_topic('local');
-my ($id) = publish('local');
-wait_state($node, $id, 'in_progress', 1 + 2);
-wait_state($node, $id, 'failed');
-my @waits = waits($id);
-is(scalar(@waits), 2, 'the local tier retries local_retry_times');
-wait_is($_, 1.2, 1.2, 'local_failed_retry_interval apart') foreach @waits;
-is( query(qq{
-	SELECT state, attempts, last_status,
-		next_attempt_at - now() BETWEEN interval '9 min' AND interval '11 min'
-	FROM outbox_events WHERE event_id = '$id'}),
-	'failed|3|500|t',
-	'then it waits in the table for failed_retry_interval');
+promise 'the local tier retries, local_failed_retry_interval apart' => sub {
+	reload(
+		$node,
+		'outbox.local_retry_times' => 2,
+		'outbox.minimum_retry_interval' => '1min');
+	fail_topics('local');
+	my $id = publish($node, 'local');
+	wait_tries($id, 1);
+	retried_after($id, 1, 60, 60, 'the first retry');
+	wait_state($node, $id, 'in_progress');
+	retried_after($id, 2, 60, 60, 'the second retry');
+	waits_in_table($id, 600, 600 * JITTER, 'failed_retry_interval');
+	is(tries($id), 3, 'the local tier retries local_retry_times');
+	is(event_value($node, $id, 'state, attempts, last_status'),
+		'failed|3|500', 'then it is failed');
+};
 
-#
-# The persistent tier
-#
+# --- The persistent tier
 
-reload(
-	$node,
-	'outbox.local_retry_times' => 0,
-	'outbox.failed_retry_interval' => '200ms',
-	'outbox.retry_backoff' => 2,
-	'outbox.max_retry_interval' => '1s',
-	'outbox.max_retry_times' => 5);
-fail_topic('persistent');
-$node->safe_psql('postgres', q{SELECT outbox_publish_bytes('persistent',
-	'\x00ff', 'application/octet-stream', key => 'k',
-	metadata => '{"a": "b"}')});
-$id = query(q{SELECT event_id FROM outbox_events WHERE topic = 'persistent'});
-wait_state($node, $id, 'dead');
-@waits = waits($id);
-is(scalar(@waits), 5, 'max_retry_times retries are made');
-my @promised = (0.2, 0.4, 0.8, 1.0, 1.0);
-foreach my $n (0 .. $#promised)
-{
-	wait_is($waits[$n], $promised[$n], $promised[$n] * 1.1,
-		"a wait of $promised[$n] s");
-}
-my ($state, $attempts, $status, $due, $error) = split /\|/, query(qq{
-	SELECT state, attempts, last_status, next_attempt_at IS NULL, last_error
-	FROM outbox_events WHERE event_id = '$id'});
-is("$state $attempts $status $due", 'dead 6 500 t', 'then the event is dead');
-like($error, qr/^HTTP 500 ERR_PUBSUB_PUBLISH_MESSAGE: .*no broker$/,
-	'with the reason in one line');
-is(query('SELECT dead FROM outbox_stats'), '1', 'outbox_stats counts it');
+promise 'the persistent tier waits longer each time, then the event is dead' =>
+  sub {
+	my @minutes = (1, 2, 4, 8, 16, 32, 60, 60);
+	my $dead = stat_value($node, 'dead');
+	reload(
+		$node,
+		'outbox.failed_retry_interval' => '1min',
+		'outbox.max_retry_times' => scalar(@minutes));
+	fail_topics('persistent');
+	my $id = publish($node, 'persistent');
+	foreach my $n (1 .. @minutes)
+	{
+		my $wait = 60 * $minutes[ $n - 1 ];
+		my $name = "retry $n, $minutes[$n - 1] min";
 
-my ($first, @again) = map { [ @{$_}{qw(method path query headers body)} ] }
-  $receiver->log(id => $id);
-is_deeply(\@again, [ ($first) x 5 ], 'every try is the same, byte for byte');
+		wait_tries($id, $n);
+		waits_in_table($id, $wait, $wait * JITTER, $name);
+		retried_after($id, $n, $wait, $wait * JITTER, $name);
+	}
+	wait_state($node, $id, 'dead');
+	is(tries($id), 1 + @minutes, 'max_retry_times retries are made');
+	is( event_value($node, $id,
+			'state, attempts, last_status, next_attempt_at IS NULL'),
+		'dead|9|500|t',
+		'then the event is dead');
+	like(event_value($node, $id, 'last_error'),
+		qr/^HTTP 500 ERR_PUBSUB_PUBLISH_MESSAGE: .*no broker$/,
+		'with the reason in one line');
+	is(stat_value($node, 'dead') - $dead, '1', 'outbox_stats counts it');
+  };
 
-reload($node, 'outbox.minimum_retry_interval' => '1s');
-fail_topic('minimum');
-($id) = publish('minimum');
-poll_until(sub { waits($id) >= 1 }, 'a retry');
-@waits = waits($id);
-cmp_ok($waits[0], '>=', 1,
-	'what is failed in the table is not retried before minimum_retry_interval');
+# README says so.
+promise 'with the defaults an event is tried for two hours' => sub {
+	my @minutes = (1, 2, 4, 8, 16, 32, 60);
+	reload($node,
+		map { $_ => undef } 'outbox.local_retry_times',
+		'outbox.local_failed_retry_interval',
+		'outbox.failed_retry_interval',
+		'outbox.max_retry_interval',
+		'outbox.minimum_retry_interval');
+	fail_topics('defaults');
+	my $id = publish($node, 'defaults');
+	foreach my $n (1 .. 3)
+	{
+		wait_tries($id, $n);
+		let_time_pass($node, 3000);
+	}
+	wait_tries($id, 4);
+	foreach my $minutes (@minutes)
+	{
+		wait_state($node, $id, 'failed');
+		let_seconds_pass($minutes * 60 * JITTER);
+	}
+	wait_state($node, $id, 'dead');
+	is(event_value($node, $id, 'attempts'), '11', 'after ten retries it is dead');
+};
 
-#
-# Retry-After
-#
+promise 'no wait in the table is shorter than minimum_retry_interval' => sub {
+	reload(
+		$node,
+		'outbox.failed_retry_interval' => '1s',
+		'outbox.minimum_retry_interval' => '10min');
+	fail_topics('minimum');
+	my $id = publish($node, 'minimum');
+	waits_in_table($id, 600, 600, 'minimum_retry_interval');
+	retried_after($id, 1, 600, 600, 'minimum_retry_interval');
+};
 
-# topic, header, minimum_retry_interval (above which a wait leaves memory), and
+# --- Real time
+
+promise 'waits of milliseconds are kept to, and every try is the same' => sub {
+	reload(
+		$node,
+		'outbox.local_retry_times' => 2,
+		'outbox.local_failed_retry_interval' => '150ms',
+		'outbox.failed_retry_interval' => '200ms',
+		'outbox.max_retry_interval' => '500ms',
+		'outbox.max_retry_times' => 5);
+	fail_topics('real');
+	my $id = query($node, q{SELECT outbox_publish_bytes('real',
+		'\x00ff', 'application/octet-stream', key => 'real',
+		metadata => '{"a": "b"}')});
+	wait_state($node, $id, 'dead');
+
+	my @tries = $receiver->log(id => $id);
+	my @promised = (
+		[ 0.15, 1 ], [ 0.15, 1 ], [ 0.2, JITTER ], [ 0.4, JITTER ], [ 0.5, JITTER ]);
+	is(scalar(@tries), 1 + @promised, 'max_retry_times retries are made');
+	foreach my $n (0 .. $#promised)
+	{
+		my ($from, $jitter) = @{ $promised[$n] };
+		my $wait = $tries[ $n + 1 ]{time} - $tries[$n]{time};
+		cmp_ok($wait, '>=', $from - EARLY, "a wait of $from s");
+		cmp_ok($wait, '<', $from * $jitter + SLACK, 'and not much later');
+	}
+	my ($first, @again) =
+	  map { [ @{$_}{qw(method path query headers body)} ] } @tries;
+	is_deeply(\@again, [ ($first) x @promised ],
+		'every try is the same, byte for byte');
+};
+
+# --- Retry-After
+
+# Name, header, minimum_retry_interval (above which a wait leaves memory), and
 # between how many seconds the retry shall come
-my @asked = (
-	[ 'memory', '2', '60s', 2, 2 ],
-	[ 'table', '2', '0', 2, 2.2 ],
-	[ 'capped', '100000', '0', 2.5, 2.75 ],
-	[ 'zero', '0', '0', 0.05, 0.05 ],
-	[ 'negative', '-7', '0', 0.05, 0.05 ],
-	[ 'garbage', 'soon', '0', 0.05, 0.05 ]);
-reload(
-	$node,
-	'outbox.failed_retry_interval' => '50ms',
-	'outbox.max_retry_interval' => '2500ms');
-$receiver->faults([ map { {
-	match => { topic => "asked $_->[0]" },
-	times => 1,
-	status => 503,
-	headers => { 'Retry-After' => $_->[1] },
-} } @asked ]);
-foreach my $case (@asked)
+foreach my $case (
+	[ 'memory', '120', '10min', 120, 120 ],
+	[ 'table', '120', '0', 120, 120 ],
+	[ 'capped', '100000', '0', 3600, 3600 ],
+	[ 'zero', '0', '0', 60, 60 * JITTER ],
+	[ 'negative', '-7', '0', 60, 60 * JITTER ],
+	[ 'garbage', 'soon', '0', 60, 60 * JITTER ])
 {
 	my ($name, $header, $minimum, $from, $to) = @$case;
 
-	reload(
-		$node,
-		'outbox.minimum_retry_interval' => $minimum,
-		'outbox.local_failed_retry_interval' => '50ms',
-		'outbox.local_retry_times' => $minimum eq '0' ? 0 : 1);
-	($id) = publish("asked $name");
-	wait_delivered($receiver, [$id]);
-	wait_is((waits($id))[0], $from, $to, "Retry-After: $header ($name)");
+	promise "Retry-After: $header means a wait of $from s ($name)" => sub {
+		reload(
+			$node,
+			'outbox.failed_retry_interval' => '1min',
+			'outbox.minimum_retry_interval' => $minimum,
+			'outbox.local_retry_times' => $name eq 'memory' ? 1 : 0);
+		$receiver->faults([ {
+			match => { topic => "asked $name" },
+			times => 1,
+			status => 503,
+			headers => { 'Retry-After' => $header },
+		} ]);
+		my $id = publish($node, "asked $name");
+		wait_tries($id, 1);
+		waits_in_table($id, $from, $to, $header) if $name ne 'memory';
+		retried_after($id, 1, $from, $to, $header);
+		wait_delivered($receiver, [$id]);
+	};
 }
 
-#
-# By hand
-#
+# --- By hand
 
-reload(
-	$node,
-	'outbox.failed_retry_interval' => '10min',
-	'outbox.max_retry_interval' => '10min',
-	'outbox.local_retry_times' => 0,
-	'outbox.minimum_retry_interval' => '0');
-fail_topic('by hand');
-my ($retried, $discarded) = publish('by hand', 2);
-wait_state($node, $_, 'failed') foreach $retried, $discarded;
-query("SELECT outbox_discard('$discarded')");
-is( query("SELECT state, next_attempt_at IS NULL, last_error"
-		  . " FROM outbox_events WHERE event_id = '$discarded'"),
-	'discarded|t|discarded by ' . query('SELECT session_user'),
-	'a failed event can be given up');
-$receiver->faults([]);
-query("SELECT outbox_retry('$retried')");
-wait_state($node, $retried, 'published');
-is( query(qq{
-		SELECT attempts, published_at > created_at
-		FROM outbox_events WHERE event_id = '$retried'}),
-	'1|t',
-	'a failed event is sent when told to, with fresh attempts');
-is(scalar($receiver->log(id => $discarded)), 1, 'one that was given up is not');
+promise 'a failed event can be sent again by hand, or given up' => sub {
+	fail_topics('by hand');
+	my ($retried, $discarded) = publish($node, 'by hand', count => 2);
+	wait_state($node, [ $retried, $discarded ], 'failed');
+	query($node, "SELECT outbox_discard('$discarded')");
+	is( event_value($node, $discarded,
+			'state, next_attempt_at IS NULL, last_error'),
+		'discarded|t|discarded by ' . query($node, 'SELECT session_user'),
+		'a failed event can be given up');
+	$receiver->faults([]);
+	query($node, "SELECT outbox_retry('$retried')");
+	wait_state($node, $retried, 'published');
+	is(event_value($node, $retried, 'attempts, published_at > created_at'),
+		'1|t', 'a failed event is sent when told to, with fresh attempts');
+	is(tries($discarded), 1, 'one that was given up is not');
 
-fails_with("SELECT outbox_retry('$retried')",
-	'55000', 'a published event cannot be retried');
-fails_with("SELECT outbox_discard('$retried')", '55000', 'nor given up');
-fails_with("SELECT outbox_discard('$discarded')",
-	'55000', 'nor an event be given up twice');
-fails_with('SELECT outbox_retry(gen_random_uuid())',
-	'P0002', 'an event that is not there cannot be retried');
-fails_with('SELECT outbox_discard(gen_random_uuid())', 'P0002', 'nor given up');
+	fails_with($node, "SELECT outbox_retry('$retried')",
+		'55000', 'a published event cannot be retried');
+	fails_with($node, "SELECT outbox_discard('$retried')",
+		'55000', 'nor given up');
+	fails_with($node, "SELECT outbox_discard('$discarded')",
+		'55000', 'nor an event be given up twice');
+	query($node, "SELECT outbox_retry('$discarded')");
+	wait_state($node, $discarded, 'published');
+	is(scalar($receiver->accepted(id => $discarded)),
+		1, 'an event that was given up can be sent after all');
+};
 
-query("SELECT outbox_retry('$discarded')");
-wait_state($node, $discarded, 'published');
-is(scalar($receiver->accepted(id => $discarded)),
-	1, 'an event that was given up can be sent after all');
+promise 'an event that is not there cannot be sent again or given up' => sub {
+	fails_with($node, 'SELECT outbox_retry(gen_random_uuid())',
+		'P0002', 'an event that is not there cannot be retried');
+	fails_with($node, 'SELECT outbox_discard(gen_random_uuid())',
+		'P0002', 'nor given up');
+};
 
-my $scheduled = query(
-	q{SELECT outbox_publish('by hand', '3', deliver_after => now() + '1 h')});
-wait_state($node, $scheduled, 'scheduled');
-query("SELECT outbox_retry('$scheduled')");
-wait_delivered($receiver, [$scheduled]);
-$scheduled = query(
-	q{SELECT outbox_publish('by hand', '4', deliver_after => now() + '1 s')});
-query("SELECT outbox_discard('$scheduled')");
+promise 'a scheduled event can be sent at once, or given up' => sub {
+	my @later = (more => q{deliver_after => now() + '1 h'});
+	my $sent = publish($node, 'scheduled', @later);
+	wait_state($node, $sent, 'scheduled');
+	query($node, "SELECT outbox_retry('$sent')");
+	wait_delivered($receiver, [$sent]);
 
-reload($node, 'outbox.max_retry_times' => 0);
-$receiver->faults(
-	[ map { { match => { topic => $_ }, component_error => 'no' } }
-		  qw(flood drop) ]);
-my @flood = publish('flood', 100);
-my @drop = publish('drop', 3);
-my $count_dead = q{SELECT count(*) FROM outbox_events
-	WHERE state = 'dead' AND topic IN ('flood', 'drop')};
-poll_until(sub { query($count_dead) == 103 }, 'all to be dead');
-is( query(q{SELECT string_agg(DISTINCT attempts::text, ',')
-		FROM outbox_events WHERE topic = 'flood'}),
-	'1', 'without retries an event dies of its first try');
-$receiver->faults([]);
-is(query(q{SELECT outbox_retry_dead('nothing')}), '0', 'no such topic');
-is(query(q{SELECT outbox_retry_dead('flood')}), '100', 'one topic');
-wait_delivered($receiver, \@flood);
-is(query($count_dead), '3', 'more than retry_batch_size are sent');
-is(scalar($receiver->log(topic => 'drop')), 3, 'those of that topic only');
-is(query(q{SELECT outbox_retry_dead()}),
-	3 + 1, 'all topics: these, and that of the persistent tier');
-wait_delivered($receiver, \@drop);
+	my $discarded = publish($node, 'scheduled', @later);
+	my $kept = publish($node, 'scheduled', @later);
+	query($node, "SELECT outbox_discard('$discarded')");
+	let_seconds_pass(3600);
+	wait_delivered($receiver, [$kept]);
+	is(tries($discarded), 0,
+		'a scheduled event that was given up is not sent when its time has come');
+};
 
-#
-# A row that somebody has locked
-#
+promise 'the dead events of a topic, or all, can be sent again' => sub {
+	my @topics = qw(flood drop other);
+	my $count_dead = q{SELECT count(*) FROM outbox_events WHERE state = 'dead'};
+	my $before = query($node, $count_dead);
+	reload($node, 'outbox.max_retry_times' => 0);
+	fail_topics(@topics);
+	my @flood = publish($node, 'flood', count => 100);
+	my @drop = publish($node, 'drop', count => 3);
+	my $other = publish($node, 'other');
+	poll_until(sub { query($node, $count_dead) == $before + 104 },
+		'all to be dead');
+	is( query($node, q{SELECT string_agg(DISTINCT attempts::text, ',')
+			FROM outbox_events WHERE topic = 'flood'}),
+		'1', 'without retries an event dies of its first try');
+	$receiver->faults([]);
+	is(query($node, q{SELECT outbox_retry_dead('nothing')}), '0', 'no such topic');
+	is(query($node, q{SELECT outbox_retry_dead('flood')}), '100', 'one topic');
+	wait_delivered($receiver, \@flood);
+	is(query($node, $count_dead),
+		$before + 4, 'more than retry_batch_size are sent');
+	is(scalar($receiver->log(topic => 'drop')), 3, 'those of that topic only');
+	is(query($node, q{SELECT outbox_retry_dead()}), $before + 4, 'all topics');
+	wait_delivered($receiver, [ @drop, $other ]);
+};
 
-reload(
-	$node,
-	'outbox.max_retry_times' => 10,
-	'outbox.minimum_retry_interval' => '500ms',
-	'outbox.failed_retry_interval' => '500ms',
-	'outbox.local_retry_times' => 0);
-$receiver->faults(
-	[ { match => { topic => 'locked' }, component_error => 'no', times => 1 } ]);
-my ($locked) = publish('locked');
-wait_state($node, $locked, 'failed');
-my $operator = $node->background_psql('postgres');
-$operator->query_safe("BEGIN; SELECT outbox_retry('$locked')");
-poll_until(
-	sub {
-		query(qq{SELECT next_attempt_at < now() FROM outbox_events
-				 WHERE event_id = '$locked'}) eq 't';
-	},
-	'the locked event to be due');
-wait_delivered($receiver, [ publish('beside', 5) ]);
-is(scalar($receiver->accepted(id => $locked)),
-	0, 'an event that somebody has locked waits, the others do not');
-$operator->query_safe('COMMIT');
-$operator->quit;
-wait_delivered($receiver, [$locked]);
+# --- A row that somebody has locked
 
-#
-# A crash
-#
+promise 'an event that somebody has locked waits, the others do not' => sub {
+	fail_topics('locked');
+	my $locked = publish($node, 'locked');
+	wait_state($node, $locked, 'failed');
+	$receiver->faults([]);
+	my $operator = $node->background_psql('postgres');
+	$operator->query_safe("BEGIN; SELECT outbox_retry('$locked')");
+	let_seconds_pass(600 * JITTER);
+	wait_delivered($receiver, [ publish($node, 'beside', count => 5) ]);
+	is(scalar($receiver->accepted(id => $locked)),
+		0, 'an event that somebody has locked waits, the others do not');
+	$operator->query_safe('COMMIT');
+	$operator->quit;
+	wait_delivered($receiver, [$locked]);
+};
 
-reload(
-	$node,
-	'outbox.max_retry_times' => 10,
-	'outbox.minimum_retry_interval' => '4s');
-$receiver->faults([ { match => { topic => 'crash' }, action => 'hang' } ]);
-($id) = publish('crash');
-wait_state($node, $id, 'in_progress', 1 + 2);
-query('CHECKPOINT');    # what the relay wrote is not durable at once
-my $since = query(q{
-	SELECT extract(epoch FROM updated_at)
-	FROM outbox_delivery WHERE state = 'in_progress'});
-kill 'KILL', relay_pid($node, 'postgres');
-poll_until(sub { $receiver->stats->{concurrent} == 0 },
-	'the relay to be gone');
-$receiver->faults([]);
-wait_state($node, $id, 'failed');
-wait_delivered($receiver, [$id]);
-my ($entry) = $receiver->accepted(id => $id);
-wait_is($entry->{time} - $since, 4, 5,
-	'what a crash left in progress is taken after minimum_retry_interval');
-my ($try) = $receiver->log(id => $id);
-is($entry->{body}, $try->{body}, 'the same as before');
+# --- A crash
 
-# That took the crash some seconds.
-is(scalar($receiver->log(id => $scheduled)), 0,
-	'a scheduled event that was given up is not sent when its time has come');
+promise 'what a crash left is taken up after minimum_retry_interval' => sub {
+	reload($node, 'outbox.minimum_retry_interval' => '1min');
+	$receiver->faults([ { match => { topic => 'crash' }, action => 'hang' } ]);
+	my $id = publish($node, 'crash');
+	wait_tries($id, 1);
+	let_seconds_pass(2);
+	wait_state($node, $id, 'in_progress');
+	query($node, 'CHECKPOINT');    # what the relay wrote is not durable at once
+	my $pid = relay_pid($node);
+	kill 'KILL', $pid;
+	wait_relay($node, not => $pid);
+	$receiver->faults([]);
+	waits_in_table($id, 60 - 2, 60, 'what a crash left in progress');
+	is(tries($id), 1, 'it is not tried at once');
+	retried_after($id, 1, 60, 60, 'what a crash left in progress');
+	wait_delivered($receiver, [$id]);
+	my ($try, $again) = $receiver->log(id => $id);
+	is($again->{body}, $try->{body}, 'the same as before');
+};
 
 done_testing();
