@@ -17,9 +17,10 @@ use Test::More;
 use Time::HiRes qw(time);
 
 use lib 'test/lib';
-use OutboxTest qw(:DEFAULT !/^(check_value|dapr_error|event_value|fails_with|publish|publish_sql|query|restart_relay|stat_value|states|wait_states)$/);
+use OutboxTest;
 
 use constant {
+	OUTAGE_HOURS => 4,
 	PROBE_INTERVAL => 0.5,
 	SLACK => 1,    # how much later something may happen on a busy machine
 	MAX_IN_FLIGHT => 4,
@@ -30,9 +31,9 @@ my $dapr = start_receiver(mode => 'dapr');
 my $http = start_receiver(mode => 'http');
 my $node = new_node(
 	'breaker',
+	clock => 1,
 	conf => {
 		'outbox.dapr_endpoint' => $dapr->url,
-		'outbox.poll_interval' => '100ms',
 		'outbox.breaker_threshold' => 3,
 		'outbox.breaker_probe_interval' => PROBE_INTERVAL . 's',
 		'outbox.max_in_flight' => MAX_IN_FLIGHT,
@@ -45,49 +46,53 @@ my $node = new_node(
 		'outbox.max_retry_interval' => '50ms',
 		'outbox.minimum_retry_interval' => '0',
 	});
-$node->safe_psql('postgres', 'CREATE EXTENSION outbox');
+query($node, 'CREATE EXTENSION outbox');
 
-sub query
+# An event goes through.  Only then do failures count at all.
+sub warm_up
 {
-	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql);
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return wait_delivered($dapr, [ publish($node, 'warm-up') ]);
 }
 
-sub publish
+# The endpoint is not reached, and that is noticed.
+sub wait_down
 {
-	my ($topic, $count) = @_;
-	return split /\n/,
-	  query("SELECT outbox_publish('$topic', to_jsonb(n))"
-		  . " FROM generate_series(1, $count) n");
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return wait_relay_value($node, state => 'endpoint down');
 }
 
-sub relay_state
+# The outage is noticed, and lasts so much longer than it would take to use up
+# all attempts of an event; the relay tries again each hour.
+sub outlast
 {
-	return query(
-		'SELECT state FROM outbox_relays WHERE datname = current_database()');
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	wait_down();
+	foreach my $hour (1 .. OUTAGE_HOURS)
+	{
+		my $seen = relay_value($node, 'last_error_at');
+		let_time_pass($node, 3600 * 1000);
+		poll_until(sub { relay_value($node, 'last_error_at') ne $seen },
+			"hour $hour of the outage");
+	}
+	return;
 }
 
-# Wait for the outage to be noticed, and for more time than it would take to
-# use up all attempts of an event.
-sub wait_outage
+# The outage takes no attempts but those of the tries that noticed it.
+sub costs_nothing
 {
 	my ($topic) = @_;
-	poll_until(sub { relay_state() eq 'endpoint down'; }, 'endpoint down');
-	my $started = query('SELECT clock_timestamp()');
-	poll_until(
-		sub {
-			query("SELECT clock_timestamp() - '$started' > interval '1.5 s'")
-			  eq 't';
-		},
-		'the outage to last');
-	is(relay_state(), 'endpoint down', "$topic: the endpoint is down");
-	is( query(qq{
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	outlast();
+	is(relay_value($node, 'state'),
+		'endpoint down', "$topic: the endpoint is down");
+	is( query($node, qq{
 		SELECT count(*) FROM outbox_events
 		WHERE topic = '$topic' AND (state = 'dead' OR attempts > 1)}),
 		'0',
 		"$topic: no event loses more than the try that noticed it");
 	cmp_ok(
-		query(qq{
+		query($node, qq{
 			SELECT coalesce(sum(attempts), 0) FROM outbox_events
 			WHERE topic = '$topic'}),
 		'<=', MAX_IN_FLIGHT, "$topic: the backlog loses no attempts");
@@ -99,8 +104,9 @@ sub wait_outage
 sub backlog_untouched
 {
 	my ($topic) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	cmp_ok(
-		query(qq{
+		query($node, qq{
 			SELECT count(*) FROM outbox_delivery
 			JOIN outbox_event USING (id) WHERE topic = '$topic'}),
 		'<=', MAX_IN_FLIGHT + MAX_PROBES, "$topic: the backlog is not copied");
@@ -111,144 +117,134 @@ sub backlog_untouched
 sub recovered
 {
 	my ($receiver, $ids, $topic) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	wait_delivered($receiver, $ids);
 	taken_once($receiver, $ids, "$topic: then each is delivered once");
-	poll_until(sub { relay_state() eq 'idle' }, "$topic: the relay to be idle");
-	return;
+	return wait_relay_value($node, state => 'idle');
 }
 
-#
-# Nobody listens
-#
+promise 'an endpoint at which nobody listens costs nothing' => sub {
+	warm_up();
+	$dapr->state(listening => 0);
+	my @ids = publish($node, 'refused', count => 500);
+	costs_nothing('refused');
+	backlog_untouched('refused');
+	like(relay_value($node, 'last_error'), qr/connect/i,
+		'outbox_relays says why');
+	is(check_value($node, 'endpoint answers', 'ok'), 'f',
+		'so does outbox_check()');
+	$dapr->state(listening => 1);
+	my $since = time;
+	recovered($dapr, \@ids, 'refused');
+	my ($first) = $dapr->accepted(topic => 'refused', fields => ['time']);
+	cmp_ok($first->{time} - $since, '<', PROBE_INTERVAL + SLACK,
+		'the first one within the probe interval');
+	is(check_value($node, 'endpoint answers', 'ok'), 't',
+		'and outbox_check() is content');
+};
 
-my @ids = publish('warm-up', 1);
-wait_delivered($dapr, \@ids);
-$dapr->state(listening => 0);
-@ids = publish('refused', 500);
-wait_outage('refused');
-backlog_untouched('refused');
-like(query('SELECT last_error FROM outbox_relays'),
-	qr/connect/i, 'outbox_relays says why');
-is( query(q{SELECT ok FROM outbox_check() WHERE "check" = 'endpoint answers'}),
-	'f', 'so does outbox_check()');
-$dapr->state(listening => 1);
-my $since = time;
-recovered($dapr, \@ids, 'refused');
-my ($first) = $dapr->accepted(topic => 'refused', fields => ['time']);
-cmp_ok($first->{time} - $since, '<', PROBE_INTERVAL + SLACK,
-	'the first one within the probe interval');
-is( query(q{SELECT ok FROM outbox_check() WHERE "check" = 'endpoint answers'}),
-	't', 'and outbox_check() is content');
+# No other event could tell that the endpoint is down.
+promise 'not even a lone event dies of an outage' => sub {
+	warm_up();
+	reload($node, 'outbox.breaker_threshold' => 1000);
+	$dapr->state(listening => 0);
+	my $id = publish($node, 'alone');
+	outlast();
+	is(event_state($node, $id), 'in_progress',
+		'not even a lone event dies of an outage');
+	$dapr->state(listening => 1);
+	recovered($dapr, [$id], 'alone');
+};
 
-# A lone event: no other could tell that the endpoint is down.
-reload($node, 'outbox.breaker_threshold' => 1000);
-$dapr->state(listening => 0);
-@ids = publish('alone', 1);
-poll_until(sub { relay_state() eq 'endpoint down' }, 'endpoint down');
-is(event_state($node, $ids[0]),
-	'in_progress', 'not even a lone event dies of an outage');
-$dapr->state(listening => 1);
-recovered($dapr, \@ids, 'alone');
-reload($node, 'outbox.breaker_threshold' => 3);
+promise 'an endpoint that does not answer costs nothing' => sub {
+	warm_up();
+	$dapr->faults([ { action => 'hang' } ]);
+	my @ids = publish($node, 'hang', count => 50);
+	costs_nothing('hang');
+	backlog_untouched('hang');
+	like(relay_value($node, 'last_error'), qr/timed? ?out/i,
+		'outbox_relays says why');
+	$dapr->reset;
+	recovered($dapr, \@ids, 'hang');
+};
 
-#
-# Nobody answers
-#
+promise 'Dapr is sent nothing while healthz/outbound says no' => sub {
+	my $probes = sub {
+		return scalar($dapr->log(
+			method => 'GET', path => '/v1.0/healthz/outbound', fields => ['seq']));
+	};
+	warm_up();
+	$dapr->state(outbound => 0);
+	$dapr->faults([ { status => 503 } ]);
+	my @ids = publish($node, 'unhealthy', count => 50);
+	costs_nothing('unhealthy');
+	backlog_untouched('unhealthy');
+	$dapr->reset;
+	poll_until(sub { $probes->() >= 3 }, 'probes');
+	is(scalar($dapr->log(topic => 'unhealthy', fields => ['seq'])),
+		0, 'nothing is sent while healthz/outbound says no');
+	cmp_ok($probes->(), '<=', 4, 'and it is not asked more often than it should be');
+	$dapr->state(outbound => 1);
+	recovered($dapr, \@ids, 'unhealthy');
+};
 
-$dapr->faults([ { action => 'hang' } ]);
-@ids = publish('hang', 50);
-wait_outage('hang');
-backlog_untouched('hang');
-like(query('SELECT last_error FROM outbox_relays'),
-	qr/timed? ?out/i, 'outbox_relays says why');
-$dapr->reset;
-recovered($dapr, \@ids, 'hang');
+promise 'a relay that can send nothing rests' => sub {
+	my $cpu_ticks = sub {
+		my @fields =
+		  split / /, slurp_file('/proc/' . relay_pid($node) . '/stat');
+		return $fields[13] + $fields[14];
+	};
+	warm_up();
+	reload($node, 'outbox.breaker_probe_interval' => '10s');
+	$dapr->state(listening => 0);
+	my @ids = publish($node, 'idle', count => 20);
+	wait_down();
+	reload($node, 'outbox.publisher' => 'http', 'outbox.http_url' => '');
+	poll_until(
+		sub { check_value($node, 'publisher configured', 'ok') ne 't' },
+		'the publisher not to be configured');
+	my ($ticks, $started) = ($cpu_ticks->(), time);
+	poll_until(sub { time - $started > 1 }, 'a second');
+	cmp_ok($cpu_ticks->() - $ticks, '<', 30, 'a relay that can send nothing rests');
+	$dapr->state(listening => 1);
+	reload($node, 'outbox.publisher' => 'dapr');
+	recovered($dapr, \@ids, 'idle');
+};
 
-#
-# Dapr's health
-#
+promise 'without a probe an event is tried now and then' => sub {
+	warm_up();
+	reload(
+		$node,
+		'outbox.publisher' => 'http',
+		'outbox.http_url' => $http->url . '/wrong',
+		'outbox.breaker_probe_interval' => '100ms');
+	$http->faults([ { match => { path => '^/wrong' }, status => 404 } ]);
+	my @ids = publish($node, 'wrong URL', count => 200);
+	costs_nothing('wrong URL');
+	backlog_untouched('wrong URL');
+	my @tries = $http->log(fields => ['time']);
+	cmp_ok(scalar(@tries), '>', MAX_IN_FLIGHT,
+		'without a probe an event is tried now and then');
+	cmp_ok(scalar(@tries), '<', MAX_IN_FLIGHT + MAX_PROBES, 'one at a time');
 
-sub probes
-{
-	return scalar($dapr->log(
-		method => 'GET', path => '/v1.0/healthz/outbound', fields => ['seq']));
-}
+	# The next try on its own account would be an hour away.
+	reload($node, 'outbox.breaker_probe_interval' => '1h');
+	reload($node, 'outbox.http_url' => $http->url . '/right');
+	recovered($http, \@ids, 'wrong URL');
+};
 
-$dapr->state(outbound => 0);
-$dapr->faults([ { status => 503 } ]);
-@ids = publish('unhealthy', 50);
-wait_outage('unhealthy');
-backlog_untouched('unhealthy');
-$dapr->reset;
-poll_until(sub { probes() >= 3 }, 'probes');
-is(scalar($dapr->log(topic => 'unhealthy', fields => ['seq'])),
-	0, 'nothing is sent while healthz/outbound says no');
-cmp_ok(probes(), '<=', 4, 'and it is not asked more often than it should be');
-$dapr->state(outbound => 1);
-recovered($dapr, \@ids, 'unhealthy');
-
-#
-# Down, and not configured
-#
-
-sub cpu_ticks
-{
-	my @fields = split / /, slurp_file('/proc/' . relay_pid($node, 'postgres') . '/stat');
-	return $fields[13] + $fields[14];
-}
-
-reload($node, 'outbox.breaker_probe_interval' => '10s');
-$dapr->state(listening => 0);
-@ids = publish('idle', 20);
-poll_until(sub { relay_state() eq 'endpoint down' }, 'endpoint down');
-reload($node, 'outbox.publisher' => 'http', 'outbox.http_url' => '');
-poll_until(
-	sub {
-		query(q{SELECT ok FROM outbox_check() WHERE "check" = 'publisher configured'})
-		  ne 't';
-	},
-	'the publisher not to be configured');
-my ($ticks, $started) = (cpu_ticks(), time);
-poll_until(sub { time - $started > 1 }, 'a second');
-cmp_ok(cpu_ticks() - $ticks, '<', 30, 'a relay that can send nothing rests');
-$dapr->state(listening => 1);
-reload($node, 'outbox.publisher' => 'dapr');
-recovered($dapr, \@ids, 'idle');
-
-#
-# A wrong URL
-#
-
-reload(
-	$node,
-	'outbox.publisher' => 'http',
-	'outbox.http_url' => $http->url . '/wrong',
-	'outbox.breaker_probe_interval' => '100ms');
-$http->faults([ { match => { path => '^/wrong' }, status => 404 } ]);
-@ids = publish('wrong URL', 200);
-wait_outage('wrong URL');
-backlog_untouched('wrong URL');
-my @tries = $http->log(fields => ['time']);
-cmp_ok(scalar(@tries), '>', MAX_IN_FLIGHT,
-	'without a probe an event is tried now and then');
-cmp_ok(scalar(@tries), '<', MAX_IN_FLIGHT + MAX_PROBES, 'one at a time');
-
-# The next try on its own account would be an hour away.
-reload($node, 'outbox.breaker_probe_interval' => '1h');
-reload($node, 'outbox.http_url' => $http->url . '/right');
-recovered($http, \@ids, 'wrong URL');
-
-#
-# Without a breaker
-#
-
-reload($node, 'outbox.breaker_threshold' => 0);
-$http->faults([ { status => 503 } ]);
-@ids = publish('mortal', 1);
-wait_state($node, $ids[0], 'dead');
-is( query("SELECT attempts, last_status FROM outbox_events"
-		  . " WHERE event_id = '$ids[0]'"),
-	'4|503',
-	'with breaker_threshold = 0 failures of the endpoint count');
+promise 'with breaker_threshold = 0 failures of the endpoint count' => sub {
+	warm_up();
+	reload(
+		$node,
+		'outbox.publisher' => 'http',
+		'outbox.http_url' => $http->url,
+		'outbox.breaker_threshold' => 0);
+	$http->faults([ { status => 503 } ]);
+	my $id = publish($node, 'mortal');
+	wait_state($node, $id, 'dead');
+	is(event_value($node, $id, 'attempts, last_status'),
+		'4|503', 'with breaker_threshold = 0 failures of the endpoint count');
+};
 
 done_testing();
