@@ -16,7 +16,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 use lib 'test/lib';
-use OutboxTest qw(:DEFAULT !/^(check_value|dapr_error|event_value|fails_with|publish|publish_sql|query|restart_relay|stat_value|states|wait_states)$/);
+use OutboxTest;
 
 use constant {
 	TOKEN => 'canary-token-3f9a',
@@ -42,7 +42,6 @@ my $node;
 		'dapr',
 		conf => {
 			'outbox.dapr_endpoint' => $receiver->url,
-			'outbox.poll_interval' => '100ms',
 			'outbox.breaker_threshold' => 1,
 			'outbox.breaker_probe_interval' => '20ms',
 			'outbox.request_timeout' => '1s',
@@ -54,33 +53,7 @@ my $node;
 			'outbox.minimum_retry_interval' => '0',
 		});
 }
-$node->safe_psql('postgres', 'CREATE EXTENSION outbox');
-
-sub query
-{
-	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql);
-}
-
-sub publish
-{
-	my ($arguments) = @_;
-	return query("SELECT outbox_publish($arguments)");
-}
-
-# A column of outbox_events, or several of them with | in between
-sub event_value
-{
-	my ($id, $columns) = @_;
-	return query("SELECT $columns FROM outbox_events WHERE event_id = '$id'");
-}
-
-sub check_value
-{
-	my ($check, $column) = @_;
-	return query(
-		qq{SELECT $column FROM outbox_check() WHERE "check" = '$check'});
-}
+query($node, 'CREATE EXTENSION outbox');
 
 # The requests of an event; those that are refused before they are read as well
 sub tries
@@ -89,31 +62,23 @@ sub tries
 	return $receiver->log(topic => $topic, method => 'POST');
 }
 
-poll_until(sub { check_value('endpoint answers', 'ok') eq 't' },
-	'the endpoint to answer');
-my ($probe) = $receiver->log;
-is("$probe->{method} $probe->{path} $probe->{status}",
-	'GET /v1.0/healthz/outbound 204', 'it is probed before there are events');
+promise 'the endpoint is probed before there are events' => sub {
+	restart_relay($node);
+	poll_until(sub { check_value($node, 'endpoint answers', 'ok') eq 't' },
+		'the endpoint to answer');
+	my ($probe) = $receiver->log;
+	is("$probe->{method} $probe->{path} $probe->{status}",
+		'GET /v1.0/healthz/outbound 204', 'it is probed before there are events');
+};
 
-#
-# Error classes
-#
-
-# One of Dapr's errors, scripted
-sub dapr_error
-{
-	my ($status, $code) = @_;
-	return {
-		status => $status,
-		body => { errorCode => $code, message => 'scripted' },
-	};
-}
+# --- Error classes
 
 # The message's: dead at once.  Name, rule (undef: the stand-in's own answer),
-# arguments of outbox_publish() behind the topic, status and error.
+# payload, status, error and metadata.
 foreach my $case (
-	[ 'rawPayload', undef, q{'{}', metadata => '{"rawPayload": "maybe"}'},
-		400, qr/ERR_PUBSUB_REQUEST_METADATA: .*rawPayload/ ],
+	[ 'rawPayload', undef, q{'{}'},
+		400, qr/ERR_PUBSUB_REQUEST_METADATA: .*rawPayload/,
+		q{metadata => '{"rawPayload": "maybe"}'} ],
 	[ 'too large', undef, q{to_jsonb(repeat('x', 60000))},
 		500, qr/ERR_PUBSUB_PUBLISH_MESSAGE: .*stream too large/ ],
 	[ 'events', dapr_error(400, 'ERR_PUBSUB_EVENTS_SER'), q{'{}'},
@@ -123,16 +88,18 @@ foreach my $case (
 	[ '413', { status => 413 }, q{'{}'}, 413, qr/$/ ],
 	[ '431', { status => 431, body => 'no' }, q{'{}'}, 431, qr/: no$/ ])
 {
-	my ($name, $rule, $arguments, $status, $error) = @$case;
+	my ($name, $rule, $payload, $status, $error, $metadata) = @$case;
 
-	$receiver->faults([ $rule // () ]);
-	my $id = publish("'$name', $arguments");
-	wait_state($node, $id, 'dead');
-	is(event_value($id, 'attempts, last_status'), "1|$status",
-		"$name: dead at once");
-	like(event_value($id, 'last_error'), qr/^HTTP $status ?$error/,
-		"$name: with the reason");
-	is(scalar(tries($name)), 1, "$name: after one try");
+	promise "what can never be taken is dead at once: $name" => sub {
+		$receiver->faults([ $rule // () ]);
+		my $id = publish($node, $name, payload => $payload, more => $metadata);
+		wait_state($node, $id, 'dead');
+		is(event_value($node, $id, 'attempts, last_status'),
+			"1|$status", "$name: dead at once");
+		like(event_value($node, $id, 'last_error'), qr/^HTTP $status ?$error/,
+			"$name: with the reason");
+		is(scalar(tries($name)), 1, "$name: after one try");
+	};
 }
 
 # The message's or the broker's: counted, whatever the circuit breaker says.
@@ -145,15 +112,17 @@ foreach my $case (
 {
 	my ($name, $rule, $pubsub, $status, $error) = @$case;
 
-	reload($node, 'outbox.dapr_pubsub_name' => $pubsub);
-	$receiver->faults([ $rule // () ]);
-	my $id = publish("'$name', '{}'");
-	wait_state($node, $id, 'dead');
-	is(event_value($id, 'attempts, last_status'), "2|$status",
-		"$name: dead after max_retry_times");
-	like(event_value($id, 'last_error'), qr/^HTTP $status ?$error/,
-		"$name: with the reason");
-	is(scalar(tries($name)), 2, "$name: after as many tries");
+	promise "what may be the event's fault is tried max_retry_times: $name" => sub {
+		reload($node, 'outbox.dapr_pubsub_name' => $pubsub);
+		$receiver->faults([ $rule // () ]);
+		my $id = publish($node, $name);
+		wait_state($node, $id, 'dead');
+		is(event_value($node, $id, 'attempts, last_status'),
+			"2|$status", "$name: dead after max_retry_times");
+		like(event_value($node, $id, 'last_error'), qr/^HTTP $status ?$error/,
+			"$name: with the reason");
+		is(scalar(tries($name)), 2, "$name: after as many tries");
+	};
 }
 
 # The destination's: no try counts, and when all is well again it arrives.
@@ -183,97 +152,126 @@ foreach my $case (
 {
 	my ($name, $rule, $pubsub, $status, $error) = @$case;
 
-	reload($node, 'outbox.dapr_pubsub_name' => $pubsub)
-	  if query('SHOW outbox.dapr_pubsub_name') ne $pubsub;
-	$receiver->faults([ $rule // () ]);
-	my $id = publish("'$name', '{}'");
-	poll_until(sub { tries($name) >= MANY_TRIES }, "$name: many tries");
-	unlike(event_state($node, $id), qr/dead/, "$name: not dead");
-	is(event_value($id, 'attempts'), '0', "$name: nor has it lost an attempt");
-	like(
-		query('SELECT last_error FROM outbox_relays'),
-		$status ? qr/^HTTP $status ?$error/ : qr/^(?!HTTP)$error/,
-		"$name: but outbox_relays says why");
-	$receiver->faults([]);
-	reload($node, 'outbox.dapr_pubsub_name' => 'pubsub') if $pubsub ne 'pubsub';
-	wait_delivered($receiver, [$id]);
+	promise "what is the destination's fault costs no attempt: $name" => sub {
+		reload($node, 'outbox.dapr_pubsub_name' => $pubsub)
+		  if $pubsub ne 'pubsub';
+		$receiver->faults([ $rule // () ]);
+		my $id = publish($node, $name);
+		poll_until(sub { tries($name) >= MANY_TRIES }, "$name: many tries");
+		unlike(event_state($node, $id), qr/^(dead|)$/, "$name: not dead");
+		is(event_value($node, $id, 'attempts'),
+			'0', "$name: nor has it lost an attempt");
+		like(
+			relay_value($node, 'last_error'),
+			$status ? qr/^HTTP $status ?$error/ : qr/^(?!HTTP)$error/,
+			"$name: but outbox_relays says why");
+		is(scalar($receiver->log(path => '/elsewhere')),
+			0, 'no redirect was followed')
+		  if $name eq 'redirect';
+		$receiver->faults([]);
+		reload($node, 'outbox.dapr_pubsub_name' => 'pubsub')
+		  if $pubsub ne 'pubsub';
+		wait_delivered($receiver, [$id]);
+	};
 }
-is(scalar($receiver->log(path => '/elsewhere')), 0, 'no redirect was followed');
-is($proxy->stats->{connections}, 0, 'proxies of the environment are not used');
 
-#
-# The token
-#
+# --- The token
 
+# A sidecar that wants the new token, and the file of the token to send it
 my $token_file = "$dir/token";
-my $guarded = start_receiver(mode => 'dapr', token => NEW_TOKEN);
 
-# Without its file nothing is sent.
-reload(
-	$node,
-	'outbox.dapr_endpoint' => $guarded->url,
-	'outbox.dapr_api_token_file' => $token_file);
-poll_until(
-	sub { check_value('publisher configured', 'ok') eq 'f' },
-	'the publisher not to be configured');
-like(check_value('publisher configured', 'detail'),
-	qr/could not open file "\Q$token_file\E"/, 'a missing file is reported');
-my $id = publish(q{'guarded', '{}'});
+sub guard
+{
+	my $guarded = start_receiver(mode => 'dapr', token => NEW_TOKEN);
+	unlink $token_file;
+	reload(
+		$node,
+		'outbox.dapr_endpoint' => $guarded->url,
+		'outbox.dapr_api_token_file' => $token_file);
+	return $guarded;
+}
 
-# With a wrong one nothing is taken.
-append_to_file($token_file, TOKEN . "\n");
-$node->reload;
-poll_until(sub { $guarded->log(status => 401) >= MANY_TRIES }, 'many refusals');
-is_deeply(
-	[ grep { $_ ne TOKEN } map { $_->{headers}{'dapr-api-token'} // '' }
-		  $guarded->log(topic => 'guarded') ],
-	[], 'the token of the file is sent');
-is(event_value($id, 'attempts'), '0', 'a wrong token costs no attempts');
-like(query('SELECT last_error FROM outbox_relays'),
-	qr/^HTTP 401: invalid api token/, 'it is reported');
+# Put a token in place of the one that is in the file.
+sub change_token
+{
+	my ($text) = @_;
+	unlink $token_file;
+	append_to_file($token_file, $text);
+	$node->reload;
+	return;
+}
+
+promise 'without the file of its token nothing is sent' => sub {
+	my $guarded = guard();
+	poll_until(
+		sub { check_value($node, 'publisher configured', 'ok') eq 'f' },
+		'the publisher not to be configured');
+	like(check_value($node, 'publisher configured', 'detail'),
+		qr/could not open file "\Q$token_file\E"/, 'a missing file is reported');
+	my $id = publish($node, 'guarded');
+	change_token(NEW_TOKEN);
+	wait_delivered($guarded, [$id]);
+	is_deeply(
+		[ grep { $_ ne NEW_TOKEN } map { $_->{headers}{'dapr-api-token'} // '' }
+			  $guarded->log(topic => 'guarded') ],
+		[], 'nothing was sent without it');
+};
+
+promise 'with a wrong token nothing is taken, a new one counts after a reload' =>
+  sub {
+	my $guarded = guard();
+	change_token(TOKEN . "\n");
+	my $id = publish($node, 'guarded');
+	poll_until(sub { $guarded->log(status => 401) >= MANY_TRIES },
+		'many refusals');
+	is_deeply(
+		[ grep { $_ ne TOKEN } map { $_->{headers}{'dapr-api-token'} // '' }
+			  $guarded->log(topic => 'guarded') ],
+		[], 'the token of the file is sent');
+	is(event_value($node, $id, 'attempts'),
+		'0', 'a wrong token costs no attempts');
+	like(relay_value($node, 'last_error'),
+		qr/^HTTP 401: invalid api token/, 'it is reported');
+
+	change_token(NEW_TOKEN);
+	wait_delivered($guarded, [$id]);
+	is(scalar($guarded->accepted(id => $id)),
+		1, 'a new token counts after a reload');
+  };
 
 # A sidecar, or a proxy before it, may repeat what it was sent.
-$guarded->faults([ {
-	status => 503,
-	body => { errorCode => 'ERR_' . TOKEN, message => 'you sent ' . TOKEN },
-} ]);
-my $stars = '*' x length(TOKEN);
-poll_until(
-	sub {
-		query('SELECT last_error FROM outbox_relays') eq
-		  "HTTP 503 ERR_$stars: you sent $stars";
-	},
-	'the repeated token to be hidden');
-$guarded->faults([]);
+promise 'the token is shown nowhere' => sub {
+	my $guarded = guard();
+	change_token(TOKEN);
+	$guarded->faults([ {
+		status => 503,
+		body => { errorCode => 'ERR_' . TOKEN, message => 'you sent ' . TOKEN },
+	} ]);
+	publish($node, 'guarded');
+	my $stars = '*' x length(TOKEN);
+	wait_relay_value($node,
+		last_error => "HTTP 503 ERR_$stars: you sent $stars");
+	foreach my $what (
+		'outbox_events', 'outbox_relays', 'outbox_stats', 'outbox_check()',
+		'outbox_relay_status()', 'pg_settings', 'pg_stat_activity',
+		'outbox_event', 'outbox_delivery')
+	{
+		unlike(query($node, "SELECT * FROM $what"),
+			qr/canary/, "no token in $what");
+	}
+	unlike(slurp_file($node->logfile), qr/canary/, 'nor in the log');
+};
 
-# The right one, in the same file
-unlink $token_file;
-append_to_file($token_file, NEW_TOKEN);
-$node->reload;
-wait_delivered($guarded, [$id]);
-is(scalar($guarded->accepted(id => $id)),
-	1, 'a new token counts after a reload');
+# --- Other ways
 
-foreach my $what (
-	'outbox_events', 'outbox_relays', 'outbox_stats', 'outbox_check()',
-	'outbox_relay_status()', 'pg_settings', 'pg_stat_activity',
-	'outbox_event', 'outbox_delivery')
-{
-	unlike(query("SELECT * FROM $what"), qr/canary/, "no token in $what");
-}
-unlike(slurp_file($node->logfile), qr/canary/, 'nor in the log');
-reload($node, 'outbox.dapr_api_token_file' => undef);
-
-#
-# Other ways
-#
-
-my $local = start_receiver(mode => 'dapr', unix => "$dir/dapr.sock");
-reload($node, 'outbox.dapr_endpoint' => "unix:$dir/dapr.sock");
-$id = publish(q{'local', '{}'});
-wait_delivered($local, [$id]);
-my ($entry) = $local->log(id => $id);
-is($entry->{path}, '/v1.0/publish/pubsub/local', 'a Unix socket');
+promise 'Dapr is reached over a Unix socket' => sub {
+	my $local = start_receiver(mode => 'dapr', unix => "$dir/dapr.sock");
+	reload($node, 'outbox.dapr_endpoint' => "unix:$dir/dapr.sock");
+	my $id = publish($node, 'local');
+	wait_delivered($local, [$id]);
+	my ($entry) = $local->log(id => $id);
+	is($entry->{path}, '/v1.0/publish/pubsub/local', 'a Unix socket');
+};
 
 # A certificate for this name, signed by nobody: a receiver's options.
 sub make_certificate
@@ -287,36 +285,43 @@ sub make_certificate
 	return (tls_cert => "$dir/$name.crt", tls_key => "$dir/$name.key");
 }
 
-my $secure = start_receiver(
-	mode => 'dapr', make_certificate('good', 'IP:127.0.0.1'));
-my $other = start_receiver(
-	mode => 'dapr', make_certificate('other', 'DNS:other'));
-foreach my $case (
-	[ 'a certificate that nobody vouches for',
-		$secure, undef, qr/certificate/ ],
-	[ 'one for another host', $other, "$dir/other.crt", qr/subject name/ ])
-{
-	my ($name, $to, $ca, $error) = @$case;
+promise 'Dapr is reached by https, which is verified' => sub {
+	my $secure = start_receiver(
+		mode => 'dapr', make_certificate('good', 'IP:127.0.0.1'));
+	my $other = start_receiver(
+		mode => 'dapr', make_certificate('other', 'DNS:other'));
+	my $id;
+	foreach my $case (
+		[ 'a certificate that nobody vouches for',
+			$secure, undef, qr/certificate/ ],
+		[ 'one for another host', $other, "$dir/other.crt", qr/subject name/ ])
+	{
+		my ($name, $to, $ca, $error) = @$case;
 
+		reload(
+			$node,
+			'outbox.dapr_endpoint' => $to->url,
+			'outbox.tls_ca_file' => $ca);
+		$id = publish($node, 'secure');
+		wait_relay_value($node, last_error => $error);
+		is($to->stats->{requests}, 0, "$name is refused before anything is sent");
+		is(event_value($node, $id, 'attempts'), '0', 'and costs no attempts');
+	}
 	reload(
 		$node,
-		'outbox.dapr_endpoint' => $to->url,
-		'outbox.tls_ca_file' => $ca);
-	$id = publish(q{'secure', '{}'});
-	poll_until(
-		sub { query('SELECT last_error FROM outbox_relays') =~ $error },
-		"$name to be refused");
-	is($to->stats->{requests}, 0, "$name is refused before anything is sent");
-	is(event_value($id, 'attempts'), '0', 'and costs no attempts');
-}
-reload(
-	$node,
-	'outbox.dapr_endpoint' => $secure->url,
-	'outbox.tls_ca_file' => "$dir/good.crt");
-wait_delivered($secure, [$id]);
-is(scalar($secure->accepted(id => $id)),
-	1, 'with its authority in tls_ca_file https works');
+		'outbox.dapr_endpoint' => $secure->url,
+		'outbox.tls_ca_file' => "$dir/good.crt");
+	wait_delivered($secure, [$id]);
+	is(scalar($secure->accepted(id => $id)),
+		1, 'with its authority in tls_ca_file https works');
+};
 
-is($proxy->stats->{connections}, 0, 'still no proxy was used');
+promise 'proxies of the environment are not used' => sub {
+	wait_delivered($receiver, [ publish($node, 'direct') ]);
+	is($proxy->stats->{connections}, 0,
+		'proxies of the environment are not used');
+};
+
+is($proxy->stats->{connections}, 0, 'by none of all these ways');
 
 done_testing();
