@@ -7,30 +7,18 @@
 use strict;
 use warnings FATAL => 'all';
 
-use lib 'test/lib';
-use OutboxTest qw(:DEFAULT !/^(check_value|dapr_error|event_value|fails_with|publish|publish_sql|query|restart_relay|stat_value|states|wait_states)$/);
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 
+use lib 'test/lib';
+use OutboxTest;
+
 use constant COMMAND_LIMIT => 2;    # seconds
 
 my $receiver = start_receiver(mode => 'dapr');
-my %conf = (
-	'outbox.dapr_endpoint' => $receiver->url,
-	'outbox.poll_interval' => '100ms',
-	'outbox.local_failed_retry_interval' => '100ms',
-	'outbox.breaker_probe_interval' => '100ms');
+my %conf = ('outbox.dapr_endpoint' => $receiver->url);
 my $node = new_node('databases', conf => \%conf);
-
-# Publish an event in a database; its id.
-sub publish
-{
-	my ($db, $topic, $schema) = @_;
-	$schema //= 'public';
-	return $node->safe_psql($db,
-		qq{SELECT "$schema".outbox_publish('$topic', '{}')});
-}
 
 sub relay_count
 {
@@ -52,14 +40,6 @@ sub quick
 	return;
 }
 
-# What outbox_check() says of one subject: "ok|detail"
-sub check
-{
-	my ($on, $db, $subject) = @_;
-	return $on->safe_psql($db,
-		qq{SELECT ok, detail FROM outbox_check() WHERE "check" = '$subject'});
-}
-
 subtest 'two databases have a relay each' => sub {
 	foreach my $db ('one', 'two')
 	{
@@ -69,7 +49,7 @@ subtest 'two databases have a relay each' => sub {
 	my %relay = map { $_ => wait_relay($node, db => $_) } 'one', 'two';
 	isnt($relay{one}, $relay{two}, 'they are different processes');
 
-	my %id = map { $_ => publish($_, "to.$_") } 'one', 'two';
+	my %id = map { $_ => publish($node, "to.$_", db => $_) } 'one', 'two';
 	wait_delivered($receiver, [ values %id ]);
 	is_deeply(
 		{ map { $_->{topic} => [ $_->{id}, $_->{source} ] } $receiver->accepted },
@@ -84,7 +64,7 @@ subtest 'two databases have a relay each' => sub {
 		'outbox_relays shows both');
 
 	kill 'STOP', $relay{one};
-	my $id = publish('two', 'beside');
+	my $id = publish($node, 'beside', db => 'two');
 	wait_delivered($receiver, [$id]);
 	pass('a relay that stands still does not stop the other one');
 	kill 'CONT', $relay{one};
@@ -116,7 +96,7 @@ subtest 'a schema whose name needs quotes' => sub {
 	$node->safe_psql('postgres', 'CREATE DATABASE quoted');
 	$node->safe_psql('quoted',
 		qq{CREATE SCHEMA "$schema"; CREATE EXTENSION outbox SCHEMA "$schema"});
-	my $id = publish('quoted', 'quoted', $schema);
+	my $id = publish($node, 'quoted', db => 'quoted', schema => $schema);
 	wait_delivered($receiver, [$id]);
 	poll_until(
 		sub {
@@ -135,7 +115,9 @@ subtest 'a schema whose name needs quotes' => sub {
 subtest 'CREATE DATABASE TEMPLATE' => sub {
 	my $pid = wait_relay($node, db => 'one');
 	quick('CREATE DATABASE copy TEMPLATE one');
-	my %id = (one => publish('one', 'source'), copy => publish('copy', 'copy'));
+	my %id = (
+		one => publish($node, 'source', db => 'one'),
+		copy => publish($node, 'copy', db => 'copy'));
 	wait_delivered($receiver, [ values %id ]);
 	isnt(wait_relay($node, db => 'one', not => $pid), wait_relay($node, db => 'copy'),
 		'source and copy have a relay each');
@@ -152,7 +134,7 @@ subtest 'CREATE DATABASE TEMPLATE' => sub {
 subtest 'ALTER DATABASE RENAME' => sub {
 	wait_relay($node, db => 'copy');
 	quick('ALTER DATABASE copy RENAME TO renamed');
-	my $id = publish('renamed', 'renamed');
+	my $id = publish($node, 'renamed', db => 'renamed');
 	wait_delivered($receiver, [$id]);
 	is_deeply([ map { $_->{source} } $receiver->accepted(id => $id) ],
 		['/databases/renamed'], 'the source has the new name');
@@ -164,7 +146,7 @@ subtest 'ALTER DATABASE SET TABLESPACE' => sub {
 	$node->safe_psql('postgres', "CREATE TABLESPACE other LOCATION '$dir'");
 	wait_relay($node, db => 'renamed');
 	quick('ALTER DATABASE renamed SET TABLESPACE other');
-	my $id = publish('renamed', 'moved');
+	my $id = publish($node, 'moved', db => 'renamed');
 	wait_delivered($receiver, [$id]);
 	pass('the relay is back');
 };
@@ -174,7 +156,7 @@ subtest 'a command that is refused lets the relay come back' => sub {
 	my ($status, undef, $stderr) = $node->psql('postgres',
 		'ALTER DATABASE renamed RENAME TO one');
 	like($stderr, qr/database "one" already exists/, 'refused');
-	my $id = publish('renamed', 'refused');
+	my $id = publish($node, 'refused', db => 'renamed');
 	wait_delivered($receiver, [$id]);
 
 	$node->safe_psql('postgres', 'CREATE ROLE stranger CREATEDB LOGIN');
@@ -199,7 +181,7 @@ subtest 'DROP DATABASE' => sub {
 
 	# The launcher has looked at the databases again when this is delivered.
 	$node->safe_psql('postgres', 'CREATE DATABASE later TEMPLATE two');
-	wait_delivered($receiver, [ publish('later', 'later') ]);
+	wait_delivered($receiver, [ publish($node, 'later', db => 'later') ]);
 	unlike(slurp_file($node->logfile, $offset),
 		qr/FATAL|ERROR/, 'nobody misses it in the log');
 	quick('DROP DATABASE later');
@@ -232,7 +214,7 @@ subtest 'DROP EXTENSION ends the relay quietly, CREATE EXTENSION starts one' =>
 	$receiver->faults([]);
 	$node->safe_psql('two', 'CREATE EXTENSION outbox');
 	$start = time();
-	my $id = publish('two', 'again');
+	my $id = publish($node, 'again', db => 'two');
 	wait_delivered($receiver, [$id]);
 	cmp_ok(time() - $start, '<=', COMMAND_LIMIT, 'the new relay is there soon');
 	is(event_state($node, $id, 'two') ? 1 : 0, 1, 'the new tables are used');
@@ -243,7 +225,7 @@ subtest 'an extension of another version' => sub {
 	my $offset = -s $node->logfile;
 	$node->safe_psql('two',
 		q{UPDATE pg_extension SET extversion = '0.9' WHERE extname = 'outbox'});
-	my $id = publish('two', 'version');
+	my $id = publish($node, 'version', db => 'two');
 	poll_until(
 		sub {
 			$node->safe_psql('two',
@@ -251,15 +233,16 @@ subtest 'an extension of another version' => sub {
 			) =~ /^stopped\|library is version 1\.0, extension is version 0\.9$/;
 		},
 		'the relay to stop');
-	like(check($node, 'two', 'versions match'),
+	like(check_value($node, 'versions match', 'ok, detail', 'two'),
 		qr/^f\|library 1\.0, SQL 0\.9; run ALTER EXTENSION/,
 		'outbox_check() tells what to do');
-	like(check($node, 'two', 'relay alive'), qr/^f\|/, 'and that nothing runs');
+	like(check_value($node, 'relay alive', 'ok, detail', 'two'),
+		qr/^f\|/, 'and that nothing runs');
 
 	my $log = wait_log($node, qr/the relay of database "two" idles/, $offset);
 	my $relay = wait_relay($node, db => 'two');
 	$node->safe_psql('one', 'SELECT pg_reload_conf()');
-	wait_delivered($receiver, [ publish('one', 'meanwhile') ]);
+	wait_delivered($receiver, [ publish($node, 'meanwhile', db => 'one') ]);
 	is(relay_pid($node, 'two'), $relay, 'the process idles');
 	is(scalar($receiver->accepted(id => $id)), 0, 'nothing is sent');
 
@@ -301,7 +284,7 @@ subtest 'two relays never serve one database' => sub {
 		'the rival to wait for the lock');
 	$node->safe_psql('one', "SELECT pg_terminate_backend($pid)");
 	wait_log($node, qr/database "one" has a relay already/, $offset);
-	my $id = publish('one', 'rival');
+	my $id = publish($node, 'rival', db => 'one');
 	wait_log($node, qr/(database "one" has a relay already.*){2}/s, $offset);
 	is(scalar($receiver->accepted(id => $id)), 0, 'the second relay is idle');
 
@@ -342,7 +325,7 @@ subtest 'the launcher ends quietly, and comes back' => sub {
 	$session->quit;
 
 	$node->safe_psql('postgres', 'CREATE DATABASE later TEMPLATE two');
-	wait_delivered($receiver, [ publish('later', 'later') ]);
+	wait_delivered($receiver, [ publish($node, 'later', db => 'later') ]);
 	quick('DROP DATABASE later');
 
 	$node->stop;
@@ -359,18 +342,17 @@ subtest 'no worker process is free' => sub {
 	$full->safe_psql('one', 'CREATE EXTENSION outbox');
 	wait_relay($full, db => 'one');
 	$full->safe_psql('two', 'CREATE EXTENSION outbox');
-	my $id =
-	  $full->safe_psql('two', q{SELECT outbox_publish('full', '{}')});
+	my $id = publish($full, 'full', db => 'two');
 	poll_until(
 		sub {
-			check($full, 'two', 'relay alive') eq
+			check_value($full, 'relay alive', 'ok, detail', 'two') eq
 			  'f|not running: no free worker process: raise max_worker_processes';
 		},
 		'outbox_check() to tell why');
 
 	$full->safe_psql('one', 'DROP EXTENSION outbox');
 	wait_delivered($receiver, [$id]);
-	like(check($full, 'two', 'relay alive'),
+	like(check_value($full, 'relay alive', 'ok, detail', 'two'),
 		qr/^t\|pid \d+/, 'as soon as there is one, the relay runs');
 	$full->stop;
 };
@@ -378,20 +360,19 @@ subtest 'no worker process is free' => sub {
 subtest 'outbox.max_databases' => sub {
 	my $few = new_node('few', conf => { %conf, 'outbox.max_databases' => 1 });
 	$few->safe_psql('postgres', 'CREATE EXTENSION outbox');
-	wait_delivered($receiver,
-		[ $few->safe_psql('postgres', q{SELECT outbox_publish('few', '{}')}) ]);
+	wait_delivered($receiver, [ publish($few, 'few') ]);
 
 	my $offset = -s $few->logfile;
 	$few->safe_psql('postgres', 'CREATE DATABASE more');
 	$few->safe_psql('more', 'CREATE EXTENSION outbox');
-	$few->safe_psql('more', q{SELECT outbox_publish('more', '{}')});
+	publish($few, 'more', db => 'more');
 	wait_log(
 		$few,
 		qr/Raise outbox\.max_databases\.\n.*CONTEXT:  outbox launcher/,
 		$offset);
-	like(check($few, 'more', 'relay alive'), qr/^f\|/,
+	like(check_value($few, 'relay alive', 'ok, detail', 'more'), qr/^f\|/,
 		'outbox_check() says that no relay runs');
-	like(check($few, 'postgres', 'relay alive'),
+	like(check_value($few, 'relay alive', 'ok, detail'),
 		qr/^t\|/, 'the first database keeps its relay');
 
 	my ($status, undef, $stderr) =
@@ -418,10 +399,11 @@ subtest 'without shared_preload_libraries' => sub {
 		1, 'with one warning a session');
 	like($stderr, qr/HINT:  Add outbox to shared_preload_libraries/,
 		'that says what to do');
-	is(check($plain, 'postgres', 'library preloaded'),
+	is(check_value($plain, 'library preloaded', 'ok, detail'),
 		'f|add outbox to shared_preload_libraries and restart the server',
 		'so does outbox_check()');
-	like(check($plain, 'postgres', 'relay alive'), qr/^f\|/, 'no relay');
+	like(check_value($plain, 'relay alive', 'ok, detail'),
+		qr/^f\|/, 'no relay');
 
 	reload($plain, shared_preload_libraries => 'outbox');
 	$plain->restart;
