@@ -5,10 +5,11 @@
 use strict;
 use warnings FATAL => 'all';
 
-use lib 'test/lib';
-use OutboxTest qw(:DEFAULT !/^(check_value|dapr_error|event_value|fails_with|publish|publish_sql|query|restart_relay|stat_value|states|wait_states)$/);
 use PostgreSQL::Test::Utils;
 use Test::More;
+
+use lib 'test/lib';
+use OutboxTest;
 
 my $receiver = start_receiver(mode => 'dapr');
 my $file = PostgreSQL::Test::Utils::tempdir() . '/messages';
@@ -17,22 +18,31 @@ my $node = new_node(
 	'publishers',
 	conf => {
 		'outbox.dapr_endpoint' => $receiver->url,
-		'outbox.poll_interval' => '100ms',
 		'outbox.request_timeout' => '100ms',
-		'outbox.local_failed_retry_interval' => '50ms',
 		'outbox.failed_retry_interval' => '50ms',
-		'outbox.minimum_retry_interval' => '50ms',
 		'outbox.breaker_probe_interval' => '50ms',
 		'outbox_test.file' => $file,
 	});
-$node->safe_psql('postgres', 'CREATE EXTENSION outbox');
-my $relay = wait_relay($node);
+query($node, 'CREATE EXTENSION outbox');
 
-sub publish
+# Have the test's publisher send, which behaves as "mode" says.
+sub use_publisher
+{
+	my ($mode, %more) = @_;
+	return reload(
+		$node,
+		'outbox.publisher' => 'outbox_test_publisher',
+		'outbox_test.mode' => $mode,
+		%more);
+}
+
+# Publish an event with a key of its topic's; its id.
+sub publish_one
 {
 	my ($topic) = @_;
-	return $node->safe_psql('postgres',
-		qq{SELECT outbox_publish('$topic', '{"n": 1}', 'k.$topic')});
+	return scalar publish($node, $topic,
+		key => "k.$topic",
+		payload => q{'{"n": 1}'});
 }
 
 # What the good publisher has written: [id, topic, key, payload, attempt] each
@@ -47,10 +57,10 @@ sub written
 # and what is published now.
 sub recovers
 {
-	my (@ids) = @_;
+	my ($relay, @ids) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
-	is(relay_pid($node, 'postgres'), $relay, 'the relay is the same');
+	is(relay_pid($node), $relay, 'the relay is the same');
 	reload(
 		$node,
 		'outbox.publisher' => 'dapr',
@@ -58,7 +68,7 @@ sub recovers
 	wait_delivered($receiver, \@ids);
 	poll_until(
 		sub {
-			my $id = publish('recovered');
+			my $id = publish_one('recovered');
 			wait_state($node, $id, 'published');
 			return scalar $receiver->accepted(id => $id);
 		},
@@ -66,40 +76,54 @@ sub recovers
 	return;
 }
 
-subtest 'a good publisher' => sub {
-	reload($node, 'outbox.publisher' => 'outbox_test_publisher');
-	my $id = publish('good');
+promise 'a good publisher has its messages' => sub {
+	my $relay = wait_relay($node);
+	use_publisher('good');
+	my $id = publish_one('good');
 	wait_state($node, $id, 'published');
 	is_deeply([ written($id) ], [ [ $id, 'good', 'k.good', '{"n": 1}', 1 ] ],
 		'has written the message');
-	recovers();
+	recovers($relay);
 };
 
 # It answers while the messages are handed to it: nothing is in flight then, and
 # no socket and no commit wakes the relay.
-subtest 'quick answers do not make the relay wait for its next poll' => sub {
-	reload(
-		$node,
-		'outbox.publisher' => 'outbox_test_publisher',
+promise 'quick answers do not make the relay wait for its next poll' => sub {
+	my $relay = wait_relay($node);
+	use_publisher('good',
 		'outbox.max_in_flight' => 4,
 		'outbox.poll_interval' => '1h');
-	$node->safe_psql('postgres',
-		q{SELECT outbox_publish('quick', '{}') FROM generate_series(1, 500)});
-	poll_until(
-		sub {
-			$node->safe_psql('postgres', q{
-				SELECT count(*) FROM outbox_events
-				WHERE topic = 'quick' AND state = 'published'}) == 500;
-		},
+	publish($node, 'quick', count => 500);
+	poll_until(sub { states($node, 'quick') eq 'published*500' },
 		'all of them to be published');
-	reload(
-		$node,
-		'outbox.max_in_flight' => undef,
-		'outbox.poll_interval' => '100ms');
-	recovers();
+	recovers($relay);
 };
 
-# Those that can't even start, and what outbox_check() says of them
+# --- Publishers that cannot even start
+
+# What outbox_check() says of a publisher, and what becomes of an event
+sub not_configured
+{
+	my ($reason, %settings) = @_;
+	my $relay = wait_relay($node);
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	reload($node, %settings);
+	poll_until(
+		sub {
+			check_value($node, 'publisher configured', 'ok, detail') =~
+			  /^f\|.*$reason/;
+		},
+		"outbox_check() to say $reason");
+	like(relay_value($node, 'last_error'), $reason,
+		'outbox_relays says so, too');
+	my $id = publish_one('unconfigured');
+	recovers($relay, $id);
+	cmp_ok(event_value($node, $id, 'attempts'), '<=', 1,
+		'no attempt was counted meanwhile');
+	return;
+}
+
 my %broken = (
 	wrong_magic => qr/built for another version of outbox/,
 	no_submit => qr/lacks a required callback/,
@@ -109,35 +133,9 @@ my %broken = (
 	throw_in_check => qr/thrown in check/,
 	not_configured => qr/outbox_test\.mode says so in two lines/);
 
-sub not_configured
-{
-	my ($reason, %settings) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-
-	reload($node, %settings);
-	poll_until(
-		sub {
-			$node->safe_psql(
-				'postgres', q{
-				SELECT ok, detail FROM outbox_check()
-				WHERE "check" = 'publisher configured'}) =~ /^f\|.*$reason/;
-		},
-		"outbox_check() to say $reason");
-	like(
-		$node->safe_psql('postgres', 'SELECT last_error FROM outbox_relays'),
-		$reason, 'outbox_relays says so, too');
-	my $id = publish('unconfigured');
-	recovers($id);
-	is($node->safe_psql('postgres',
-			qq{SELECT attempts FROM outbox_events WHERE event_id = '$id'})
-		  <= 1 ? 1 : 0,
-		1, 'no attempt was counted meanwhile');
-	return;
-}
-
 foreach my $mode (sort keys %broken)
 {
-	subtest "mode $mode" => sub {
+	promise "a publisher that cannot start harms nobody: mode $mode" => sub {
 		not_configured(
 			$broken{$mode},
 			'outbox.publisher' => 'outbox_test_publisher',
@@ -145,7 +143,7 @@ foreach my $mode (sort keys %broken)
 	};
 }
 
-subtest 'a library that is no publisher, and one that is not there' => sub {
+promise 'a library that is no publisher, or not there, harms nobody' => sub {
 	not_configured(
 		qr/library "outbox_test_no_publisher" is not an outbox publisher/,
 		'outbox.publisher' => 'outbox_test_no_publisher');
@@ -153,47 +151,39 @@ subtest 'a library that is no publisher, and one that is not there' => sub {
 		'outbox.publisher' => 'outbox_nowhere');
 };
 
-# Those that fail at an event of topic "bad" only
+# --- Publishers that fail at an event of topic "bad"
+
 foreach my $mode ('throw_in_submit', 'throw_in_sockets', 'throw_in_ready',
 	'silent')
 {
-	subtest "mode $mode" => sub {
-		reload(
-			$node,
-			'outbox.publisher' => 'outbox_test_publisher',
-			'outbox_test.mode' => $mode);
-		my $bad = publish('bad');
-		my @good = map { publish('other') } 1 .. 3;
-		wait_state($node, $_, 'published') foreach @good;
+	promise "a publisher that fails at an event harms no other: mode $mode" => sub {
+		my $relay = wait_relay($node);
+		use_publisher($mode);
+		my $bad = publish_one('bad');
+		my @good = map { publish_one('other') } 1 .. 3;
+		wait_state($node, \@good, 'published');
 		my $reason =
 		  $mode eq 'silent'
 		  ? qr/the publisher did not answer in time/
 		  : qr/thrown in/;
-		poll_until(
-			sub {
-				$node->safe_psql('postgres',
-					'SELECT last_error FROM outbox_relays') =~ $reason;
-			},
-			'the reason in outbox_relays');
+		wait_relay_value($node, last_error => $reason);
 		is(scalar(written($_)), 1, 'the others are sent once') foreach @good;
-		isnt(event_state($node, $bad),
-			'published', 'the bad one is not published');
-		$node->safe_psql('postgres', 'SELECT outbox_retry_dead()');
-		recovers($bad);
+		isnt(event_state($node, $bad), 'published',
+			'the bad one is not published');
+		query($node, 'SELECT outbox_retry_dead()');
+		recovers($relay, $bad);
 	};
 }
 
 foreach my $mode ('answer_twice', 'answer_unknown', 'throw_in_shutdown')
 {
-	subtest "mode $mode" => sub {
-		reload(
-			$node,
-			'outbox.publisher' => 'outbox_test_publisher',
-			'outbox_test.mode' => $mode);
-		my $id = publish('odd');
+	promise "only the first answer counts: mode $mode" => sub {
+		my $relay = wait_relay($node);
+		use_publisher($mode);
+		my $id = publish_one('odd');
 		wait_state($node, $id, 'published');
 		is(scalar(written($id)), 1, 'the first answer counts');
-		recovers();
+		recovers($relay);
 	};
 }
 
@@ -202,29 +192,21 @@ my %bad = (
 	fatal => 'ffffffff-0000-4000-8000-000000000000');
 foreach my $mode (sort keys %bad)
 {
-	subtest "mode $mode" => sub {
-		reload(
-			$node,
-			'outbox.publisher' => 'outbox_test_publisher',
-			'outbox_test.mode' => $mode);
+	promise "an event at which the publisher ends the relay is set aside: mode $mode"
+	  => sub {
+		use_publisher($mode);
 		my $bad = $bad{$mode};
 		# The server may crash before it has told psql of the commit.
-		$node->psql('postgres', qq{
-			SELECT outbox_publish('bad', '{"n": 1}', 'k.bad', event_id => '$bad')});
-		poll_until(
-			sub { (event_state($node, $bad) // '') eq 'dead' },
-			'the event to be set aside', 90);
-		is( $node->safe_psql('postgres',
-				"SELECT last_error FROM outbox_events WHERE event_id = '$bad'"),
+		$node->psql('postgres',
+			publish_sql('bad', key => 'k.bad', more => "event_id => '$bad'"));
+		wait_state($node, $bad, 'dead', 90);
+		is( event_value($node, $bad, 'last_error'),
 			'the relay crashed 3 times with this event in flight',
 			'with the reason');
-		$node->safe_psql('postgres', "SELECT outbox_discard('$bad')");
-		my $id = publish('other');
-		wait_state($node, $id, 'published');
-		$relay =
-		  wait_relay($node);
-		recovers();
-	};
+		query($node, "SELECT outbox_discard('$bad')");
+		wait_state($node, publish_one('other'), 'published');
+		recovers(wait_relay($node));
+	  };
 }
 
 $node->stop;
