@@ -6,14 +6,14 @@
 use strict;
 use warnings FATAL => 'all';
 
-use lib 'test/lib';
 use IO::Socket::INET;
 use IPC::Run ();
-use OutboxTest qw(:DEFAULT !/^(check_value|dapr_error|event_value|fails_with|publish|publish_sql|query|restart_relay|stat_value|states|wait_states)$/);
 use POSIX qw(strftime);
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time);
+
+use lib 'test/lib';
+use OutboxTest;
 
 use constant {
 	MAX_CONNECTIONS => 8,
@@ -24,51 +24,20 @@ use constant {
 };
 
 my $receiver = start_receiver(mode => 'dapr');
-my %conf = (
-	'outbox.dapr_endpoint' => $receiver->url,
-	'outbox.poll_interval' => '100ms',
-	'outbox.connect_timeout' => '300ms',
-	'outbox.request_timeout' => '3s',
-	'outbox.local_failed_retry_interval' => '100ms',
-	'outbox.failed_retry_interval' => '100ms',
-	'outbox.minimum_retry_interval' => '0',
-	'outbox.breaker_threshold' => 1,
-	'outbox.breaker_probe_interval' => '100ms');
 my $node = new_node(
 	'surroundings',
+	clock => 1,
 	conf => {
-		%conf,
+		'outbox.dapr_endpoint' => $receiver->url,
+		'outbox.connect_timeout' => '300ms',
+		'outbox.request_timeout' => '3s',
+		'outbox.minimum_retry_interval' => '0',
+		'outbox.breaker_threshold' => 1,
 		max_connections => MAX_CONNECTIONS,
 		max_locks_per_transaction => 10,
 	});
-$node->safe_psql('postgres', 'CREATE EXTENSION outbox');
+query($node, 'CREATE EXTENSION outbox');
 wait_relay($node);
-
-# Publish $n events to $topic in one transaction; their ids.
-sub publish
-{
-	my ($topic, $n, $more) = @_;
-	$more = defined $more ? ", $more" : '';
-	return split /\n/, $node->safe_psql(
-		'postgres', qq{
-		SELECT outbox_publish('$topic', to_jsonb(n)$more)
-		FROM generate_series(1, $n) n});
-}
-
-sub query
-{
-	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql);
-}
-
-sub wait_error
-{
-	my ($pattern) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return poll_until(
-		sub { query('SELECT last_error FROM outbox_relays') =~ $pattern },
-		"$pattern in outbox_relays");
-}
 
 # Each of these events arrives, and exactly once.
 sub arrive_once
@@ -84,10 +53,10 @@ sub arrive_once
 
 # A lock on the table that the relay reads means that a lock of the relay's has
 # to be in shared memory, too; those that take nothing but room fill that.
-subtest 'the lock table is full' => sub {
+promise 'without room for locks the relay waits, and goes on' => sub {
 	disable($node);
-	my @ids = publish('locks', 20);
-	my $relay = relay_pid($node, 'postgres');
+	my @ids = publish($node, 'locks', count => 20);
+	my $relay = relay_pid($node);
 	my $offset = -s $node->logfile;
 
 	my @holders = map { $node->background_psql('postgres') } 1 .. 2;
@@ -125,16 +94,16 @@ subtest 'the lock table is full' => sub {
 	$_->quit foreach @holders;
 	reload($node, 'outbox.enabled' => undef);
 	arrive_once(\@ids, 'with room for locks all events arrive');
-	is(relay_pid($node, 'postgres'), $relay, 'it is the same relay');
+	is(relay_pid($node), $relay, 'it is the same relay');
 };
 
-subtest 'no connection is left' => sub {
+promise 'without a free connection the relay goes on' => sub {
 	my @sessions =
 	  map { $node->background_psql('postgres') } 1 .. MAX_CONNECTIONS;
 	my ($status, undef, $stderr) = $node->psql('postgres', 'SELECT 1');
 	like($stderr, qr/too many clients/, 'nobody else gets in');
 
-	my $publish = q{SELECT outbox_publish('full', '{}')};
+	my $publish = publish_sql('full');
 	my @ids = $sessions[0]->query_safe($publish);
 	wait_delivered($receiver, \@ids);
 	my $pid = q{SELECT pid FROM pg_stat_activity
@@ -148,14 +117,13 @@ subtest 'no connection is left' => sub {
 	arrive_once(\@ids, 'events arrive meanwhile');
 };
 
-subtest 'no file descriptor is left' => sub {
+promise 'without file descriptors the relay lives, and goes on' => sub {
 	plan skip_all => 'needs prlimit and /proc'
 	  unless -d '/proc/self/fd'
 	  && IPC::Run::run([ 'prlimit', '--version' ], '>', \my $output, '2>&1');
 
-	my ($warm_up) = publish('files', 1);
-	wait_delivered($receiver, [$warm_up]);
-	my $relay = relay_pid($node, 'postgres');
+	wait_delivered($receiver, [ publish($node, 'files') ]);
+	my $relay = relay_pid($node);
 	my ($free) = grep { !-l "/proc/$relay/fd/$_" } 0 .. 1000;
 	$receiver->faults([ { match => { topic => 'files' }, action => 'hang' } ]);
 
@@ -166,16 +134,15 @@ subtest 'no file descriptor is left' => sub {
 		return;
 	};
 	$limit->($free + 5);
-	my @ids = publish('files', 40);
-	wait_error(qr/connect|socket|open files/i);
+	my @ids = publish($node, 'files', count => 40);
+	wait_relay_value($node, last_error => qr/connect|socket|open files/i);
 	cmp_ok($receiver->stats->{concurrent}, '<', 40, 'not all of them got through');
-	is(relay_pid($node, 'postgres'), $relay, 'the relay lives');
+	is(relay_pid($node), $relay, 'the relay lives');
 
 	$limit->($soft);
 	$receiver->faults([]);
 	arrive_once(\@ids, 'with room for sockets all events arrive');
-	is(query(q{SELECT count(*) FROM outbox_events WHERE state = 'dead'}),
-		0, 'none died of it');
+	is(states($node, 'files'), 'published*41', 'none died of it');
 };
 
 # --- The endpoint is out of reach, or odd
@@ -197,9 +164,9 @@ sub full_queue
 	return ($port, $listener, @clients);
 }
 
-subtest 'an endpoint that cannot be reached' => sub {
+promise 'an endpoint that cannot be reached costs no attempt' => sub {
 	my ($port, @sockets) = full_queue();
-	my $relay = relay_pid($node, 'postgres');
+	my $relay = relay_pid($node);
 	(my $tls = $receiver->url) =~ s/^http:/https:/;
 	foreach my $case (
 		[ 'no such name', 'http://nowhere.invalid:3500', qr/resolve/i ],
@@ -209,73 +176,63 @@ subtest 'an endpoint that cannot be reached' => sub {
 	{
 		my ($name, $endpoint, $error) = @$case;
 		reload($node, 'outbox.dapr_endpoint' => $endpoint);
-		my ($id) = publish('reach', 1);
-		wait_error($error);
-		is(query("SELECT attempts FROM outbox_events WHERE event_id = '$id'"),
-			0, "$name: costs no attempt");
+		my $id = publish($node, 'reach');
+		wait_relay_value($node, last_error => $error);
+		is(event_value($node, $id, 'attempts'), 0, "$name: costs no attempt");
 		reload($node, 'outbox.dapr_endpoint' => $receiver->url);
 		arrive_once([$id], "$name: afterwards the event arrives");
 	}
-	is(relay_pid($node, 'postgres'), $relay, 'it is the same relay');
+	is(relay_pid($node), $relay, 'it is the same relay');
 };
 
-subtest 'Retry-After is a date' => sub {
-	my $date = strftime('%a, %d %b %Y %H:%M:%S GMT', gmtime(time() + 4));
-	$receiver->faults(
-		[   {   match => { topic => 'dated' },
-				times => 1,
-				status => 503,
-				headers => { 'Retry-After' => $date }
-			}
-		]);
-	my ($id) = publish('dated', 1);
+promise 'Retry-After may be a date' => sub {
+	my $date = strftime('%a, %d %b %Y %H:%M:%S GMT', gmtime(time() + 1800));
+	$receiver->faults([ {
+		match => { topic => 'dated' },
+		times => 1,
+		status => 503,
+		headers => { 'Retry-After' => $date },
+	} ]);
+	my $id = publish($node, 'dated');
+	wait_state($node, $id, 'failed');
+	cmp_ok(
+		event_value($node, $id, "abs(extract(epoch FROM next_attempt_at - '$date'))"),
+		'<', 30, 'the retry is to be made at that date');
+	let_time_pass($node, 1750 * 1000);
+	wait_state($node, scalar publish($node, 'beside'), 'published');
+	is(scalar($receiver->log(id => $id)), 1, 'it is not made before');
+	let_time_pass($node, 80 * 1000);
 	wait_delivered($receiver, [$id]);
-	my ($first, $second) = map { $_->{time} } $receiver->log(id => $id);
-	# Dates have whole seconds; the persistent tier adds its tenth.
-	cmp_ok($second - $first, '>=', 2, 'the retry is made after it');
-	cmp_ok($second - $first, '<', 6, 'and not much later');
-	$receiver->faults([]);
 };
 
-subtest 'an answer without end' => sub {
+promise 'an answer without end means delivered, and is not kept' => sub {
 	plan skip_all => 'needs /proc' unless -r '/proc/self/status';
 
-	my $relay = relay_pid($node, 'postgres');
+	my $relay = relay_pid($node);
 	my $before = private_memory($relay);
 	$receiver->faults(
 		[ { match => { topic => 'endless' }, action => 'hugebody' } ]);
-	my @ids = publish('endless', 5);
+	my @ids = publish($node, 'endless', count => 5);
 	my $most = 0;
 	poll_until(
 		sub {
 			my $now = private_memory($relay);
 			$most = $now if $now > $most;
-			return query(
-				q{SELECT count(*) FROM outbox_events
-				  WHERE topic = 'endless' AND state = 'published'}) == 5;
+			return states($node, 'endless') eq 'published*5';
 		},
 		'the events to be published');
 	cmp_ok($most - $before, '<=', MEMORY_BOUND, 'is not kept in memory');
 	arrive_once(\@ids, 'and means delivered');
-	$receiver->faults([]);
 };
 
 # --- Old snapshots, old rows
 
-sub restart_relay
-{
-	my $relay = relay_pid($node, 'postgres');
-	query("SELECT pg_terminate_backend($relay, 5000)");
-	return wait_relay($node, not => $relay);
-}
-
 # Entries of our indexes read so far.  A relay that ends tells its part.
 sub entries_read
 {
-	restart_relay();
-	return query(
-		q{SELECT sum(idx_tup_read) FROM pg_stat_user_indexes
-		  WHERE relname LIKE 'outbox%'});
+	restart_relay($node);
+	return query($node, q{SELECT sum(idx_tup_read) FROM pg_stat_user_indexes
+		WHERE relname LIKE 'outbox%'});
 }
 
 # Entries read for 50 events, a transaction each
@@ -283,15 +240,14 @@ sub cost
 {
 	my ($topic) = @_;
 	my $before = entries_read();
-	query(join ';',
-		map { "SELECT outbox_publish('$topic', '$_')" } 1 .. 50);
+	query($node, join '; ', (publish_sql($topic)) x 50);
 	poll_until(
 		sub { $receiver->accepted(topic => $topic, fields => ['seq']) >= 50 },
 		"50 events of $topic");
 	return entries_read() - $before;
 }
 
-subtest 'an old snapshot is held' => sub {
+promise 'an old snapshot does not make the relay walk over dead rows' => sub {
 	my $before = cost('before');
 
 	my $old = $node->background_psql('postgres');
@@ -301,19 +257,16 @@ subtest 'an old snapshot is held' => sub {
 		$node,
 		'outbox.published_expire_time' => '0',
 		'outbox.cleaning_expire_interval' => '100ms');
-	restart_relay();
-	query(q{SELECT count(outbox_publish('churn', to_jsonb(n)))
-		FROM generate_series(1, } . CHURN . q{) n});
-	poll_until(
-		sub { query('SELECT pruned FROM outbox_stats') >= CHURN },
+	restart_relay($node);
+	publish($node, 'churn', count => CHURN);
+	poll_until(sub { stat_value($node, 'pruned') >= CHURN },
 		'all events to be pruned');
 	reload($node,
 		map { $_ => undef } 'outbox.published_expire_time',
 		'outbox.cleaning_expire_interval');
 
 	# The relay looks for the highest id when it starts: let that be alive.
-	my ($last) = publish('last', 1);
-	wait_state($node, $last, 'published');
+	wait_state($node, scalar publish($node, 'last'), 'published');
 
 	my $after = cost('after');
 	note("index entries read for 50 events: $before before, $after after");
@@ -323,17 +276,25 @@ subtest 'an old snapshot is held' => sub {
 	$old->quit;
 };
 
-# Events that are pending, and one that has failed, while the relay is disabled
+# Events that are pending, and one that has failed, while the relay is disabled;
+# before them, some that are published
 sub leave_events
 {
 	my ($topic) = @_;
-	reload($node, 'outbox.failed_retry_interval' => '1h', 'outbox.local_retry_times' => 0);
-	$receiver->faults([ { match => { topic => $topic }, component_error => 'no' } ]);
-	my ($failed) = publish($topic, 1);
+	my @published = publish($node, "$topic before", count => 20);
+	wait_delivered($receiver, \@published);
+	reload(
+		$node,
+		'outbox.failed_retry_interval' => '1h',
+		'outbox.local_retry_times' => 0);
+	$receiver->faults(
+		[ { match => { topic => $topic }, component_error => 'no' } ]);
+	my $failed = publish($node, $topic);
 	wait_state($node, $failed, 'failed');
-	$receiver->faults([]);
+	wait_state($node, \@published, 'published');
 	disable($node);
-	return ($failed, publish($topic, 20));
+	$receiver->reset;
+	return ($failed, publish($node, $topic, count => 20));
 }
 
 sub freeze
@@ -346,33 +307,26 @@ sub freeze
 # They arrive, and nothing that was published before them.
 sub go_on
 {
-	my ($requests, @ids) = @_;
+	my (@ids) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my $failed = $ids[0];
 	reload($node, 'outbox.enabled' => 'on');
-	query("SELECT outbox_retry('$failed')");
+	query($node, "SELECT outbox_retry('$failed')");
 	arrive_once(\@ids, 'what was left arrives');
-	is($receiver->stats->{accepted} - $requests, scalar(@ids),
-		'and nothing else');
-	is(query('SELECT backlog FROM outbox_stats'), 0, 'nothing is left');
-	reload(
-		$node,
-		'outbox.failed_retry_interval' => '100ms',
-		'outbox.local_retry_times' => undef);
+	is($receiver->stats->{accepted}, scalar(@ids), 'and nothing else');
+	is(stat_value($node, 'backlog'), 0, 'nothing is left');
 	return;
 }
 
-subtest 'everything is frozen' => sub {
+promise 'what is frozen is not sent again, and what is left is sent' => sub {
 	my @ids = leave_events('frozen');
-	my $accepted = $receiver->stats->{accepted};
 	freeze();
 	$node->restart;
-	go_on($accepted, @ids);
+	go_on(@ids);
 };
 
-subtest 'xids run on into the next epoch' => sub {
+promise 'xids may run on into the next epoch' => sub {
 	my @ids = leave_events('epoch');
-	my $accepted = $receiver->stats->{accepted};
 	freeze();
 	$node->stop;
 	append_to_file(
@@ -382,35 +336,34 @@ subtest 'xids run on into the next epoch' => sub {
 		[ 'pg_resetwal', '-e', 1, '-x', FAR_XID, '-D', $node->data_dir ],
 		'xids are set far ahead');
 	$node->start;
-	push @ids, publish('epoch', 20);
-	is( query(q{SELECT count(*), count(*) FILTER (WHERE xid::text::numeric > 2 ^ 32)
+	push @ids, publish($node, 'epoch', count => 20);
+	is( query($node, q{
+			SELECT count(*), count(*) FILTER (WHERE xid::text::numeric > 2 ^ 32)
 			FROM outbox_event WHERE topic = 'epoch'}),
 		'41|20',
 		'some events are of before, some of after');
-	go_on($accepted, @ids);
+	go_on(@ids);
 };
 
-subtest 'a server in binary upgrade mode' => sub {
+promise 'in binary upgrade mode neither launcher nor relay runs' => sub {
 	$node->stop;
 	my @pg_ctl = ('pg_ctl', '-D', $node->data_dir, '-w', '-l', $node->logfile);
 	command_ok([ @pg_ctl, '-o', '-b', 'start' ], 'postgres -b');
-	my ($id) = publish('upgrade', 1);
-	is( query(q{SELECT count(*) FROM pg_stat_activity
+	my $id = publish($node, 'upgrade');
+	is( query($node, q{SELECT count(*) FROM pg_stat_activity
 			WHERE backend_type LIKE 'outbox%'}),
 		0, 'neither launcher nor relay runs');
 	command_ok([ @pg_ctl, 'stop' ], 'is stopped');
 	is(scalar($receiver->log(id => $id)), 0, 'nothing was sent');
 	$node->start;
 	arrive_once([$id], 'what was published there arrives afterwards');
-	$node->stop;
 };
 
 # --- The clock
 
 # Timers in memory are monotonic.  What is in the table is wall-clock time: rows
 # that were written while the clock was a year wrong, and now it is right.
-subtest 'the clock was wrong' => sub {
-	$node->start;
+promise 'a clock that was wrong causes neither storm nor stop' => sub {
 	reload(
 		$node,
 		'outbox.failed_retry_interval' => '10min',
@@ -418,10 +371,10 @@ subtest 'the clock was wrong' => sub {
 		'outbox.cleaning_local_queue_expire_interval' => '100ms');
 	$receiver->faults(
 		[ { match => { topic => [ 'ahead', 'behind' ] }, component_error => 'no' } ]);
-	my ($ahead) = publish('ahead', 1);
-	my ($behind) = publish('behind', 1);
-	wait_state($node, $_, 'failed') foreach $ahead, $behind;
-	query(q{
+	my $ahead = publish($node, 'ahead');
+	my $behind = publish($node, 'behind');
+	wait_state($node, [ $ahead, $behind ], 'failed');
+	query($node, q{
 		UPDATE outbox_delivery d
 		SET next_attempt_at = d.next_attempt_at + years * interval '1 year',
 			updated_at = d.updated_at + years * interval '1 year'
@@ -433,19 +386,20 @@ subtest 'the clock was wrong' => sub {
 		'what is due since a year to be tried');
 	poll_until(
 		sub {
-			query(qq{SELECT state = 'failed' AND next_attempt_at > now()
-				FROM outbox_events WHERE event_id = '$behind'}) eq 't';
+			event_value($node, $behind,
+				q{state = 'failed' AND next_attempt_at > now()}) eq 't';
 		},
 		'it to wait again');
-	arrive_once([ publish('others', 20) ], 'others are sent as ever');
+	arrive_once([ publish($node, 'others', count => 20) ],
+		'others are sent as ever');
 	is(scalar($receiver->log(id => $behind)), 2, 'it is tried once, no storm');
 	is(scalar($receiver->log(id => $ahead)),
 		1, 'what is due in a year is not tried');
 
 	$receiver->faults([]);
-	query("SELECT outbox_retry('$ahead'), outbox_retry('$behind')");
+	query($node, "SELECT outbox_retry('$ahead'), outbox_retry('$behind')");
 	arrive_once([ $ahead, $behind ], 'an operator sends both at once');
-	$node->stop;
 };
 
+$node->stop;
 done_testing();
