@@ -9,9 +9,13 @@
 use strict;
 use warnings FATAL => 'all';
 
+use IPC::Run ();
 use JSON::PP ();
 use PostgreSQL::Test::Utils;
 use Test::More;
+
+use lib 'test/lib';
+use OutboxTest;
 
 use constant {
 	SEED => 20,
@@ -21,7 +25,6 @@ use constant {
 
 my @python = ('/usr/bin/python3', '-B');
 my $torture = 'test/torture';
-my $dir = PostgreSQL::Test::Utils::tempdir('torture');
 
 # Each number that has to be zero.
 my %zero = (
@@ -45,19 +48,27 @@ sub run_python
 	return ($ok, $output);
 }
 
-my ($ok, $output) = run_python('checker_test.py');
-ok($ok, 'the checker finds planted errors') or diag($output);
+promise 'the checker finds planted errors' => sub {
+	my ($ok, $output) = run_python('checker_test.py');
+	ok($ok, 'the checker finds planted errors') or diag($output);
+};
 
-my ($bindir) = run_command([ 'pg_config', '--bindir' ]);
-($ok, $output) = run_python(
-	'torture.py', '--bindir' => $bindir,
-	'--seed' => SEED, '--duration' => DURATION,
-	'--directory' => $dir, '--report' => "$dir/report");
-ok($ok, 'every promise is kept, seed ' . SEED) or diag($output);
+promise 'every promise is kept under load and faults' => sub {
+	my $dir = PostgreSQL::Test::Utils::tempdir('torture');
+	my ($bindir) = run_command([ 'pg_config', '--bindir' ]);
+	my ($ok, $output) = run_python(
+		'torture.py', '--bindir' => $bindir,
+		'--seed' => SEED, '--duration' => DURATION,
+		'--directory' => $dir, '--report' => "$dir/report");
+	ok($ok, 'every promise is kept, seed ' . SEED) or diag($output);
 
-my $report = -e "$dir/report" ? JSON::PP::decode_json(slurp_file("$dir/report"))->{main} : {};
-cmp_ok($report->{committed} // 0, '>', ENOUGH, 'events were committed');
-cmp_ok($report->{crashes} // 0, '>', 0, 'the server crashed');
-is($report->{$_}, 0, $zero{$_}) foreach sort keys %zero;
+	my $report =
+	  -e "$dir/report"
+	  ? JSON::PP::decode_json(slurp_file("$dir/report"))->{main}
+	  : {};
+	cmp_ok($report->{committed} // 0, '>', ENOUGH, 'events were committed');
+	cmp_ok($report->{crashes} // 0, '>', 0, 'the server crashed');
+	is($report->{$_}, 0, $zero{$_}) foreach sort keys %zero;
+};
 
 done_testing();
