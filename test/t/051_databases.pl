@@ -20,11 +20,19 @@ my $receiver = start_receiver(mode => 'dapr');
 my %conf = ('outbox.dapr_endpoint' => $receiver->url);
 my $node = new_node('databases', conf => \%conf);
 
+# Make a database that has the extension; its relay's pid.
+sub new_database
+{
+	my ($db) = @_;
+	query($node, "CREATE DATABASE $db");
+	query($node, 'CREATE EXTENSION outbox', $db);
+	return wait_relay($node, db => $db);
+}
+
 sub relay_count
 {
-	return $node->safe_psql('postgres',
-		q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'outbox relay'}
-	);
+	return query($node,
+		q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'outbox relay'});
 }
 
 # Run a command, which has to be done at once.
@@ -40,12 +48,10 @@ sub quick
 	return;
 }
 
-subtest 'two databases have a relay each' => sub {
-	foreach my $db ('one', 'two')
-	{
-		$node->safe_psql('postgres', "CREATE DATABASE $db");
-		$node->safe_psql($db, 'CREATE EXTENSION outbox');
-	}
+# Those that are there for every promise
+new_database($_) foreach 'one', 'two';
+
+promise 'two databases have a relay each' => sub {
 	my %relay = map { $_ => wait_relay($node, db => $_) } 'one', 'two';
 	isnt($relay{one}, $relay{two}, 'they are different processes');
 
@@ -70,8 +76,8 @@ subtest 'two databases have a relay each' => sub {
 	kill 'CONT', $relay{one};
 };
 
-subtest 'default privileges' => sub {
-	$node->safe_psql('postgres', 'CREATE DATABASE grants');
+promise 'default privileges give no rights' => sub {
+	query($node, 'CREATE DATABASE grants');
 	$node->safe_psql('grants', q{
 		CREATE ROLE regress_app;
 		ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO regress_app;
@@ -88,12 +94,12 @@ subtest 'default privileges' => sub {
 			WHERE a.grantee = 'regress_app'::regrole}),
 		0, 'nor on functions');
 	quick('DROP DATABASE grants');
-	$node->safe_psql('postgres', 'DROP ROLE regress_app');
+	query($node, 'DROP ROLE regress_app');
 };
 
-subtest 'a schema whose name needs quotes' => sub {
+promise 'the name of the schema may need quotes' => sub {
 	my $schema = 'Out.Box; %s @s@';
-	$node->safe_psql('postgres', 'CREATE DATABASE quoted');
+	query($node, 'CREATE DATABASE quoted');
 	$node->safe_psql('quoted',
 		qq{CREATE SCHEMA "$schema"; CREATE EXTENSION outbox SCHEMA "$schema"});
 	my $id = publish($node, 'quoted', db => 'quoted', schema => $schema);
@@ -112,8 +118,10 @@ subtest 'a schema whose name needs quotes' => sub {
 	quick('DROP DATABASE quoted');
 };
 
-subtest 'CREATE DATABASE TEMPLATE' => sub {
+promise 'CREATE DATABASE TEMPLATE is followed by a relay for each' => sub {
 	my $pid = wait_relay($node, db => 'one');
+	my $before = publish($node, 'before', db => 'one');
+	wait_delivered($receiver, [$before]);
 	quick('CREATE DATABASE copy TEMPLATE one');
 	my %id = (
 		one => publish($node, 'source', db => 'one'),
@@ -123,71 +131,76 @@ subtest 'CREATE DATABASE TEMPLATE' => sub {
 		'source and copy have a relay each');
 	is( $node->safe_psql(
 			'copy',
-			q{SELECT string_agg(topic, ',' ORDER BY topic) FROM outbox_events}
+			q{SELECT string_agg(topic, ',' ORDER BY topic) FROM outbox_events
+			  WHERE topic IN ('before', 'source', 'copy')}
 		),
-		'copy,to.one',
+		'before,copy',
 		'the copy has its own events and those from before');
-	is(scalar($receiver->accepted(topic => 'to.one')),
+	is(scalar($receiver->accepted(id => $before)),
 		1, 'what was published before is not sent again by the copy');
+	quick('DROP DATABASE copy');
 };
 
-subtest 'ALTER DATABASE RENAME' => sub {
-	wait_relay($node, db => 'copy');
-	quick('ALTER DATABASE copy RENAME TO renamed');
+promise 'ALTER DATABASE RENAME is followed by a relay' => sub {
+	new_database('misnamed');
+	quick('ALTER DATABASE misnamed RENAME TO renamed');
 	my $id = publish($node, 'renamed', db => 'renamed');
 	wait_delivered($receiver, [$id]);
 	is_deeply([ map { $_->{source} } $receiver->accepted(id => $id) ],
 		['/databases/renamed'], 'the source has the new name');
-	is(relay_pid($node, 'copy'), undef, 'no relay has the old name');
+	is(relay_pid($node, 'misnamed'), undef, 'no relay has the old name');
+	quick('DROP DATABASE renamed');
 };
 
-subtest 'ALTER DATABASE SET TABLESPACE' => sub {
+promise 'ALTER DATABASE SET TABLESPACE is followed by a relay' => sub {
 	my $dir = PostgreSQL::Test::Utils::tempdir();
-	$node->safe_psql('postgres', "CREATE TABLESPACE other LOCATION '$dir'");
-	wait_relay($node, db => 'renamed');
-	quick('ALTER DATABASE renamed SET TABLESPACE other');
-	my $id = publish($node, 'moved', db => 'renamed');
+	query($node, "CREATE TABLESPACE other LOCATION '$dir'");
+	new_database('moved');
+	quick('ALTER DATABASE moved SET TABLESPACE other');
+	my $id = publish($node, 'moved', db => 'moved');
 	wait_delivered($receiver, [$id]);
 	pass('the relay is back');
+	quick('DROP DATABASE moved');
 };
 
-subtest 'a command that is refused lets the relay come back' => sub {
-	my $pid = wait_relay($node, db => 'renamed');
-	my ($status, undef, $stderr) = $node->psql('postgres',
-		'ALTER DATABASE renamed RENAME TO one');
+promise 'a command that is refused lets the relay come back' => sub {
+	new_database('mine');
+	my ($status, undef, $stderr) =
+	  $node->psql('postgres', 'ALTER DATABASE mine RENAME TO one');
 	like($stderr, qr/database "one" already exists/, 'refused');
-	my $id = publish($node, 'refused', db => 'renamed');
+	my $id = publish($node, 'refused', db => 'mine');
 	wait_delivered($receiver, [$id]);
 
-	$node->safe_psql('postgres', 'CREATE ROLE stranger CREATEDB LOGIN');
-	$pid = wait_relay($node, db => 'renamed');
+	query($node, 'CREATE ROLE stranger CREATEDB LOGIN');
+	my $pid = wait_relay($node, db => 'mine');
 	(undef, undef, $stderr) = $node->psql(
 		'postgres',
-		'DROP DATABASE renamed',
+		'DROP DATABASE mine',
 		extra_params => [ '-U', 'stranger' ]);
-	like($stderr, qr/must be owner of database renamed/,
-		'a stranger is refused');
-	is(relay_pid($node, 'renamed'), $pid, 'and does not disturb the relay');
+	like($stderr, qr/must be owner of database mine/, 'a stranger is refused');
+	is(relay_pid($node, 'mine'), $pid, 'and does not disturb the relay');
+	quick('DROP DATABASE mine');
 };
 
-subtest 'DROP DATABASE' => sub {
+promise 'DROP DATABASE takes the relay along' => sub {
+	my $shown = q{SELECT count(*) FROM outbox_relays};
+	new_database('doomed');
 	my $before = relay_count();
-	my $pid = wait_relay($node, db => 'renamed');
+	my $shown_before = query($node, $shown, 'one');
 	my $offset = -s $node->logfile;
-	quick('DROP DATABASE renamed');
+	quick('DROP DATABASE doomed');
 	is(relay_count(), $before - 1, 'its relay is gone');
-	is( $node->safe_psql('one', 'SELECT count(*) FROM outbox_relays'),
-		2, 'outbox_relays forgets it');
+	is(query($node, $shown, 'one'), $shown_before - 1, 'outbox_relays forgets it');
 
 	# The launcher has looked at the databases again when this is delivered.
-	$node->safe_psql('postgres', 'CREATE DATABASE later TEMPLATE two');
+	query($node, 'CREATE DATABASE later TEMPLATE two');
 	wait_delivered($receiver, [ publish($node, 'later', db => 'later') ]);
 	unlike(slurp_file($node->logfile, $offset),
 		qr/FATAL|ERROR/, 'nobody misses it in the log');
 	quick('DROP DATABASE later');
 };
 
-subtest 'DROP EXTENSION ends the relay quietly, CREATE EXTENSION starts one' =>
+promise 'DROP EXTENSION ends the relay quietly, CREATE EXTENSION starts one' =>
   sub {
 	$receiver->faults([ { action => 'pass', delay_response => 0.01 } ]);
 	my $pid = wait_relay($node, db => 'two');
@@ -220,7 +233,7 @@ subtest 'DROP EXTENSION ends the relay quietly, CREATE EXTENSION starts one' =>
 	is(event_state($node, $id, 'two') ? 1 : 0, 1, 'the new tables are used');
   };
 
-subtest 'an extension of another version' => sub {
+promise 'an extension of another version stops the relay, and says so' => sub {
 	my $pid = wait_relay($node, db => 'two');
 	my $offset = -s $node->logfile;
 	$node->safe_psql('two',
@@ -255,7 +268,7 @@ subtest 'an extension of another version' => sub {
 	unlike($log, qr/ERROR|FATAL/, 'and no error');
 };
 
-subtest 'two relays never serve one database' => sub {
+promise 'two relays never serve one database' => sub {
 	# The lock that the relay of "one" holds, taken by somebody else.
 	$node->safe_psql('one', q{
 		CREATE FUNCTION hold_lock(classid oid, objid oid, objsubid int2)
@@ -293,11 +306,10 @@ subtest 'two relays never serve one database' => sub {
 	pass('it takes over when the first one has gone');
 };
 
-subtest 'the launcher ends quietly, and comes back' => sub {
+promise 'the launcher ends quietly, and comes back' => sub {
 	my $offset = -s $node->logfile;
 	my $launcher = launcher_pid($node);
-	is( $node->safe_psql(
-			'postgres', "SELECT pg_terminate_backend($launcher, 2000)"),
+	is( query($node, "SELECT pg_terminate_backend($launcher, 2000)"),
 		't',
 		'it ends at once');
 	my $next = poll_until(sub { launcher_pid($node) }, 'the next launcher');
@@ -324,7 +336,7 @@ subtest 'the launcher ends quietly, and comes back' => sub {
 	$session->query_safe('COMMIT');
 	$session->quit;
 
-	$node->safe_psql('postgres', 'CREATE DATABASE later TEMPLATE two');
+	query($node, 'CREATE DATABASE later TEMPLATE two');
 	wait_delivered($receiver, [ publish($node, 'later', db => 'later') ]);
 	quick('DROP DATABASE later');
 
@@ -334,7 +346,7 @@ subtest 'the launcher ends quietly, and comes back' => sub {
 	unlike($log, qr/FATAL|ERROR/, 'the log has no complaint of all this');
 };
 
-subtest 'no worker process is free' => sub {
+promise 'a relay that finds no free worker process starts as soon as one is' => sub {
 	my $full = new_node(
 		'full',
 		conf => { %conf, max_worker_processes => 3 });
@@ -357,7 +369,7 @@ subtest 'no worker process is free' => sub {
 	$full->stop;
 };
 
-subtest 'outbox.max_databases' => sub {
+promise 'outbox.max_databases limits the relays' => sub {
 	my $few = new_node('few', conf => { %conf, 'outbox.max_databases' => 1 });
 	$few->safe_psql('postgres', 'CREATE EXTENSION outbox');
 	wait_delivered($receiver, [ publish($few, 'few') ]);
@@ -385,7 +397,7 @@ subtest 'outbox.max_databases' => sub {
 	$few->stop;
 };
 
-subtest 'without shared_preload_libraries' => sub {
+promise 'without shared_preload_libraries events are kept' => sub {
 	my $plain = new_node('plain', conf => \%conf);
 	$plain->safe_psql('postgres', 'CREATE EXTENSION outbox');
 	reload($plain, shared_preload_libraries => '');
