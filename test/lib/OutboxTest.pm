@@ -46,6 +46,9 @@ our @EXPORT = (
 
 # --- Promises
 
+# How many of this file have run
+my $nran = 0;
+
 # promise($name, $sub)
 #
 # A subtest for one promise.  It can run alone: if OUTBOX_SUBTEST is set in the
@@ -65,10 +68,17 @@ sub promise
 	  SKIP: { skip("$name: not asked for by OUTBOX_SUBTEST", 1); }
 		return;
 	}
+	$nran++;
 	subtest($name, $sub);
 	OutboxTest::Receiver->put_back_all;
 	OutboxTest::Node::put_back_nodes();
 	return;
+}
+
+END
+{
+	diag("no promise of this file matches OUTBOX_SUBTEST=$ENV{OUTBOX_SUBTEST}")
+	  if defined $ENV{OUTBOX_SUBTEST} && !$nran;
 }
 
 # --- The receiver
