@@ -7,10 +7,11 @@
  * the extension is not (or no longer) there.
  *
  * SIGTERM ends it in order, also when it comes from a command that wants the
- * database for itself.  A statement that runs is cancelled, the answers that are
- * there are written down, and whatever is in flight is left to the next relay.
- * That takes less than a second, whatever the receiver or a statement does, and
- * however often it is asked for.
+ * database for itself.  A statement that runs is cancelled.  Then nothing more
+ * is submitted; the answers that come in within ANSWERS_MS are taken, so that
+ * what has been delivered is not sent again, and what is in flight then is left
+ * to the next relay.  All this takes less than a second, whatever the receiver
+ * or a statement does, and however often it is asked for.
  *
  * A library and an extension of different versions do not work together: the
  * process then says so once and idles until one of them changes.
@@ -40,6 +41,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
+#include "lib/clock.h"
 #include "lib/compat.h"
 #include "relay/relay.h"
 #include "server/shmem.h"
@@ -53,7 +55,8 @@
 
 #define MAX_READY	64
 
-/* The last checkpoint in an orderly end may take so long. */
+/* In an orderly end: the wait for answers, and for the last checkpoint. */
+#define ANSWERS_MS		200
 #define LAST_CHECKPOINT_MS	500
 
 /* Settings of this session, whatever database and role say. */
@@ -309,10 +312,38 @@ await_start(Relay *relay)
 	}
 }
 
+/*
+ * Let answers come in for a while, without submitting anything.  Neither
+ * commits nor signals make it longer.
+ */
+static void
+await_answers(Relay *relay)
+{
+	int64		until = clock_ms() + ANSWERS_MS;
+	int64		left;
+
+	while (relay_settle_answered(relay) && (left = until - clock_ms()) > 0)
+	{
+		if (wait_for_work(relay, left))
+			relay_woken(relay);
+	}
+}
+
+/* The settings were read again. */
+static void
+follow_settings(Relay *relay)
+{
+	/* what this publisher has in flight, another one would send again */
+	if (relay_changes_publisher(relay))
+		await_answers(relay);
+	relay_configure(relay);
+}
+
 /* End in order, as described at the top. */
 static void
 leave_in_order(Relay *relay)
 {
+	await_answers(relay);
 	store_allow_last(LAST_CHECKPOINT_MS);
 	relay_stop(relay);
 	end_in_order(1);
@@ -332,7 +363,7 @@ relay_loop(Relay *relay)
 		/* what a transaction leaves behind is another context */
 		MemoryContextSwitchTo(step_context);
 		if (handle_interrupts())
-			relay_configure(relay);
+			follow_settings(relay);
 		if (must_leave(relay))
 			leave_in_order(relay);
 		timeout_ms = relay_step(relay);
