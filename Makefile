@@ -51,6 +51,7 @@ OBJS = \
 	src/store/store.o \
 	src/store/store_delivery.o \
 	src/store/store_event.o \
+	src/store/store_guard.o \
 	src/store/store_prune.o \
 	src/store/store_session.o \
 	src/store/store_window.o

@@ -339,6 +339,25 @@ relay_sockets_ready(Relay *relay, const OutboxSocket *ready, int n)
 		relay_give_up_in_flight(relay, publisher_last_error(relay->publisher));
 }
 
+/*
+ * Settle what has been answered by now, and submit nothing.  True if there is
+ * more in flight.
+ */
+bool
+relay_settle_answered(Relay *relay)
+{
+	relay->now = clock_ms();
+	relay_take_answers(relay);
+	return relay->queue.nin_flight > 0;
+}
+
+/* Will relay_configure() load another publisher? */
+bool
+relay_changes_publisher(const Relay *relay)
+{
+	return !publisher_is_current(relay->publisher);
+}
+
 /* Is the extension not, or not any longer, the one that we work for? */
 bool
 relay_extension_is_gone(const Relay *relay)

@@ -28,6 +28,8 @@ extern int	relay_sockets(Relay *relay, const OutboxSocket **sockets,
 						  long *timeout_ms);
 extern void relay_sockets_ready(Relay *relay, const OutboxSocket *ready,
 								int n);
+extern bool relay_settle_answered(Relay *relay);
+extern bool relay_changes_publisher(const Relay *relay);
 extern bool relay_extension_is_gone(const Relay *relay);
 extern void relay_stop(Relay *relay);
 

@@ -4,10 +4,14 @@
  *		The relay's process: start, wait, signals, end.
  *
  * The launcher starts it with the OID of its database.  It ends itself when
- * the extension is not (or no longer) there, or a command wants the database
- * for itself.  SIGTERM ends it in order: the answers that are there are
- * written down, and whatever is in flight is left to the next relay.  That
- * takes at most the session's lock_timeout, and never waits for a receiver.
+ * the extension is not (or no longer) there.
+ *
+ * SIGTERM ends it in order, also when it comes from a command that wants the
+ * database for itself.  A statement that runs is cancelled.  Then nothing more
+ * is submitted; the answers that come in within ANSWERS_MS are taken, so that
+ * what has been delivered is not sent again, and what is in flight then is left
+ * to the next relay.  All this takes less than a second, whatever the receiver
+ * or a statement does, and however often it is asked for.
  *
  * A library and an extension of different versions do not work together: the
  * process then says so once and idles until one of them changes.
@@ -16,9 +20,8 @@
  * roles or in a connection string changes how the relay's statements run.
  *
  * Errors of transactions and publishers are trapped where they are called
- * (store.c,
- * publisher_host.c).  One that arrives here ends the process with code
- * 1; the launcher starts another one after a while.
+ * (store.c, publisher_host.c).  One that arrives here ends the process with
+ * code 1; the launcher starts another one after a while.
  *
  *-------------------------------------------------------------------------
  */
@@ -38,6 +41,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
+#include "lib/clock.h"
 #include "lib/compat.h"
 #include "relay/relay.h"
 #include "server/shmem.h"
@@ -50,6 +54,10 @@
 #define PUBLISHER_PAUSE_MS	100
 
 #define MAX_READY	64
+
+/* In an orderly end: the wait for answers, and for the last checkpoint. */
+#define ANSWERS_MS		200
+#define LAST_CHECKPOINT_MS	500
 
 /* Settings of this session, whatever database and role say. */
 static const struct
@@ -87,6 +95,18 @@ static uint32 wait_event;		/* what pg_stat_activity says while we wait */
 static WaitEventSet *wait_set = NULL;
 static OutboxSocket *wait_sockets = NULL;
 static int	wait_nsockets = 0;
+
+/* SIGTERM: the main loop ends the process; no statement keeps it waiting. */
+static void
+handle_sigterm(SIGNAL_ARGS)
+{
+	int			save_errno = errno;
+
+	ShutdownRequestPending = true;
+	store_interrupt();
+	SetLatch(MyLatch);
+	errno = save_errno;
+}
 
 static void
 pin_settings(void)
@@ -147,11 +167,9 @@ find_extension(void)
 static bool
 must_leave(Relay *relay)
 {
-	int			requests = shmem_relay_take_requests();
-
-	if (requests & RELAY_REQUEST_RECHECK)
+	if (shmem_relay_take_requests() & RELAY_REQUEST_RECHECK)
 		relay_exceptions_changed(relay);
-	return ShutdownRequestPending || (requests & RELAY_REQUEST_LEAVE) != 0;
+	return ShutdownRequestPending;
 }
 
 /* Interrupts other than the request to stop.  True after a reload. */
@@ -159,8 +177,10 @@ static bool
 handle_interrupts(void)
 {
 	/* pg_cancel_backend(): there is no statement to cancel out here */
-	QueryCancelPending = false;
+	HOLD_CANCEL_INTERRUPTS();
 	CHECK_FOR_INTERRUPTS();
+	RESUME_CANCEL_INTERRUPTS();
+	QueryCancelPending = false;
 	if (!ConfigReloadPending)
 		return false;
 	ConfigReloadPending = false;
@@ -292,6 +312,43 @@ await_start(Relay *relay)
 	}
 }
 
+/*
+ * Let answers come in for a while, without submitting anything.  Neither
+ * commits nor signals make it longer.
+ */
+static void
+await_answers(Relay *relay)
+{
+	int64		until = clock_ms() + ANSWERS_MS;
+	int64		left;
+
+	while (relay_settle_answered(relay) && (left = until - clock_ms()) > 0)
+	{
+		if (wait_for_work(relay, left))
+			relay_woken(relay);
+	}
+}
+
+/* The settings were read again. */
+static void
+follow_settings(Relay *relay)
+{
+	/* what this publisher has in flight, another one would send again */
+	if (relay_changes_publisher(relay))
+		await_answers(relay);
+	relay_configure(relay);
+}
+
+/* End in order, as described at the top. */
+static void
+leave_in_order(Relay *relay)
+{
+	await_answers(relay);
+	store_allow_last(LAST_CHECKPOINT_MS);
+	relay_stop(relay);
+	end_in_order(1);
+}
+
 static void
 relay_loop(Relay *relay)
 {
@@ -306,17 +363,16 @@ relay_loop(Relay *relay)
 		/* what a transaction leaves behind is another context */
 		MemoryContextSwitchTo(step_context);
 		if (handle_interrupts())
-			relay_configure(relay);
+			follow_settings(relay);
 		if (must_leave(relay))
-		{
-			relay_stop(relay);
-			end_in_order(1);
-		}
+			leave_in_order(relay);
 		timeout_ms = relay_step(relay);
 		MemoryContextSwitchTo(step_context);
 		if (relay_extension_is_gone(relay))
 			end_in_order(0);
-		if (wait_for_work(relay, timeout_ms))
+
+		/* a statement that had to wait has reset the latch for itself */
+		if (!ShutdownRequestPending && wait_for_work(relay, timeout_ms))
 			relay_woken(relay);
 		MemoryContextReset(step_context);
 	}
@@ -337,7 +393,7 @@ outbox_relay_main(Datum arg)
 	Relay	   *relay;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
+	pqsignal(SIGTERM, handle_sigterm);
 	BackgroundWorkerUnblockSignals();
 	if (!shmem_relay_attach(dboid))
 		proc_exit(1);

@@ -27,6 +27,8 @@
  */
 #include "postgres.h"
 
+#include <signal.h>
+
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
@@ -291,9 +293,10 @@ shmem_hold_relay(Oid dboid)
 	if (slot)
 	{
 		slot->holds++;
-		slot->requests |= RELAY_REQUEST_LEAVE;
-		if (slot->latch)
-			SetLatch(slot->latch);
+
+		/* a relay takes its pid back before it ends: this is no other process */
+		if (slot->pid != 0)
+			kill(slot->pid, SIGTERM);
 	}
 	LWLockRelease(shmem_shared->lock);
 	return slot != NULL;

@@ -63,8 +63,7 @@ typedef struct RelayInfo
 } RelayInfo;
 
 /* What woke a relay; see shmem_relay_take_requests(). */
-#define RELAY_REQUEST_LEAVE		0x01	/* end the process */
-#define RELAY_REQUEST_RECHECK	0x02	/* exceptions were changed by hand */
+#define RELAY_REQUEST_RECHECK	0x01	/* exceptions were changed by hand */
 
 /* shmem.c: start-up */
 extern void shmem_init(void);

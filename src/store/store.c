@@ -17,6 +17,8 @@
  *
  * Errors inside a transaction are logged, the transaction is aborted, and the
  * function returns STORE_FAILED: the caller's memory is as before the call.
+ * So it does when a transaction takes too long or the relay shall end, which
+ * store_guard.c sees to; the latter is no error to be logged.
  *
  * Plans are kept for the life of the process, or until the extension's
  * schema has another name.  Names are qualified with that schema; operators
@@ -229,17 +231,63 @@ lock_extension(void)
 	return STORE_OK;
 }
 
+/*
+ * Keep what store_last_error() shall tell, and log the error, unless it is that
+ * the relay shall end.
+ */
 static void
-note_error(void)
+note_error(Guard *guard)
 {
 	ErrorData  *edata;
+	bool		cancelled;
 
 	MemoryContextSwitchTo(TopMemoryContext);
 	edata = CopyErrorData();
-	strlcpy(last_error, edata->message,
-			pg_mbcliplen(edata->message, strlen(edata->message),
-						 OUTBOX_ERROR_SIZE - 1) + 1);
+	cancelled = edata->sqlerrcode == ERRCODE_QUERY_CANCELED;
+	if (cancelled && guard_timed_out(guard))
+		snprintf(last_error, OUTBOX_ERROR_SIZE,
+				 "a transaction took longer than %d ms; the server log has its statement",
+				 guard->ms);
+	else
+		strlcpy(last_error, edata->message,
+				pg_mbcliplen(edata->message, strlen(edata->message),
+							 OUTBOX_ERROR_SIZE - 1) + 1);
 	FreeErrorData(edata);
+	if (!cancelled || !guard_interrupted())
+		EmitErrorReport();
+}
+
+/* Run "body" in a transaction, if the extension is still ours. */
+static StoreResult
+run_body(void (*body) (void *arg), void *arg)
+{
+	StoreResult result;
+	Oid			userid;
+	int			sec_context;
+
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	if (SPI_connect() != SPI_OK_CONNECT)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not connect to SPI")));
+	PushActiveSnapshot(GetTransactionSnapshot());
+	result = lock_extension();
+
+	/* whoever attached something to our tables gets no superuser's rights */
+	if (result == STORE_OK)
+	{
+		store_use_schema(attached.nspoid);
+		GetUserIdAndSecContext(&userid, &sec_context);
+		SetUserIdAndSecContext(attached.owner,
+							   sec_context | SECURITY_RESTRICTED_OPERATION);
+		body(arg);
+		SetUserIdAndSecContext(userid, sec_context);
+	}
+	PopActiveSnapshot();
+	SPI_finish();
+	CommitTransactionCommand();
+	return result;
 }
 
 /* The transaction of the relay around "body", as described above. */
@@ -247,49 +295,30 @@ StoreResult
 store_transaction(void (*body) (void *arg), void *arg)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	volatile StoreResult result = STORE_OK;
+	volatile StoreResult result = STORE_FAILED;
+	Guard		guard;
 
+	if (!guard_begin(&guard, body))
+	{
+		strlcpy(last_error, "the relay is about to end", OUTBOX_ERROR_SIZE);
+		return STORE_FAILED;
+	}
 	PG_TRY();
 	{
-		Oid			userid;
-		int			sec_context;
-
-		SetCurrentStatementStartTimestamp();
-		StartTransactionCommand();
-		if (SPI_connect() != SPI_OK_CONNECT)
-			ereport(ERROR,
-					(errcode(ERRCODE_INTERNAL_ERROR),
-					 errmsg("could not connect to SPI")));
-		PushActiveSnapshot(GetTransactionSnapshot());
-		result = lock_extension();
-
-		/* whoever attached something to our tables gets no superuser's rights */
-		if (result == STORE_OK)
-		{
-			store_use_schema(attached.nspoid);
-			GetUserIdAndSecContext(&userid, &sec_context);
-			SetUserIdAndSecContext(attached.owner,
-								   sec_context | SECURITY_RESTRICTED_OPERATION);
-			body(arg);
-			SetUserIdAndSecContext(userid, sec_context);
-		}
-		PopActiveSnapshot();
-		SPI_finish();
-		CommitTransactionCommand();
+		result = run_body(body, arg);
 	}
 	PG_CATCH();
 	{
 		/* no interrupt may replace the error before it is reported */
 		HOLD_INTERRUPTS();
-		note_error();
-		EmitErrorReport();
+		note_error(&guard);
 		AbortCurrentTransaction();
 		FlushErrorState();
-		result = STORE_FAILED;
 		RESUME_INTERRUPTS();
 	}
 	PG_END_TRY();
 
+	guard_end(&guard, result == STORE_OK);
 	MemoryContextSwitchTo(caller);
 
 	/* autovacuum goes by these numbers */

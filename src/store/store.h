@@ -78,6 +78,10 @@ extern const char *store_last_error(void);
 extern bool store_lock_database(void);
 extern StoreSnapshot store_copy_snapshot(StoreSnapshot snapshot);
 
+/* store_guard.c: how long they may take */
+extern void store_interrupt(void);
+extern void store_allow_last(int limit_ms);
+
 /* store_window.c: new events */
 extern StoreResult store_load_position(StorePosition *position);
 extern bool store_nothing_since(StoreSnapshot snapshot);

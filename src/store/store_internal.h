@@ -37,6 +37,21 @@ typedef struct Statement
 	"b.state IN ('pending', 'blocked', 'in_progress', 'failed', 'dead') " \
 	"AND (b.state <> 'dead' OR NOT " skip_dead ")"
 
+/* A transaction of the relay that runs; on the stack of who runs it. */
+typedef struct Guard
+{
+	struct GuardLimit *limit;	/* of its kind */
+	int			ms;				/* how long it may take */
+	int64		started_at;		/* clock_ms() */
+	ErrorContextCallback context;
+} Guard;
+
+/* store_guard.c */
+extern bool guard_begin(Guard *guard, void (*body) (void *arg));
+extern bool guard_interrupted(void);
+extern bool guard_timed_out(Guard *guard);
+extern void guard_end(Guard *guard, bool ok);
+
 /* store.c */
 extern void store_use_schema(Oid nspoid);
 extern uint64 store_execute(Statement *stmt, Datum *values, const char *nulls);

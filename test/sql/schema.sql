@@ -69,6 +69,16 @@ SELECT outbox_publish_bytes('public', '', 'a/b') IS NOT NULL;
 SELECT outbox_discard(:'id');
 SELECT topic, state FROM outbox_events ORDER BY created_at;
 
+-- no text that is indexed has a collation that may change under the index
+SELECT a.attrelid::regclass, a.attname, c.collname
+FROM pg_attribute a LEFT JOIN pg_collation c ON c.oid = a.attcollation
+WHERE a.attrelid IN ('outbox_event'::regclass, 'outbox_delivery'::regclass)
+AND a.attname IN ('topic', 'key', 'state') ORDER BY 1, 2;
+SELECT i.indexrelid::regclass FROM pg_index i, unnest(i.indcollation) c(oid)
+WHERE i.indrelid IN ('outbox_event'::regclass, 'outbox_delivery'::regclass,
+	'outbox_progress'::regclass)
+AND c.oid NOT IN (0, 'pg_catalog."C"'::regcollation);
+
 -- made and dropped in a transaction that is rolled back
 BEGIN;
 DROP EXTENSION outbox;

@@ -1,0 +1,89 @@
+# Promise: the order of events by key does not depend on how the database sorts
+# text, which may change with the libraries of the operating system while an
+# index stays as it was.
+
+use strict;
+use warnings FATAL => 'all';
+
+use lib 'test/lib';
+use OutboxTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $receiver = start_receiver(mode => 'dapr');
+my $node = new_node(
+	'collation',
+	conf => {
+		'outbox.dapr_endpoint' => $receiver->url,
+		'outbox.poll_interval' => '100ms',
+	});
+
+plan skip_all => 'this server was built without ICU'
+  unless $node->safe_psql('postgres',
+	q{SELECT count(*) FROM pg_collation WHERE collprovider = 'i'}) > 0;
+
+# With English and Swedish rules, the last three are in different places.
+my @keys = ('a' .. 'z', map { "chr($_)" } 0xe4, 0xe5, 0xf6);
+my $keys = join ', ', map { /chr/ ? $_ : "'$_'" } @keys;
+
+$node->safe_psql('postgres', q{
+	CREATE DATABASE sorted TEMPLATE template0 ENCODING 'UTF8'
+		LOCALE_PROVIDER icu ICU_LOCALE 'en' LOCALE 'C'});
+$node->safe_psql('sorted', 'CREATE EXTENSION outbox');
+
+# Publish an event of each key; their ids, in the order of the keys.
+sub publish_keys
+{
+	my ($topic) = @_;
+	return split /\n/, $node->safe_psql(
+		'sorted', qq{
+		SELECT outbox_publish('$topic', '{}', key => k)
+		FROM unnest(ARRAY[$keys]) k});
+}
+
+sub wait_all
+{
+	my ($topic, $state) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return poll_until(
+		sub {
+			$node->safe_psql(
+				'sorted', qq{
+				SELECT string_agg(DISTINCT state, ',') FROM outbox_events
+				WHERE topic = '$topic'}) eq $state;
+		},
+		"the events of $topic to be $state");
+}
+
+$receiver->faults([ { match => { topic => 'first' }, status => 413 } ]);
+my @first = publish_keys('first');
+wait_all('first', 'dead');
+my @second = publish_keys('second');
+wait_all('second', 'blocked');
+
+# As if the library had learnt to sort otherwise.
+my $column = $node->pg_version >= 17 ? 'datlocale' : 'daticulocale';
+$node->safe_psql('postgres',
+	"UPDATE pg_database SET $column = 'sv' WHERE datname = 'sorted'");
+$node->restart;
+is( $node->safe_psql('sorted', q{SELECT chr(228) > 'z'}),
+	't', 'the database sorts otherwise');
+
+my @third = publish_keys('third');
+wait_all('third', 'blocked');
+$receiver->faults([]);
+is($node->safe_psql('sorted', q{SELECT outbox_retry_dead('first')}),
+	scalar(@keys), 'the first event of each key is found');
+wait_delivered($receiver, [ @first, @second, @third ]);
+
+my @taken = map { $_->{id} } $receiver->accepted(fields => ['id']);
+my %place = ((map { $_ => @taken } @first, @second, @third),
+	map { $taken[$_] => $_ } 0 .. $#taken);
+my @wrong = grep {
+	my ($one, $two, $three) = @place{ $first[$_], $second[$_], $third[$_] };
+	!($one < $two && $two < $three);
+} 0 .. $#keys;
+is_deeply([ @keys[@wrong] ], [], 'the events of each key came in order');
+
+$node->stop;
+done_testing();
