@@ -35,10 +35,13 @@ OBJS = \
 	src/relay/breaker.o \
 	src/relay/relay.o \
 	src/relay/relay_checkpoint.o \
+	src/relay/relay_keys.o \
 	src/relay/relay_main.o \
 	src/relay/relay_queue.o \
 	src/relay/relay_read.o \
 	src/relay/relay_report.o \
+	src/relay/relay_room.o \
+	src/relay/relay_rows.o \
 	src/relay/relay_settle.o \
 	src/relay/relay_spill.o \
 	src/relay/relay_submit.o \
@@ -48,12 +51,17 @@ OBJS = \
 	src/server/shmem.o \
 	src/server/shmem_relay.o \
 	src/server/shmem_wake.o \
+	src/store/row_scan.o \
 	src/store/store.o \
+	src/store/store_commit.o \
 	src/store/store_delivery.o \
 	src/store/store_event.o \
 	src/store/store_guard.o \
 	src/store/store_prune.o \
+	src/store/store_request.o \
+	src/store/store_rows.o \
 	src/store/store_session.o \
+	src/store/store_values.o \
 	src/store/store_window.o
 EXTENSION = outbox
 DATA = sql/outbox--1.0.sql

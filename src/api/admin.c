@@ -3,12 +3,12 @@
  * admin.c
  *		What the operator does by hand: retry, discard, delete, start the relay.
  *
- * What is changed is changed in outbox_delivery, in the operator's
- * transaction; when it commits, the relay looks at the rows that were changed
- * by hand, or a relay is started if there is none.
+ * What these functions are asked for becomes a row of outbox_request, in the
+ * operator's transaction; when that has committed, the relay does it.  No lock
+ * is held that the relay, or another operator, would wait for.
  *
- * Locks: those of the statements, see store_session.c.  Errors: the operator's
- * transaction fails, and nothing is changed.
+ * Errors go to the caller: bad input, and events in a state that does not allow
+ * what is asked.  The state is looked at here, and again when it is done.
  *
  *-------------------------------------------------------------------------
  */
@@ -60,7 +60,7 @@ outbox_retry(PG_FUNCTION_ARGS)
 {
 	refuse_replica_role("outbox_retry()");
 	store_retry(fcinfo->flinfo->fn_oid, event_id_arg(fcinfo));
-	shmem_wake_relay_at_commit(true);
+	shmem_wake_relay_at_commit(RELAY_REQUEST_SERVE);
 	PG_RETURN_VOID();
 }
 
@@ -72,7 +72,7 @@ outbox_retry_dead(PG_FUNCTION_ARGS)
 
 	refuse_replica_role("outbox_retry_dead()");
 	n = store_retry_dead(fcinfo->flinfo->fn_oid, topic, PG_ARGISNULL(0));
-	shmem_wake_relay_at_commit(true);
+	shmem_wake_relay_at_commit(RELAY_REQUEST_SERVE);
 	PG_RETURN_INT64(n);
 }
 
@@ -81,7 +81,7 @@ outbox_discard(PG_FUNCTION_ARGS)
 {
 	refuse_replica_role("outbox_discard()");
 	store_discard(fcinfo->flinfo->fn_oid, event_id_arg(fcinfo));
-	shmem_wake_relay_at_commit(true);
+	shmem_wake_relay_at_commit(RELAY_REQUEST_SERVE);
 	PG_RETURN_VOID();
 }
 
@@ -107,20 +107,23 @@ outbox_event_delete(PG_FUNCTION_ARGS)
 	if (store_is_relay())
 		return PointerGetDatum(trigger->tg_trigtuple);
 	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
+	{
 		store_forget_all(fcinfo->flinfo->fn_oid);
+		shmem_wake_relay_at_commit(RELAY_REQUEST_RECHECK);
+	}
 	else
 	{
 		id = heap_getattr(trigger->tg_trigtuple, EVENT_ATTNUM(EVENT_COL_ID),
 						  RelationGetDescr(trigger->tg_relation), &isnull);
 		store_forget(fcinfo->flinfo->fn_oid, id);
 	}
-	shmem_wake_relay_at_commit(true);
+	shmem_wake_relay_at_commit(RELAY_REQUEST_SERVE);
 	return PointerGetDatum(trigger->tg_trigtuple);
 }
 
 Datum
 outbox_start_relay(PG_FUNCTION_ARGS)
 {
-	shmem_wake_relay_at_commit(true);
+	shmem_wake_relay_at_commit(RELAY_REQUEST_SERVE);
 	PG_RETURN_VOID();
 }

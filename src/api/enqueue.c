@@ -113,13 +113,14 @@ outbox_event_insert(PG_FUNCTION_ARGS)
 	tuple = heap_form_tuple(desc, values, nulls);
 
 	warn_if_not_preloaded();
-	shmem_wake_relay_at_commit(false);
+	shmem_wake_relay_at_commit(0);
 	return PointerGetDatum(tuple);
 }
 
 /*
  * BEFORE trigger of all our tables: what replication wants to do to a row of
  * another database, which happens to have the id of one of ours, is not done.
+ * Of what a restore writes, the relay is told.
  */
 Datum
 outbox_drop_replicated(PG_FUNCTION_ARGS)
@@ -134,6 +135,12 @@ outbox_drop_replicated(PG_FUNCTION_ARGS)
 				 errmsg("function \"outbox_drop_replicated\" is a trigger of the tables of outbox")));
 	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
 		return PointerGetDatum(NULL);
+
+	/* a row of a dump: the relay comes back only to what it knows of */
+	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event) && !store_is_relay() &&
+		strcmp(RelationGetRelationName(trigger->tg_relation),
+			   "outbox_delivery") == 0)
+		shmem_wake_relay_at_commit(RELAY_REQUEST_SERVE | RELAY_REQUEST_RECHECK);
 	if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
 		return PointerGetDatum(trigger->tg_newtuple);
 	return PointerGetDatum(trigger->tg_trigtuple);

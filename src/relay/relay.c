@@ -55,6 +55,7 @@ relay_create(const char *database)
 													ALLOCSET_DEFAULT_SIZES));
 	relay_journal_init(relay);
 	relay_read_init(relay);
+	relay_rows_init(relay);
 	relay->reporter.report.started_at = GetCurrentTimestamp();
 	relay_set_status(relay, RELAY_STARTING);
 	relay_send_report(relay);
@@ -93,6 +94,7 @@ relay_start(Relay *relay)
 
 	window = queue_add_window(&relay->queue, position.lo, position.hi);
 	window->store.cursor = position.last_id;
+	relay->queue.first_window = window;
 	if (!position.clean)
 		relay_be_careful(relay, position.max_id);
 
@@ -146,6 +148,7 @@ relay_configure(Relay *relay)
 	relay->prune_at = Min(relay->prune_at,
 						  relay->now + guc_cleaning_expire_interval);
 	relay_read_configure(relay);
+	relay_rows_configure(relay);
 }
 
 /* The answer to a probe also tells how the endpoint is when nothing is sent. */
@@ -266,6 +269,7 @@ time_to_wait(Relay *relay)
 
 	until = Min(until, relay_spill_time(relay));
 	until = Min(until, relay_read_time(relay));
+	until = Min(until, relay_rows_time(relay));
 	if (entry)
 		until = Min(until, entry->due_at);
 	if (!dlist_is_empty(&relay->queue.in_flight))

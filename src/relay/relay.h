@@ -23,7 +23,8 @@ extern bool relay_start(Relay *relay);
 extern void relay_configure(Relay *relay);
 extern long relay_step(Relay *relay);
 extern void relay_woken(Relay *relay);
-extern void relay_exceptions_changed(Relay *relay);
+extern void relay_ask_next(Relay *relay);
+extern void relay_recheck(Relay *relay);
 extern int	relay_sockets(Relay *relay, const OutboxSocket **sockets,
 						  long *timeout_ms);
 extern void relay_sockets_ready(Relay *relay, const OutboxSocket *ready,

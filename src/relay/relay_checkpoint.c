@@ -97,7 +97,7 @@ relay_add_delivery(Relay *relay, const OutboxEvent *event,
 	}
 	delivery = &journal->deliveries[journal->ndeliveries++];
 	delivery->id = event->msg.id;
-	delivery->keyed = event->msg.key != NULL;
+	delivery->xid = event->xid;
 	delivery->state = state;
 	delivery->attempts = attempts;
 	delivery->crashes = crashes;
@@ -185,7 +185,6 @@ relay_checkpoint(Relay *relay, bool durable, bool clean)
 	checkpoint.deliveries = journal->deliveries;
 	checkpoint.ndeliveries = journal->ndeliveries;
 	checkpoint.durable = durable || journal->must_flush;
-	checkpoint.now = clock_now();
 	queue_position(&relay->queue, &checkpoint.position);
 	checkpoint.position.clean = clean;
 	if (!relay_store_ok(relay, store_checkpoint(&checkpoint)))
@@ -198,8 +197,6 @@ relay_checkpoint(Relay *relay, bool durable, bool clean)
 	journal->nsettled = 0;
 	journal->dirty_since = 0;
 	MemoryContextReset(journal->context);
-	if (checkpoint.nunblocked > 0)
-		journal->earliest_due = Min(journal->earliest_due, checkpoint.now);
 	return true;
 }
 

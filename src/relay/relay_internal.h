@@ -18,7 +18,7 @@
 #include "server/shmem.h"
 #include "store/store.h"
 
-/* When to read what: relay_read.c.  Times are monotonic but for the due ones. */
+/* When to read new events: relay_read.c.  Times are monotonic. */
 typedef struct RelayReader
 {
 	bool		look;			/* there may be new events */
@@ -27,12 +27,19 @@ typedef struct RelayReader
 	int64		found_at;		/* the last look */
 	int			nfound;			/* looks in that millisecond that found some */
 	int64		poll_at;		/* look anyway */
-	TimestampTz next_due;		/* of the persistent tier */
-	TimestampTz due_floor;		/* what was due before is taken */
-	int64		due_check_at;	/* do not trust next_due beyond this */
 	int64		sweep_at;		/* compare memory with the table */
-	bool		recheck;		/* exceptions were changed by hand */
 } RelayReader;
+
+/* What is to be taken back from the table: relay_rows.c. */
+typedef struct RelayRows
+{
+	bool		asked;			/* somebody may have asked for something */
+	bool		sweep;			/* events may have been deleted */
+	StoreDueCursor due;			/* rows due up to here are taken */
+	TimestampTz next_due;		/* of the next one; wall clock */
+	bool		walking;		/* rows behind "walked" are to be looked at */
+	int64		walked;
+} RelayRows;
 
 /* Care after a crash: relay_submit.c. */
 typedef struct RelaySender
@@ -75,6 +82,7 @@ struct Relay
 	RelayQueue	queue;
 
 	RelayReader reader;
+	RelayRows	rows;
 	RelaySender sender;
 	RelayJournal journal;
 	RelayReporter reporter;
@@ -108,8 +116,15 @@ extern TimestampTz relay_take_due(Relay *relay);
 extern bool relay_checkpoint(Relay *relay, bool durable, bool clean);
 extern int64 relay_checkpoint_time(const Relay *relay);
 
+/* relay_room.c */
+extern bool relay_can_send(const Relay *relay);
+extern bool relay_has_room(const Relay *relay);
+extern bool relay_is_short(const Relay *relay);
+extern bool relay_wants_events(const Relay *relay);
+
 /* relay_spill.c */
-extern void relay_evict_followers(Relay *relay, RelayEntry *entry);
+extern void relay_add_to_tail(Relay *relay, OutboxEvent *event);
+extern void relay_retire_key(Relay *relay, RelayEntry *entry);
 extern void relay_spill_entry(Relay *relay, RelayEntry *entry);
 extern void relay_spill(Relay *relay);
 extern int64 relay_spill_time(Relay *relay);
@@ -122,10 +137,17 @@ extern void relay_give_up_in_flight(Relay *relay, const char *reason);
 extern void relay_recall_in_flight(Relay *relay);
 
 /* relay_submit.c */
-extern bool relay_can_send(const Relay *relay);
 extern void relay_be_careful(Relay *relay, int64 max_id);
 extern bool relay_can_submit(const Relay *relay);
 extern bool relay_submit(Relay *relay);
+
+/* relay_rows.c */
+extern void relay_rows_init(Relay *relay);
+extern void relay_rows_configure(Relay *relay);
+extern void relay_sweep_next(Relay *relay);
+extern bool relay_rows_wanted(Relay *relay);
+extern void relay_take_rows(Relay *relay);
+extern int64 relay_rows_time(Relay *relay);
 
 /* relay_read.c */
 extern void relay_read_init(Relay *relay);

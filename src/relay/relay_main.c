@@ -167,8 +167,12 @@ find_extension(void)
 static bool
 must_leave(Relay *relay)
 {
-	if (shmem_relay_take_requests() & RELAY_REQUEST_RECHECK)
-		relay_exceptions_changed(relay);
+	int			requests = shmem_relay_take_requests();
+
+	if (requests & RELAY_REQUEST_SERVE)
+		relay_ask_next(relay);
+	if (requests & RELAY_REQUEST_RECHECK)
+		relay_recheck(relay);
 	return ShutdownRequestPending;
 }
 

@@ -5,7 +5,7 @@
  *
  * An event in memory is an entry.  It is in one of four states, and linked
  * accordingly: READY (a list, in the order of arrival), WAITING (only in the
- * queue of its key), IN_FLIGHT (a list), BACKOFF (a heap by due time).  Of a
+ * queue of its key, see relay_keys.c), IN_FLIGHT (a list), BACKOFF (a heap by due time).  Of a
  * key's entries only the first is ever anything but WAITING.
  *
  * An entry that came from a window and has no row in outbox_delivery also
@@ -64,12 +64,7 @@ queue_init(RelayQueue *queue, MemoryContext context)
 	ctl.hcxt = context;
 	queue->by_id = hash_create("outbox events by id", 1024, &ctl,
 							   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	memset(&ctl, 0, sizeof(ctl));
-	ctl.keysize = sizeof(((KeyQueue *) NULL)->key);
-	ctl.entrysize = sizeof(KeyQueue);
-	ctl.hcxt = context;
-	queue->by_key = hash_create("outbox events by key", 256, &ctl,
-								HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
+	keys_init(&queue->keys, context);
 	MemoryContextSwitchTo(old);
 }
 
@@ -105,6 +100,8 @@ void
 queue_drop_window(RelayQueue *queue, RelayWindow *window)
 {
 	Assert(dlist_is_empty(&window->entries));
+	if (queue->first_window == window)
+		queue->first_window = NULL;
 	dlist_delete(&window->node);
 	MemoryContextDelete(window->context);
 }
@@ -171,48 +168,6 @@ queue_find(const RelayQueue *queue, int64 id)
 	return slot ? slot->entry : NULL;
 }
 
-/* The first entry of a key, the only one that may be sent. */
-RelayEntry *
-queue_active(const KeyQueue *key)
-{
-	return dlist_head_element(RelayEntry, in_key,
-							  unconstify(dlist_head *, &key->entries));
-}
-
-/*
- * Put the entry into the queue of its key, by id: mostly at the end, but an
- * event that was scheduled or retried may be older than those in memory.  It
- * never passes the one that is active.  True if it is the only one.
- */
-static bool
-join_key(RelayQueue *queue, RelayEntry *entry)
-{
-	bool		found;
-	dlist_iter	iter;
-	KeyQueue   *key = hash_search(queue->by_key, entry->event->msg.key,
-								  HASH_ENTER, &found);
-
-	entry->key = key;
-	if (!found)
-	{
-		dlist_init(&key->entries);
-		dlist_push_head(&key->entries, &entry->in_key);
-		return true;
-	}
-	dlist_reverse_foreach(iter, &key->entries)
-	{
-		RelayEntry *other = dlist_container(RelayEntry, in_key, iter.cur);
-
-		if (other->event->msg.id < entry->event->msg.id ||
-			other->state != ENTRY_WAITING)
-		{
-			dlist_insert_after(iter.cur, &entry->in_key);
-			return false;
-		}
-	}
-	pg_unreachable();			/* the first one is never WAITING */
-}
-
 static void
 list_ready(RelayQueue *queue, RelayEntry *entry)
 {
@@ -237,15 +192,18 @@ queue_admit(RelayQueue *queue, OutboxEvent *event, RelayWindow *window,
 
 	if (found)
 	{
-		slot->entry->stored |= event->stored;
-		if (slot->entry->stored)
+		if (event->stored)
+		{
+			keys_stored(slot->entry);
 			queue_leave_window(slot->entry);
+		}
 		return false;
 	}
 	entry = MemoryContextAllocZero(queue->context, sizeof(RelayEntry));
 	slot->entry = entry;
 	entry->event = event;
 	entry->stored = event->stored;
+	entry->waited = event->waited;
 	entry->attempts = event->attempts;
 	entry->read_at = now;
 	entry->window = window;
@@ -253,7 +211,7 @@ queue_admit(RelayQueue *queue, OutboxEvent *event, RelayWindow *window,
 		dlist_push_tail(&window->entries, &entry->in_window);
 	queue->nentries++;
 	queue->bytes += event->size;
-	if (event->msg.key && !join_key(queue, entry))
+	if (event->msg.key && !keys_join(&queue->keys, entry))
 		entry->state = ENTRY_WAITING;
 	else
 		list_ready(queue, entry);
@@ -386,17 +344,14 @@ queue_make_ready(RelayQueue *queue, RelayEntry *entry)
 void
 queue_remove(RelayQueue *queue, RelayEntry *entry)
 {
-	KeyQueue   *key = entry->key;
-
 	unlist(queue, entry);
 	queue_leave_window(entry);
-	if (key)
+	if (entry->key)
 	{
-		dlist_delete(&entry->in_key);
-		if (dlist_is_empty(&key->entries))
-			hash_search(queue->by_key, key->key, HASH_REMOVE, NULL);
-		else if (queue_active(key)->state == ENTRY_WAITING)
-			list_ready(queue, queue_active(key));
+		RelayEntry *next = keys_leave(&queue->keys, entry);
+
+		if (next && next->state == ENTRY_WAITING)
+			list_ready(queue, next);
 	}
 	hash_search(queue->by_id, &entry->event->msg.id, HASH_REMOVE, NULL);
 	queue->nentries--;

@@ -33,12 +33,41 @@ typedef struct RelayWindow
 	int64		max_gone;		/* largest id that was settled, or has a row */
 } RelayWindow;
 
-/* The events of one key, as they are sent; only the first is active. */
+/* A topic and a key of it, hashed: two of them may be taken for one. */
+typedef struct KeyId
+{
+	uint64		a;
+	uint64		b;
+} KeyId;
+
+/*
+ * The events of one key of a topic, as they are sent: only the first is
+ * active.  Those beyond memory are its tail, rows of outbox_delivery.
+ */
 typedef struct KeyQueue
 {
-	char		key[256];		/* hash key */
-	dlist_head	entries;
+	KeyId		id;				/* hash key */
+	char	   *topic;
+	char	   *key;
+	dlist_head	entries;		/* in the order of their ids */
+	int			nentries;
+	int			nbare;			/* of these, without a row */
+	bool		tail;			/* there may be rows behind "last_id" */
+	int64		last_id;		/* rows up to this one are taken */
+	bool		listed;			/* its rows are to be read ... */
+	dlist_node	node;			/* ... and so it is in KeyTable.refills */
+	int64		tried_upto;		/* nothing could be read up to here */
 } KeyQueue;
+
+/* All that is known about keys; see relay_keys.c. */
+typedef struct KeyTable
+{
+	MemoryContext context;
+	HTAB	   *queues;			/* KeyQueue */
+	dlist_head	refills;		/* of KeyQueues */
+	HTAB	   *rows;			/* KeyIds: of keys that have unsettled rows */
+	bool		complete;		/* ... and all of them */
+} KeyTable;
 
 /* A request in flight that several entries share. */
 typedef struct RelayRequest
@@ -63,7 +92,8 @@ typedef struct RelayEntry
 		BATCH_NO,
 		BATCH_YES
 	}			can_batch;		/* may it share a request? */
-	bool		stored;			/* has a row, in progress */
+	bool		stored;			/* has a row */
+	bool		waited;			/* ... which only says that it waits */
 	bool		recorded;		/* this try is written down beforehand */
 	int			attempts;		/* counted failures */
 	int64		read_at;		/* when it came into memory */
@@ -76,11 +106,12 @@ typedef struct RelayQueue
 {
 	MemoryContext context;		/* of everything but the windows */
 	dlist_head	windows;
+	RelayWindow *first_window;	/* that the relay found; NULL: it is done */
 	dlist_head	ready;
 	dlist_head	in_flight;		/* in the order of submission */
 	pairingheap *backoff;
 	HTAB	   *by_id;			/* int64 -> RelayEntry * */
-	HTAB	   *by_key;			/* KeyQueue */
+	KeyTable	keys;
 	int			nentries;
 	int			nready;
 	int			nin_flight;		/* entries */
@@ -89,6 +120,27 @@ typedef struct RelayQueue
 	Size		bytes;			/* of events */
 } RelayQueue;
 
+/* relay_keys.c */
+extern void keys_init(KeyTable *keys, MemoryContext context);
+extern KeyQueue *keys_find(const KeyTable *keys, const char *topic,
+						   const char *key);
+extern KeyQueue *keys_make(KeyTable *keys, const char *topic, const char *key);
+extern bool keys_join(KeyTable *keys, RelayEntry *entry);
+extern void keys_stored(RelayEntry *entry);
+extern RelayEntry *keys_leave(KeyTable *keys, RelayEntry *entry);
+extern RelayEntry *keys_active(const KeyQueue *queue);
+extern void keys_read_from(KeyTable *keys, KeyQueue *queue, int64 after);
+extern KeyQueue *keys_next_refill(KeyTable *keys, int64 upto);
+extern void keys_refilled(KeyTable *keys, KeyQueue *queue, int64 last_id,
+						  bool tail);
+extern void keys_retire(KeyTable *keys, KeyQueue *queue);
+extern void keys_note_rows(KeyTable *keys, const char *topic, const char *key);
+extern bool keys_have_rows(const KeyTable *keys, const char *topic,
+						   const char *key);
+extern void keys_forget_rows(KeyTable *keys, const KeyQueue *queue);
+extern void keys_forget_all_rows(KeyTable *keys);
+
+/* relay_queue.c */
 extern void queue_init(RelayQueue *queue, MemoryContext context);
 extern RelayWindow *queue_add_window(RelayQueue *queue, StoreSnapshot lo,
 									 StoreSnapshot hi);
@@ -101,7 +153,6 @@ extern bool queue_admit(RelayQueue *queue, OutboxEvent *event,
 						RelayWindow *window, int64 now);
 extern RelayEntry *queue_find(const RelayQueue *queue, int64 id);
 extern void queue_leave_window(RelayEntry *entry);
-extern RelayEntry *queue_active(const KeyQueue *key);
 extern RelayEntry *queue_next_ready(const RelayQueue *queue);
 extern void queue_submitted(RelayQueue *queue, RelayEntry **entries, int n,
 							int64 deadline, bool exclusive);

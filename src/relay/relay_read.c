@@ -1,18 +1,18 @@
 /*-------------------------------------------------------------------------
  *
  * relay_read.c
- *		Which events come into memory, and when.
- *
- * Events come from three places: rows of outbox_delivery that are due, new
- * events from a window, and rows in progress that no relay has any longer.
- * They are read while there are few to be sent and there is room for more.
+ *		New events: when they are looked for, and where they go.
  *
  * New events are looked for when a commit has woken us, and after
  * outbox.poll_interval for what nobody wakes us for (COMMIT PREPARED).  While
  * we are going to look anyway, or can send nothing, commits need not wake us.
+ * They are read while there are few to be sent and there is room for more.
  *
- * Before anything is read, what was settled is written: the statements that
- * read look at the rows of outbox_delivery to keep the order by key.
+ * An event becomes an entry in memory, unless its time has not come or its key
+ * has rows in the table that it has to wait behind: then it becomes a row, too.
+ *
+ * Before anything is read, here or by relay_rows.c, what was settled is
+ * written, so that the table says what is true.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,12 +24,6 @@
 #include "lib/clock.h"
 #include "relay/relay_internal.h"
 
-/* How long next_due is believed; rows may be changed behind our back. */
-#define DUE_CHECK_MS	60000
-
-/* What is due but locked by somebody is tried again so much later. */
-#define LOCKED_PAUSE_MS	100
-
 /*
  * A burst of commits: so many looks within a millisecond that found something;
  * and then so many events in the time between two looks.
@@ -37,19 +31,10 @@
 #define BURST			3
 #define LOOK_PAUSE_MS	2
 
-/* Rows may be due that were changed behind our back, or when the clock was. */
-static void
-forget_due(RelayReader *reader)
-{
-	reader->next_due = DT_NOBEGIN;
-	reader->due_floor = DT_NOBEGIN;
-}
-
 /* Nothing is known yet. */
 void
 relay_read_init(Relay *relay)
 {
-	forget_due(&relay->reader);
 	relay->reader.look = true;
 	relay->reader.listening = true; /* as shmem_relay_attach() has it */
 	relay->reader.sweep_at = relay->now + guc_cleaning_local_queue_expire_interval;
@@ -64,7 +49,6 @@ relay_read_configure(Relay *relay)
 	reader->sweep_at = Min(reader->sweep_at,
 						   relay->now + guc_cleaning_local_queue_expire_interval);
 	reader->look = true;
-	reader->recheck = true;
 }
 
 /* The latch was set: perhaps by a commit that published. */
@@ -74,26 +58,37 @@ relay_woken(Relay *relay)
 	relay->reader.look = true;
 }
 
-/* Somebody changed exceptions by hand. */
-void
-relay_exceptions_changed(Relay *relay)
+/*
+ * Does a new event have to wait behind rows of its key?  What has entries in
+ * memory and no tail has all its rows there; an event whose transaction
+ * committed late, with a smaller id than those, joins them.
+ */
+static bool
+waits_behind_rows(const Relay *relay, const OutboxEvent *event)
 {
-	relay->reader.recheck = true;
+	const KeyTable *keys = &relay->queue.keys;
+	const char *topic = event->msg.topic;
+	const char *key = event->msg.key;
+	const KeyQueue *queue;
+
+	if (!key)
+		return false;
+	queue = keys_find(keys, topic, key);
+	if (queue && queue->nentries > 0 && event->msg.id < queue->last_id)
+		return false;
+	return (queue && queue->tail) || event->behind_rows ||
+		keys_have_rows(keys, topic, key);
 }
 
-/*
- * A new event, from a window, or one that was claimed ("window" is NULL).  It
- * becomes an entry, or a row if its time has not come, or an earlier event of
- * its key is in trouble: then it is not sent before that is settled.
- */
+/* A new event from a window. */
 static void
 admit_event(Relay *relay, OutboxEvent *event, RelayWindow *window)
 {
-	if (!event->stored && event->deliver_after > clock_now())
+	if (event->deliver_after > clock_now())
 		relay_add_delivery(relay, event, DELIVERY_SCHEDULED, 0, 0,
 						   event->deliver_after, 0, NULL);
-	else if (event->key_blocked)
-		relay_add_delivery(relay, event, DELIVERY_BLOCKED, 0, 0, 0, 0, NULL);
+	else if (waits_behind_rows(relay, event))
+		relay_add_to_tail(relay, event);
 	else if (queue_admit(&relay->queue, event, window, relay->now))
 		return;					/* it belongs to the queue now */
 	pfree(event);
@@ -107,142 +102,6 @@ admit_events(Relay *relay, List *events, RelayWindow *window)
 	foreach(lc, events)
 		admit_event(relay, lfirst(lc), window);
 	list_free(events);
-}
-
-/* Forget an entry that was discarded, or deleted from the table. */
-static void
-forget_entry(Relay *relay, RelayEntry *entry)
-{
-	if (entry->state == ENTRY_IN_FLIGHT)
-		publisher_cancel(relay->publisher, entry->event->msg.id);
-	queue_remove(&relay->queue, entry);
-	relay_note_settled(relay);
-}
-
-/*
- * Compare memory with the table: forget the entries that were given up there,
- * and take over rows in progress that are not here.
- */
-static void
-sweep(Relay *relay)
-{
-	int64	   *ids = palloc(sizeof(int64) * Max(relay->queue.nentries, 1));
-	int			n = 0;
-	List	   *gone;
-	ListCell   *lc;
-
-	relay->reader.sweep_at = relay->now + guc_cleaning_local_queue_expire_interval;
-	foreach(lc, queue_entries(&relay->queue))
-		ids[n++] = ((RelayEntry *) lfirst(lc))->event->msg.id;
-	if (!relay_store_ok(relay, store_take_over(guc_minimum_retry_interval,
-											   false, ids, n)))
-		return;
-
-	/* what was taken over may be due before anything that we know of */
-	forget_due(&relay->reader);
-	if (n == 0 || !relay_store_ok(relay, store_find_given_up(ids, n, &gone)))
-		return;
-	foreach(lc, gone)
-		forget_entry(relay, queue_find(&relay->queue, *(int64 *) lfirst(lc)));
-}
-
-/*
- * Somebody changed exceptions by hand, or the settings that rule them.  A
- * sweep looks at all there is; one that failed is still to be done.
- */
-static void
-recheck_exceptions(Relay *relay)
-{
-	relay->reader.recheck = false;
-	sweep(relay);
-	if (relay->journal.must_checkpoint)
-		relay->reader.recheck = true;
-}
-
-static bool
-has_room(const Relay *relay)
-{
-	return relay->queue.nentries < 4 * guc_batch_size &&
-		relay->queue.bytes < (Size) guc_relay_memory * 1024;
-}
-
-/* Are there too few events ready, and is there room for more? */
-static bool
-wants_events(const Relay *relay)
-{
-	Size		bytes;
-	int64		enough = (int64) guc_max_in_flight *
-	publisher_max_batch(relay->publisher, &bytes);
-
-	return relay_can_send(relay) && has_room(relay) &&
-		relay->queue.nready < Min(enough, guc_batch_size);
-}
-
-/* How many events of the largest size there is memory for; at least one. */
-static int
-claim_limit(const Relay *relay)
-{
-	Size		room = (Size) guc_relay_memory * 1024 - relay->queue.bytes;
-
-	return Max(1, Min(guc_retry_batch_size, room / guc_max_payload_size));
-}
-
-/* Rows that the journal was given may be due before those known so far. */
-static void
-hear_of_due(Relay *relay)
-{
-	TimestampTz due = relay_take_due(relay);
-
-	relay->reader.next_due = Min(relay->reader.next_due, due);
-}
-
-/* All that was due "now" may be taken: when is the next? */
-static void
-find_next_due(Relay *relay, TimestampTz now)
-{
-	RelayReader *reader = &relay->reader;
-	TimestampTz due = reader->due_floor;
-
-	if (!relay_store_ok(relay, store_next_due(&due)))
-		return;
-	reader->next_due = due;
-	reader->due_check_at = relay->now + DUE_CHECK_MS;
-
-	/* somebody who holds an old snapshot keeps what we passed in the index */
-	if (due > now)
-		reader->due_floor = now;
-}
-
-/* The persistent tier: take what is due. */
-static void
-claim_due(Relay *relay)
-{
-	RelayReader *reader = &relay->reader;
-	List	   *events = NIL;
-	int			limit = claim_limit(relay);
-	int			n;
-	TimestampTz now = clock_now();
-
-	hear_of_due(relay);
-
-	/* rows may have been changed behind our back, or the clock set back */
-	if (relay->now >= reader->due_check_at || now < reader->due_floor)
-		forget_due(reader);
-	if (reader->next_due > now || !wants_events(relay))
-		return;
-
-	MemoryContextSwitchTo(relay->queue.context);
-	if (!relay_store_ok(relay, store_claim_due(reader->due_floor, now, limit,
-											   &events)))
-		return;
-	n = list_length(events);
-	admit_events(relay, events, NULL);
-
-	/* fewer than asked for: all that are due, or those that are not locked */
-	if (n < limit)
-		find_next_due(relay, now);
-	if (n == 0 && reader->next_due <= now)
-		reader->next_due = TimestampTzPlusMilliseconds(now, LOCKED_PAUSE_MS);
 }
 
 /* Whoever begins to listen has to look after that; who ends it, some time. */
@@ -322,25 +181,29 @@ read_new(Relay *relay)
 	RelayWindow *last = queue_last_window(queue);
 	RelayWindow *window;
 	List	   *events = NIL;
+	bool		check_keys;
 
 	if (relay->now >= reader->poll_at)
 	{
 		reader->look = true;
 		reader->poll_at = relay->now + guc_poll_interval;
+		if (!store_nothing_since(last->store.hi))
+			relay_ask_next(relay);
 	}
 
 	/* a commit has nothing to wake us for; once we can send, we look anyway */
 	if (!relay_can_send(relay))
 		set_listening(reader, false);
-	if (!wants_events(relay) || !(window = window_to_read(relay)))
+	if (!relay_wants_events(relay) || !(window = window_to_read(relay)))
 		return;
+	check_keys = !relay->queue.keys.complete;
 
 	MemoryContextSwitchTo(queue->context);
 	if (!relay_store_ok(relay,
 						store_read_window(&window->store, window->context,
 										  guc_batch_size,
 										  (Size) guc_relay_memory * 1024 - queue->bytes,
-										  &events)))
+										  check_keys, &events)))
 	{
 		/* as if we had not looked: the next try takes a new snapshot */
 		if (window != last)
@@ -360,34 +223,47 @@ read_new(Relay *relay)
 	admit_events(relay, events, window);
 }
 
-/* Read what is to be read by now. */
+/* Is there something to be read from a window, or is it time to look? */
+static bool
+new_events_wanted(const Relay *relay)
+{
+	const RelayReader *reader = &relay->reader;
+
+	return relay_wants_events(relay) &&
+		(!queue_last_window(&relay->queue)->store.exhausted ||
+		 (reader->look && relay->now >= reader->look_at) ||
+		 relay->now >= reader->poll_at);
+}
+
+/* Read what is to be read by now: rows that come back, then new events. */
 void
 relay_read(Relay *relay)
 {
 	RelayJournal *journal = &relay->journal;
+	bool		rows_wanted;
 
+	if (relay->now >= relay->reader.sweep_at)
+	{
+		relay_sweep_next(relay);
+		relay->reader.sweep_at = relay->now +
+			guc_cleaning_local_queue_expire_interval;
+	}
+	rows_wanted = relay_rows_wanted(relay);
+	if (!journal->must_checkpoint && !rows_wanted && !new_events_wanted(relay))
+	{
+		if (!relay_can_send(relay))
+			set_listening(&relay->reader, false);
+		return;
+	}
 	if ((journal->ndeliveries > 0 || journal->must_checkpoint) &&
 		!relay_checkpoint(relay, false, false))
 		return;
-	if (relay->reader.recheck)
-		recheck_exceptions(relay);
-	else if (relay->now >= relay->reader.sweep_at)
-		sweep(relay);
+	if (rows_wanted)
+		relay_take_rows(relay);
 
 	/* whenever the store has failed, it is to be left alone */
 	if (!journal->must_checkpoint)
-		claim_due(relay);
-	if (!journal->must_checkpoint)
 		read_new(relay);
-}
-
-/* Milliseconds until a time of the wall clock. */
-static int64
-wall_clock_wait(TimestampTz when)
-{
-	TimestampTz now = clock_now();
-
-	return when <= now ? 0 : (when - now) / 1000 + 1;
 }
 
 /* When there is something to read; relay->now: at once. */
@@ -395,15 +271,10 @@ int64
 relay_read_time(Relay *relay)
 {
 	RelayReader *reader = &relay->reader;
-	int64		until = reader->poll_at;
+	int64		until = Min(reader->poll_at, reader->sweep_at);
 
-	if (reader->recheck)
-		until = relay->now;
-	if (!wants_events(relay))
-		return until;
-	hear_of_due(relay);
-	if (!TIMESTAMP_IS_NOEND(reader->next_due))
-		until = Min(until, relay->now + wall_clock_wait(reader->next_due));
+	if (!relay_wants_events(relay))
+		return reader->sweep_at;
 	if (!queue_last_window(&relay->queue)->store.exhausted)
 		return relay->now;
 	return reader->look ? Min(until, Max(reader->look_at, relay->now)) : until;

@@ -40,9 +40,12 @@ persistent_wait(int attempts)
 static void
 settle_delivered(Relay *relay, RelayEntry *entry)
 {
+	bool		waited = entry->waited && !entry->last_error;
+
 	relay_count_published(relay);
 	if (entry->stored)
-		relay_add_delivery(relay, entry->event, DELIVERY_PUBLISHED,
+		relay_add_delivery(relay, entry->event,
+						   waited ? DELIVERY_GONE : DELIVERY_PUBLISHED,
 						   entry->attempts + 1, 0, 0, entry->last_status, NULL);
 	else
 		relay_note_settled(relay);
@@ -63,7 +66,7 @@ settle_dead(Relay *relay, RelayEntry *entry)
 			 errdetail("Topic \"%s\", %d tries: %s", event->msg.topic,
 					   entry->attempts, entry->last_error)));
 	if (guc_dead_key_policy == DEAD_KEY_BLOCK)
-		relay_evict_followers(relay, entry);
+		relay_retire_key(relay, entry);
 	queue_remove(&relay->queue, entry);
 }
 
@@ -73,7 +76,7 @@ settle_persistent(Relay *relay, RelayEntry *entry, int64 wait)
 	relay_add_delivery(relay, entry->event, DELIVERY_FAILED, entry->attempts, 0,
 					   TimestampTzPlusMilliseconds(clock_now(), wait),
 					   entry->last_status, entry->last_error);
-	relay_evict_followers(relay, entry);
+	relay_retire_key(relay, entry);
 	queue_remove(&relay->queue, entry);
 }
 

@@ -4,11 +4,18 @@
  *		What must not stay in memory alone: it gets a row in outbox_delivery.
  *
  * What takes long must not hold the position, or a crash would have everything
- * behind it sent again: an entry that is in flight or to be tried again for
- * more than a second gets a row (in_progress), and stays in memory.
+ * behind it sent again: an entry that is in flight, to be tried again, or
+ * behind such a one of its key for more than a second gets a row, and stays in
+ * memory.
  *
- * The events of a key go one by one.  When the first one gets a row or leaves
- * memory, those behind it leave memory with it, as blocked.
+ * What waits must not fill the memory: when that is full and there is too
+ * little to send, keys with many entries keep the first of them, and the
+ * others become their tail.  When the first entry of a key leaves memory in
+ * trouble, all of them do.
+ *
+ * Crash-safe order: of a key, no event gets a row while an earlier one that is
+ * not settled is in memory only.  Otherwise the later one, which is known at
+ * once after a crash, could pass the earlier one, which has to be read again.
  *
  * When the relay stops in order, what it has in hand gets rows as well, unless
  * the next relay will simply read it again.
@@ -20,77 +27,118 @@
 #include "postgres.h"
 
 #include "guc.h"
-#include "lib/clock.h"
 #include "relay/relay_internal.h"
 
 /* What is in flight or to be tried again for so long gets a row. */
 #define SPILL_AFTER_MS	1000
 
-/* Of a key's events, this many wait in memory when that is full. */
-#define MAX_WAITING_OF_FULL	16
+/* Of a key's entries, this many stay in memory when that is full. */
+#define KEPT_OF_FULL	64
 
-/* Everything of the entry's key that is WAITING leaves memory, as blocked. */
-void
-relay_evict_followers(Relay *relay, RelayEntry *entry)
+/* Give the entry a row, in the state that it has here. */
+static void
+store_entry(Relay *relay, RelayEntry *entry)
 {
+	bool		waits = entry->state == ENTRY_WAITING;
+
+	relay_add_delivery(relay, entry->event,
+					   waits ? DELIVERY_PENDING : DELIVERY_IN_PROGRESS,
+					   entry->attempts, entry->event->crashes, 0,
+					   entry->last_status, entry->last_error);
+	keys_stored(entry);
+	entry->waited = waits && entry->attempts == 0;
+	queue_leave_window(entry);
+}
+
+/* Give all entries of a key rows. */
+static void
+store_key(Relay *relay, KeyQueue *key)
+{
+	dlist_iter	iter;
+
+	if (key->nbare == 0)
+		return;
+	dlist_foreach(iter, &key->entries)
+	{
+		RelayEntry *entry = dlist_container(RelayEntry, in_key, iter.cur);
+
+		if (!entry->stored)
+			store_entry(relay, entry);
+	}
+}
+
+/*
+ * A new event has to wait behind rows of its key: it becomes one of its tail.
+ * If nothing of the key is in memory, its rows are looked into: it may be that
+ * it has no others, or that this one, of a transaction that committed late, is
+ * the first.
+ */
+void
+relay_add_to_tail(Relay *relay, OutboxEvent *event)
+{
+	KeyTable   *keys = &relay->queue.keys;
+	KeyQueue   *key = keys_make(keys, event->msg.topic, event->msg.key);
+
+	if (key->nentries == 0)
+		keys_read_from(keys, key, 0);
+	store_key(relay, key);
+	key->tail = true;
+	keys_note_rows(keys, key->topic, key->key);
+	relay_add_delivery(relay, event, DELIVERY_PENDING, 0, 0, 0, 0, NULL);
+}
+
+/*
+ * The entry, first of its key, leaves memory for the table, whose row for it
+ * is the caller's matter.  Those behind it leave with it, to wait there.  But
+ * some may have smaller ids, which came late: what is in front of it there has
+ * to be looked for.
+ */
+void
+relay_retire_key(Relay *relay, RelayEntry *entry)
+{
+	KeyQueue   *key = entry->key;
+	int64		id = entry->event->msg.id;
+	bool		passed;
 	dlist_mutable_iter iter;
 
-	if (!entry->key)
+	if (!key)
 		return;
-	dlist_foreach_modify(iter, &entry->key->entries)
+	passed = key->tail && key->last_id < id;
+	dlist_foreach_modify(iter, &key->entries)
 	{
 		RelayEntry *other = dlist_container(RelayEntry, in_key, iter.cur);
 
 		if (other == entry)
 			continue;
-		relay_add_delivery(relay, other->event, DELIVERY_BLOCKED,
-						   other->attempts, 0, 0, 0, NULL);
+		passed |= other->event->msg.id < id;
+		if (!other->stored)
+			store_entry(relay, other);
 		queue_remove(&relay->queue, other);
 	}
+	keys_retire(&relay->queue.keys, key);
+	if (passed)
+		keys_read_from(&relay->queue.keys, key, 0);
 }
 
-/*
- * Give the entry a row, so that it does not hold the position.  Those behind
- * it get theirs as well, and wait there: otherwise a later one, which is
- * blocked as soon as it is read, could pass them after a crash.
- */
+/* Write down that this entry is about to be tried, or takes long. */
 void
 relay_spill_entry(Relay *relay, RelayEntry *entry)
 {
 	relay_add_delivery(relay, entry->event, DELIVERY_IN_PROGRESS,
 					   entry->attempts, entry->event->crashes, 0,
 					   entry->last_status, entry->last_error);
-	entry->stored = true;
+	keys_stored(entry);
+	entry->waited = false;
 	queue_leave_window(entry);
-	relay_evict_followers(relay, entry);
 }
 
-/*
- * The keys with too many waiting events, while memory is full: make room for
- * the events of others.
- */
-static void
-evict_long_keys(Relay *relay)
+/* Does it hold the position for as long as the destination pleases? */
+static bool
+holds_position(const RelayEntry *entry)
 {
-	HASH_SEQ_STATUS status;
-	KeyQueue   *key;
-
-	hash_seq_init(&status, relay->queue.by_key);
-	while ((key = hash_seq_search(&status)) != NULL)
-	{
-		RelayEntry *head = queue_active(key);
-		dlist_iter	iter;
-		int			n = 0;
-
-		dlist_foreach(iter, &key->entries)
-			n++;
-
-		/* a key that moves will be done with its events sooner than the table */
-		if (n <= MAX_WAITING_OF_FULL ||
-			relay->now - head->read_at < SPILL_AFTER_MS)
-			continue;
-		relay_spill_entry(relay, head);
-	}
+	if (entry->state == ENTRY_WAITING)
+		entry = keys_active(entry->key);
+	return entry->state == ENTRY_IN_FLIGHT || entry->state == ENTRY_BACKOFF;
 }
 
 /*
@@ -109,10 +157,42 @@ find_old(Relay *relay, RelayWindow *window, List **old)
 		/* entries of a window came in their order, so the rest is younger */
 		if (relay->now - entry->read_at < SPILL_AFTER_MS)
 			return false;
-		if (entry->state == ENTRY_IN_FLIGHT || entry->state == ENTRY_BACKOFF)
+		if (holds_position(entry))
 			*old = lappend(*old, entry);
 	}
 	return true;
+}
+
+/* The queue of a key keeps its first entries; the others become its tail. */
+static void
+cut_key(Relay *relay, KeyQueue *key)
+{
+	store_key(relay, key);
+	key->tail = true;
+	keys_note_rows(&relay->queue.keys, key->topic, key->key);
+	while (key->nentries > KEPT_OF_FULL)
+	{
+		RelayEntry *last = dlist_tail_element(RelayEntry, in_key,
+											  &key->entries);
+
+		key->last_id = last->event->msg.id - 1;
+		queue_remove(&relay->queue, last);
+	}
+}
+
+/* Memory is full of events that wait for others of their keys: make room. */
+static void
+cut_long_keys(Relay *relay)
+{
+	HASH_SEQ_STATUS status;
+	KeyQueue   *key;
+
+	hash_seq_init(&status, relay->queue.keys.queues);
+	while ((key = hash_seq_search(&status)) != NULL)
+	{
+		if (key->nentries > KEPT_OF_FULL)
+			cut_key(relay, key);
+	}
 }
 
 /* Spill what has held the position for too long. */
@@ -128,12 +208,18 @@ relay_spill(Relay *relay)
 		if (!find_old(relay, dlist_container(RelayWindow, node, iter.cur), &old))
 			break;
 	}
-
-	/* this takes other entries away, but never one that is in the list */
 	foreach(lc, old)
-		relay_spill_entry(relay, lfirst(lc));
-	if (relay->queue.nentries >= 4 * guc_batch_size)
-		evict_long_keys(relay);
+	{
+		RelayEntry *entry = lfirst(lc);
+
+		/* of a key, the earlier ones with it */
+		if (entry->key)
+			store_key(relay, entry->key);
+		else
+			store_entry(relay, entry);
+	}
+	if (!relay_has_room(relay) && relay_is_short(relay))
+		cut_long_keys(relay);
 }
 
 /* When the entry that holds the position is to be spilled, if ever. */
@@ -150,7 +236,7 @@ relay_spill_time(Relay *relay)
 		if (dlist_is_empty(&window->entries))
 			continue;
 		entry = dlist_head_element(RelayEntry, in_window, &window->entries);
-		if (entry->state == ENTRY_IN_FLIGHT || entry->state == ENTRY_BACKOFF)
+		if (holds_position(entry))
 			return entry->read_at + SPILL_AFTER_MS;
 		break;
 	}
@@ -158,35 +244,36 @@ relay_spill_time(Relay *relay)
 }
 
 /*
- * Would the next relay do without a row of this entry?  If nothing behind it
- * is settled and nothing of its key was tried, it reads it again like the
- * rest of its window.  Whatever was tried has attempts to remember, and what
- * has a row needs another state there.
+ * Would the next relay do without another row of this entry?  If nothing
+ * behind it is settled and nothing of its key was tried, it is read again like
+ * the rest of its window; a row that waits goes on waiting.  Whatever was tried
+ * has attempts to remember.
  */
 static bool
-is_read_again(Relay *relay, const RelayEntry *entry)
+is_found_again(Relay *relay, const RelayEntry *entry)
 {
-	const RelayEntry *active = entry->key ? queue_active(entry->key) : entry;
+	const RelayEntry *active = entry->key ? keys_active(entry->key) : entry;
 
-	return !entry->stored && !active->stored && active->state == ENTRY_READY &&
+	if (entry->stored)
+		return entry->waited;
+	return active->state == ENTRY_READY && !active->stored &&
 		!queue_has_gone_beyond(&relay->queue, entry);
 }
 
 /*
- * The relay stops: hand the entries back to the persistent tier, due at once,
- * so that the position passes what is settled.
+ * The relay stops: hand the entries back to the table, to be sent at once, so
+ * that the position passes what is settled.
  */
 void
 relay_release(Relay *relay)
 {
-	TimestampTz now = clock_now();
 	List	   *kept = NIL;
 	ListCell   *lc;
 
 	/* choose before the first one leaves its window, which changes the rest */
 	foreach(lc, queue_entries(&relay->queue))
 	{
-		if (!is_read_again(relay, lfirst(lc)))
+		if (!is_found_again(relay, lfirst(lc)))
 			kept = lappend(kept, lfirst(lc));
 	}
 	foreach(lc, kept)
@@ -194,12 +281,8 @@ relay_release(Relay *relay)
 		RelayEntry *entry = lfirst(lc);
 
 		queue_leave_window(entry);
-		if (entry->state == ENTRY_WAITING)
-			relay_add_delivery(relay, entry->event, DELIVERY_BLOCKED,
-							   entry->attempts, 0, 0, 0, NULL);
-		else
-			relay_add_delivery(relay, entry->event, DELIVERY_PENDING,
-							   entry->attempts, 0, now,
-							   entry->last_status, entry->last_error);
+		relay_add_delivery(relay, entry->event, DELIVERY_PENDING,
+						   entry->attempts, 0, 0, entry->last_status,
+						   entry->last_error);
 	}
 }

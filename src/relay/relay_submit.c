@@ -44,14 +44,6 @@ typedef struct Submission
 	bool		alone;			/* a suspect, and nothing else */
 } Submission;
 
-/* Can anything be sent at all? */
-bool
-relay_can_send(const Relay *relay)
-{
-	return guc_enabled && relay->configured &&
-		!breaker_is_down(&relay->breaker);
-}
-
 /*
  * The last relay crashed, perhaps at an event that it was about to send.
  * Events up to "max_id" may have been in its hands; more of them than it can

@@ -63,7 +63,8 @@ typedef struct RelayInfo
 } RelayInfo;
 
 /* What woke a relay; see shmem_relay_take_requests(). */
-#define RELAY_REQUEST_RECHECK	0x01	/* exceptions were changed by hand */
+#define RELAY_REQUEST_SERVE		0x01	/* somebody asked for something */
+#define RELAY_REQUEST_RECHECK	0x02	/* somebody else wrote rows of ours */
 
 /* shmem.c: start-up */
 extern void shmem_init(void);
@@ -97,6 +98,6 @@ extern bool shmem_relay_forget_database(void);
 
 /* shmem_wake.c */
 extern void shmem_wake_init(void);
-extern void shmem_wake_relay_at_commit(bool recheck);
+extern void shmem_wake_relay_at_commit(int requests);
 
 #endif							/* OUTBOX_SHMEM_H */

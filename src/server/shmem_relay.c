@@ -134,7 +134,7 @@ shmem_relay_forget_database(void)
 	bool		forgotten = false;
 
 	LWLockAcquire(shmem_shared->lock, LW_EXCLUSIVE);
-	if ((my_slot->requests & RELAY_REQUEST_RECHECK) == 0)
+	if ((my_slot->requests & RELAY_REQUEST_SERVE) == 0)
 	{
 		my_slot->dboid = InvalidOid;
 		my_slot->pid = 0;

@@ -32,21 +32,18 @@
 
 /* What this backend's transaction wants when it commits. */
 static bool wake_at_commit = false;
-static bool recheck_at_commit = false;
+static int	requests_at_commit = 0;
 
-/*
- * Wake the relay of this database.  With "recheck" it is also told to look for
- * exceptions that were changed by hand.
- */
+/* Wake the relay of this database, with RELAY_REQUEST_ bits. */
 static void
-wake_relay(bool recheck)
+wake_relay(int requests)
 {
 	RelaySlot  *slot;
 
 	/* The usual case, in which many commits must not wait for each other. */
 	LWLockAcquire(shmem_shared->lock, LW_SHARED);
 	slot = shmem_find_slot(MyDatabaseId);
-	if (slot && slot->latch && !recheck)
+	if (slot && slot->latch && requests == 0)
 	{
 		pg_memory_barrier();	/* pairs with shmem_relay_listen() */
 		if (slot->listening)
@@ -61,8 +58,7 @@ wake_relay(bool recheck)
 	slot = shmem_find_or_make_slot(MyDatabaseId);
 	if (slot)
 	{
-		if (recheck)
-			slot->requests |= RELAY_REQUEST_RECHECK;
+		slot->requests |= requests;
 		if (slot->latch)
 			SetLatch(slot->latch);
 		else
@@ -77,12 +73,12 @@ xact_callback(XactEvent event, void *arg)
 	if (!wake_at_commit)
 		return;
 	if (event == XACT_EVENT_COMMIT)
-		wake_relay(recheck_at_commit);
+		wake_relay(requests_at_commit);
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
 		event == XACT_EVENT_PREPARE)
 	{
 		wake_at_commit = false;
-		recheck_at_commit = false;
+		requests_at_commit = 0;
 	}
 }
 
@@ -95,13 +91,13 @@ shmem_wake_init(void)
 
 /*
  * When this transaction commits, wake the relay of this database, or have it
- * started.  With "recheck" it also looks for exceptions changed by hand.
+ * started, and tell it what to look for besides new events: RELAY_REQUEST_ bits.
  */
 void
-shmem_wake_relay_at_commit(bool recheck)
+shmem_wake_relay_at_commit(int requests)
 {
 	if (!shmem_shared)
 		return;
 	wake_at_commit = true;
-	recheck_at_commit |= recheck;
+	requests_at_commit |= requests;
 }

@@ -22,8 +22,9 @@ typedef struct OutboxEvent
 	uint64		xid;			/* full id of the transaction that published
 								 * it */
 	TimestampTz deliver_after;	/* 0: at once */
-	bool		key_blocked;	/* an earlier event of its key is in trouble */
+	bool		behind_rows;	/* of a new one: its key has rows already */
 	bool		stored;			/* has a row in outbox_delivery */
+	bool		waited;			/* ... which only says that it waits */
 	int			attempts;		/* counted tries before */
 	int			crashes;		/* of the relay, with this event in flight */
 } OutboxEvent;
@@ -32,7 +33,6 @@ typedef struct OutboxEvent
 #define DELIVERY_STATES(X) \
 	X(SCHEDULED, scheduled) \
 	X(PENDING, pending) \
-	X(BLOCKED, blocked) \
 	X(IN_PROGRESS, in_progress) \
 	X(PUBLISHED, published) \
 	X(FAILED, failed) \
@@ -44,13 +44,15 @@ typedef struct OutboxEvent
 typedef enum DeliveryState
 {
 	DELIVERY_STATES(DELIVERY_STATE)
+	NDELIVERY_STATES,
+	DELIVERY_GONE				/* published, after a row that only waited */
 } DeliveryState;
 
 /* A row to be written to outbox_delivery. */
 typedef struct Delivery
 {
 	int64		id;
-	bool		keyed;			/* the event has a key */
+	uint64		xid;			/* the event's */
 	DeliveryState state;
 	int			attempts;
 	int			crashes;

@@ -198,11 +198,18 @@ store_is_relay(void)
 	return OidIsValid(attached.oid);
 }
 
-/* The schema of the extension that we are attached to. */
+/* A table or an index of ours; throws if somebody dropped it. */
 Oid
-store_schema(void)
+store_relation(const char *name)
 {
-	return attached.nspoid;
+	Oid			oid = get_relname_relid(name, attached.nspoid);
+
+	if (!OidIsValid(oid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("relation \"%s\" does not exist", name),
+				 errhint("Somebody dropped it; it is made in the script of extension outbox.")));
+	return oid;
 }
 
 /*

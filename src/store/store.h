@@ -54,10 +54,55 @@ typedef struct StoreCheckpoint
 	const Delivery *deliveries;
 	int			ndeliveries;
 	StorePosition position;
-	TimestampTz now;			/* events whose turn it is are due from now on */
 	bool		durable;		/* flush before returning */
-	int			nunblocked;		/* result: events whose turn it is now */
 } StoreCheckpoint;
+
+/* A key within its topic, both UTF-8 and palloc'd, and a row of it. */
+typedef struct StoreKey
+{
+	char	   *topic;
+	char	   *key;
+	int64		id;
+} StoreKey;
+
+/* Where a reader of rows that become due stands; see store_rows.c. */
+typedef struct StoreDueCursor
+{
+	TimestampTz due;
+	int64		id;
+} StoreDueCursor;
+
+/* Rows that were read back: what can be sent, and keys to be looked into. */
+typedef struct StoreRows
+{
+	List	   *events;			/* OutboxEvent *: of no key */
+	List	   *keys;			/* StoreKey *: some more than once */
+	bool		more;			/* there are further rows behind these */
+} StoreRows;
+
+/* What is behind the rows of a key that may be sent. */
+typedef enum StoreKeyRest
+{
+	KEY_END,					/* nothing */
+	KEY_MORE,					/* further rows, to be read later */
+	KEY_WAITS					/* one that must not be sent now */
+} StoreKeyRest;
+
+/* The rows of a key that may be sent, one after the other. */
+typedef struct StoreKeyRows
+{
+	List	   *events;			/* OutboxEvent * */
+	int64		last;			/* rows up to this id were looked at */
+	StoreKeyRest rest;
+} StoreKeyRows;
+
+/* An event that a request has concerned. */
+typedef struct StoreServed
+{
+	StoreKey	key;			/* id of the event; topic NULL: it has no key,
+								 * or has no row */
+	bool		gone;			/* given up or deleted; else due now */
+} StoreServed;
 
 /* Where a prune stands; see store_prune.c. */
 typedef struct StorePrune
@@ -87,20 +132,34 @@ extern StoreResult store_load_position(StorePosition *position);
 extern bool store_nothing_since(StoreSnapshot snapshot);
 extern StoreResult store_read_window(StoreWindow *window,
 									 MemoryContext window_context, int limit,
-									 Size max_bytes, List **events);
+									 Size max_bytes, bool check_keys,
+									 List **events);
+
+/* store_rows.c: taking exceptions back */
+extern StoreResult store_read_due(StoreDueCursor *cursor, TimestampTz now,
+								  int limit, StoreRows *rows);
+extern StoreResult store_next_due(const StoreDueCursor *cursor,
+								  TimestampTz *due);
+extern StoreResult store_walk_rows(int64 *cursor, int limit, int max_events,
+								   StoreRows *rows);
+extern StoreResult store_read_key(const StoreKey *key, int64 after, int64 upto,
+								  TimestampTz now, int limit, Size max_bytes,
+								  StoreKeyRows *rows);
 
 /* store_delivery.c: exceptions and checkpoints */
 extern StoreResult store_take_over(int minimum_interval_ms, bool crashed,
 								   const int64 *ids, int n);
-extern StoreResult store_claim_due(TimestampTz not_before, TimestampTz now,
-								   int limit, List **events);
-extern StoreResult store_next_due(TimestampTz *due);
 extern StoreResult store_checkpoint(StoreCheckpoint *checkpoint);
-extern StoreResult store_find_given_up(const int64 *ids, int n, List **gone);
+extern StoreResult store_find_deleted(const int64 *ids, int n, List **gone);
 
 /* store_prune.c */
 extern StoreResult store_prune_step(StorePrune *prune, int limit,
 									int64 *npruned, bool *more);
+
+/* store_request.c: what people ask */
+extern StoreResult store_serve_requests(const StoreWindow *window,
+										TimestampTz now, int limit,
+										List **served, bool *more);
 
 /* store_session.c: in the caller's transaction */
 typedef struct StorePublish

@@ -19,6 +19,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
 #include "tcop/dest.h"
 #include "utils/builtins.h"
@@ -32,11 +33,12 @@
 #include "store/event_columns.h"
 #include "store/store_internal.h"
 
-/* What follows the columns of EVENT_COLUMN_LIST. */
+/* What follows the columns of EVENT_COLUMN_LIST, NULL without a row in
+ * outbox_delivery: see STORE_ROW_COLUMNS. */
 enum
 {
-	COL_KEY_BLOCKED = NEVENT_COLUMNS,
-	COL_ATTEMPTS,				/* NULL: no row in outbox_delivery */
+	COL_STATE = NEVENT_COLUMNS,
+	COL_ATTEMPTS,
 	COL_CRASHES,
 	NCOLUMNS
 };
@@ -66,6 +68,17 @@ typedef struct EventStrings
 	Size		pairs;			/* names and values of the metadata */
 	Size		payload;
 } EventStrings;
+
+/* $1 ids, in their order; OFFSET 0: row by row, by the primary keys */
+static Statement read_by_id = {
+	"SELECT " EVENT_COLUMN_LIST ", d.state, d.attempts, d.crashes"
+	" FROM unnest($1) i(id),"
+	" LATERAL (SELECT x.state, x.attempts, x.crashes"
+	"  FROM @s@.outbox_delivery x WHERE x.id = i.id OFFSET 0) d,"
+	" LATERAL (SELECT * FROM @s@.outbox_event x WHERE x.id = i.id OFFSET 0) e"
+	" ORDER BY i.id",
+	1, {INT8ARRAYOID}
+};
 
 /* Add bytes to the pool, a NUL behind them; returns where. */
 static Size
@@ -248,12 +261,13 @@ set_state(OutboxEvent *event, TupleTableSlot *slot)
 	event->xid = U64FromFullTransactionId(DatumGetFullTransactionId(values[EVENT_COL_XID]));
 	if (!nulls[EVENT_COL_DELIVER_AFTER])
 		event->deliver_after = DatumGetTimestampTz(values[EVENT_COL_DELIVER_AFTER]);
-	event->key_blocked = DatumGetBool(values[COL_KEY_BLOCKED]);
-	event->stored = !nulls[COL_ATTEMPTS];
+	event->stored = !nulls[COL_STATE];
 	if (event->stored)
 	{
 		event->attempts = DatumGetInt32(values[COL_ATTEMPTS]);
 		event->crashes = DatumGetInt32(values[COL_CRASHES]);
+		event->waited = event->attempts == 0 &&
+			store_state(values[COL_STATE]) == DELIVERY_PENDING;
 	}
 }
 
@@ -365,4 +379,23 @@ bool
 store_event_receiver_stopped(DestReceiver *dest)
 {
 	return ((EventReceiver *) dest)->stopped;
+}
+
+/*
+ * Read the events with these ids that have rows, in their order, and append
+ * them to *events, in the current memory context, until they have "max_bytes".
+ * In a transaction of the store.  True if it stopped because of max_bytes.
+ */
+bool
+store_read_by_id(const int64 *ids, int n, Size max_bytes, List **events)
+{
+	DestReceiver *dest = store_event_receiver(events, max_bytes);
+	Datum		values[1];
+
+	if (n == 0)
+		return false;
+	values[0] = store_id_array(ids, n);
+	store_execute_into(&read_by_id, values, dest);
+	store_flush_commits(*events);
+	return store_event_receiver_stopped(dest);
 }

@@ -26,16 +26,9 @@ typedef struct Statement
 	struct Statement *next;		/* in the list of prepared ones */
 } Statement;
 
-/* The states of outbox_delivery that outbox_delivery_due_idx has. */
-#define STORE_DUE_STATES	"('pending', 'failed', 'scheduled')"
-
-/*
- * Part of a WHERE: row "b" of outbox_delivery keeps its key from going on.  The
- * states are those that outbox_delivery_key_idx has.
- */
-#define STORE_BLOCKS(skip_dead) \
-	"b.state IN ('pending', 'blocked', 'in_progress', 'failed', 'dead') " \
-	"AND (b.state <> 'dead' OR NOT " skip_dead ")"
+/* What store_event_receiver() takes behind EVENT_COLUMN_LIST, of an event
+ * without a row. */
+#define STORE_NO_ROW ", NULL::text, NULL::int4, NULL::int4"
 
 /* A transaction of the relay that runs; on the stack of who runs it. */
 typedef struct Guard
@@ -60,13 +53,26 @@ extern void store_execute_into(Statement *stmt, const Datum *values,
 extern Datum store_result(int row, int column, bool *isnull);
 extern StoreResult store_transaction(void (*body) (void *arg), void *arg);
 extern bool store_skips_dead(void);
-extern Oid	store_schema(void);
+extern Oid	store_relation(const char *name);
 
-/* store_window.c */
+/* store_values.c */
+extern Datum store_array(Datum *values, bool *nulls, int n, Oid type);
+extern Datum store_id_array(const int64 *ids, int n);
+extern const char *store_state_name(DeliveryState state);
+extern DeliveryState store_state(Datum name);
+extern char *store_utf8(Datum value);
+extern Datum store_text(const char *utf8);
+
+/* store_commit.c */
 extern void store_flush_commits(List *events);
 
 /* store_event.c */
 extern DestReceiver *store_event_receiver(List **events, Size max_bytes);
 extern bool store_event_receiver_stopped(DestReceiver *dest);
+extern bool store_read_by_id(const int64 *ids, int n, Size max_bytes,
+							 List **events);
+
+/* store_rows.c */
+extern void store_mark_behind_rows(List *events);
 
 #endif							/* OUTBOX_STORE_INTERNAL_H */

@@ -9,8 +9,12 @@
  * search_path in their definition; the statements to publish have no operator
  * or function that a search_path could replace, and so need not.
  *
- * Errors go to the user.  A row that the relay is writing at the same time is
- * waited for; the statements look at its state again after that.
+ * They insert, and change no row that the relay writes: what an administrator
+ * wants is a row of outbox_request, which the relay serves when it has been
+ * committed.  So neither waits for the other.  (TRUNCATE has the tables for
+ * itself anyway.)
+ *
+ * Errors go to the user.
  *
  *-------------------------------------------------------------------------
  */
@@ -46,45 +50,23 @@ static Statement find_event = {
 	1, {UUIDOID}
 };
 
-#define FRESH \
-	" SET state = 'pending', attempts = 0, crashes = 0," \
-	" next_attempt_at = clock_timestamp(), updated_at = clock_timestamp()"
-
-/* $1 id, $2 it is scheduled, and so may have no row yet */
-static Statement retry_one = {
-	"INSERT INTO @s@.outbox_delivery AS d (id, key, state, next_attempt_at)"
-	" SELECT e.id, e.key, 'pending', clock_timestamp()"
-	" FROM @s@.outbox_event e WHERE e.id = $1 AND ($2 OR EXISTS ("
-	"  SELECT 1 FROM @s@.outbox_delivery x WHERE x.id = e.id))"
-	" ON CONFLICT (id) DO UPDATE" FRESH
-	" WHERE d.state IN ('failed', 'dead', 'discarded', 'scheduled')",
-	2, {INT8OID, BOOLOID}
+/* $1 action, $2 id of the event, or NULL, $3 topic, or NULL */
+static Statement add_request = {
+	"INSERT INTO @s@.outbox_request (action, event, topic)"
+	" VALUES ($1, $2, $3)",
+	3, {TEXTOID, INT8OID, TEXTOID}
 };
 
-/* $1 topic, $2 every topic */
-static Statement retry_dead = {
-	"UPDATE @s@.outbox_delivery d" FRESH
-	" FROM @s@.outbox_event e"
-	" WHERE e.id = d.id AND d.state = 'dead' AND (e.topic = $1 OR $2)",
+/* $1 topic, $2 every topic; without those that were asked for already */
+static Statement count_dead = {
+	"SELECT count(*) FROM @s@.outbox_delivery d"
+	" WHERE d.state = 'dead' AND (d.topic = $1 OR $2)"
+	" AND NOT EXISTS (SELECT 1 FROM @s@.outbox_request r"
+	"  WHERE r.event = d.id AND r.action IN ('retry', 'discard', 'forget'))"
+	" AND NOT EXISTS (SELECT 1 FROM @s@.outbox_request r"
+	"  WHERE r.action = 'retry_dead' AND (r.topic IS NULL OR r.topic = d.topic)"
+	"  AND r.requested_at >= d.updated_at)",
 	2, {TEXTOID, BOOLOID}
-};
-
-/* $1 id */
-static Statement discard = {
-	"INSERT INTO @s@.outbox_delivery AS d (id, key, state, last_error)"
-	" SELECT e.id, e.key, 'discarded', 'discarded by ' || session_user"
-	" FROM @s@.outbox_event e WHERE e.id = $1"
-	" ON CONFLICT (id) DO UPDATE SET state = excluded.state,"
-	"  next_attempt_at = NULL, last_error = excluded.last_error,"
-	"  updated_at = clock_timestamp()"
-	" WHERE d.state NOT IN ('published', 'discarded')",
-	1, {INT8OID}
-};
-
-/* $1 id; called in anybody's search_path */
-static Statement forget = {
-	"DELETE FROM @s@.outbox_delivery d WHERE d.id OPERATOR(pg_catalog.=) $1",
-	1, {INT8OID}
 };
 
 static Statement forget_all = {"DELETE FROM @s@.outbox_delivery", 0};
@@ -149,13 +131,10 @@ find_to_change(Datum event_id, char **state)
 	return DatumGetInt64(store_result(0, 1, &isnull));
 }
 
-/* Nothing was changed: the state, which may just have become another, forbids. */
 static void
-report_wrong_state(Datum event_id, const char *what, const char *hint)
+report_wrong_state(Datum event_id, const char *state, const char *what,
+				   const char *hint)
 {
-	char	   *state;
-
-	(void) find_to_change(event_id, &state);
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("cannot %s event \"%s\"", what,
@@ -164,50 +143,68 @@ report_wrong_state(Datum event_id, const char *what, const char *hint)
 			 errhint("%s", hint)));
 }
 
-/* Make a failed, dead, discarded or scheduled event due now, or throw. */
+/* Have the relay do something; "event" and "topic" are 0 for NULL. */
+static void
+ask_relay(const char *action, Datum event, Datum topic)
+{
+	Datum		values[3];
+	char		nulls[3] = {' ', event ? ' ' : 'n', topic ? ' ' : 'n'};
+
+	values[0] = CStringGetTextDatum(action);
+	values[1] = event;
+	values[2] = topic;
+	store_execute(&add_request, values, nulls);
+}
+
+/* Ask for a failed, dead, discarded or scheduled event to be sent, or throw. */
 void
 store_retry(Oid function, Datum event_id)
 {
 	char	   *state;
-	Datum		values[2];
+	int64		id;
 
 	begin_statements(function);
-	values[0] = Int64GetDatum(find_to_change(event_id, &state));
-	values[1] = BoolGetDatum(strcmp(state, "scheduled") == 0);
-	if (store_execute(&retry_one, values, NULL) == 0)
-		report_wrong_state(event_id, "retry",
+	id = find_to_change(event_id, &state);
+	if (strcmp(state, "failed") != 0 && strcmp(state, "dead") != 0 &&
+		strcmp(state, "discarded") != 0 && strcmp(state, "scheduled") != 0)
+		report_wrong_state(event_id, state, "retry",
 						   "Only failed, dead, discarded and scheduled events can be retried.");
+	ask_relay("retry", Int64GetDatum(id), 0);
 	SPI_finish();
 }
 
-/* Make every dead event, of a topic or of all, due now; returns how many. */
+/* Ask for every dead event, of a topic or of all, to be sent; how many? */
 int64
 store_retry_dead(Oid function, Datum topic, bool all_topics)
 {
 	Datum		values[2];
 	int64		n;
+	bool		isnull;
 
 	values[0] = topic;
 	values[1] = BoolGetDatum(all_topics);
 	begin_statements(function);
-	n = (int64) store_execute(&retry_dead, values, all_topics ? "n " : "  ");
+	store_execute(&count_dead, values, all_topics ? "n " : "  ");
+	n = DatumGetInt64(store_result(0, 1, &isnull));
+	if (n > 0)
+		ask_relay("retry_dead", 0, all_topics ? 0 : topic);
 	SPI_finish();
 	return n;
 }
 
-/* Give an event up that is not published, or throw. */
+/* Ask for an event to be given up that is not published, or throw. */
 void
 store_discard(Oid function, Datum event_id)
 {
 	char	   *state;
-	Datum		id;
+	int64		id;
 
 	begin_statements(function);
-	id = Int64GetDatum(find_to_change(event_id, &state));
-	if (strcmp(state, "published") == 0 ||
-		store_execute(&discard, &id, NULL) == 0)
-		report_wrong_state(event_id, "discard",
+	id = find_to_change(event_id, &state);
+	if (strcmp(state, "published") == 0 || strcmp(state, "discarded") == 0)
+		report_wrong_state(event_id, state, "discard",
 						   "Only events that are not yet published can be discarded.");
+	ask_relay("discard", Int64GetDatum(id), 0);
 	SPI_finish();
 }
 
@@ -216,11 +213,11 @@ void
 store_forget(Oid function, Datum id)
 {
 	begin_statements(function);
-	store_execute(&forget, &id, NULL);
+	ask_relay("forget", id, 0);
 	SPI_finish();
 }
 
-/* The same for all events. */
+/* The same for all events: nobody else has the table now. */
 void
 store_forget_all(Oid function)
 {

@@ -25,12 +25,6 @@
  *
  * An event that has a row in outbox_delivery is not a new one.
  *
- * With synchronous_commit = off, commits are visible before they are durable,
- * and an event must not be sent that a crash could undo.  Before events are
- * used, WAL is flushed past the commits of their transactions; usually it is
- * already.  The snapshots need no flush: a position in outbox_progress has its
- * place in WAL behind all that was visible when it was taken.
- *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -40,9 +34,7 @@
 #include "access/stratnum.h"
 #include "access/table.h"
 #include "access/transam.h"
-#include "access/xlog.h"
 #include "catalog/pg_type.h"
-#include "storage/lwlock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -79,36 +71,31 @@ static Statement find_late = {
 	"   WHERE x.id > $1 AND x.id <= $2)" \
 	"  OR" NEW_EVENT ")"
 
-#define KEY_BLOCKED(skip_dead) \
-	", e.key IS NOT NULL AND EXISTS (SELECT 1 FROM @s@.outbox_delivery b" \
-	" WHERE b.key = e.key AND b.id < e.id AND " STORE_BLOCKS(skip_dead) ")" \
-	", NULL::int4, NULL::int4"
-
-/* $1 after, $2 last, $3 lo, $4 hi, $5 limit, $6 dead ones are skipped */
+/* $1 after, $2 last, $3 lo, $4 hi, $5 limit */
 static Statement read_walk = {
-	"SELECT " EVENT_COLUMN_LIST KEY_BLOCKED("$6")
+	"SELECT " EVENT_COLUMN_LIST STORE_NO_ROW
 	" FROM @s@.outbox_event e"
 	" WHERE" IN_WALK
 	" ORDER BY e.id LIMIT $5",
-	6, {INT8OID, INT8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, BOOLOID}
+	5, {INT8OID, INT8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID}
 };
 
-/* The same with $7 late transactions, $8 their events are read up to here */
+/* The same with $6 late transactions, $7 their events are read up to here */
 static Statement read_merged = {
-	"SELECT " EVENT_COLUMN_LIST KEY_BLOCKED("$6")
+	"SELECT " EVENT_COLUMN_LIST STORE_NO_ROW
 	" FROM (SELECT u.id FROM ("
 	"   (SELECT e.id FROM @s@.outbox_event e"
-	"    WHERE" IN_WALK " AND e.xid <> ALL ($7)"
+	"    WHERE" IN_WALK " AND e.xid <> ALL ($6)"
 	"    ORDER BY e.id LIMIT $5)"
 	"   UNION ALL"
-	"   SELECT l.id FROM unnest($7) t(xid),"
+	"   SELECT l.id FROM unnest($6) t(xid),"
 	"    LATERAL (SELECT e.id FROM @s@.outbox_event e"
-	"     WHERE e.xid = t.xid AND e.id > $8 AND" NEW_EVENT
+	"     WHERE e.xid = t.xid AND e.id > $7 AND" NEW_EVENT
 	"     ORDER BY e.id LIMIT $5) l) u"
 	"  ORDER BY u.id LIMIT $5) w"
 	" JOIN @s@.outbox_event e ON e.id = w.id"
 	" ORDER BY e.id",
-	8, {INT8OID, INT8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, BOOLOID,
+	7, {INT8OID, INT8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID,
 	XID8ARRAYOID, INT8OID}
 };
 
@@ -167,62 +154,6 @@ store_load_position(StorePosition *position)
 }
 
 /*
- * How far WAL has to be flushed for the commit of a transaction to be durable;
- * InvalidXLogRecPtr if it is, as after any commit that waited for its flush.
- * What is too old to be looked up was flushed long ago.
- */
-static XLogRecPtr
-commit_lsn(uint64 fxid)
-{
-	TransactionId xid = (TransactionId) fxid;
-	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
-	XLogRecPtr	lsn = InvalidXLogRecPtr;
-
-	/* 32 bits of a transaction of half the id space ago mean another one */
-	if (next - fxid > MaxTransactionId / 2)
-		return lsn;
-	LWLockAcquire(XactTruncationLock, LW_SHARED);
-	if (!TransactionIdPrecedes(xid, oldest_clog_xid_compat()))
-		lsn = TransactionIdGetCommitLSN(xid);
-	LWLockRelease(XactTruncationLock);
-	return lsn;
-}
-
-/* See to it that no crash undoes these events. */
-void
-store_flush_commits(List *events)
-{
-	XLogRecPtr	lsn = InvalidXLogRecPtr;
-	uint64		last = 0;
-	ListCell   *lc;
-
-	foreach(lc, events)
-	{
-		uint64		xid = ((OutboxEvent *) lfirst(lc))->xid;
-
-		if (xid != last)
-			lsn = Max(lsn, commit_lsn(xid));
-		last = xid;
-	}
-	if (!XLogRecPtrIsInvalid(lsn))
-		XLogFlush(lsn);
-}
-
-/* A table or an index of ours. */
-static Oid
-relation_oid(const char *name)
-{
-	Oid			oid = get_relname_relid(name, store_schema());
-
-	if (!OidIsValid(oid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("relation \"%s\" does not exist", name),
-				 errhint("Somebody dropped it; it is made in the script of extension outbox.")));
-	return oid;
-}
-
-/*
  * The smallest and the largest id that the transactions from xmax(lo) on took.
  * Only the index is looked at, whether or not the rows are visible: that may
  * make the range wider than need be, whereas visits to all rows of a large
@@ -231,9 +162,9 @@ relation_oid(const char *name)
 static void
 find_range(StoreWindow *window)
 {
-	Relation	table = table_open(relation_oid("outbox_event"),
+	Relation	table = table_open(store_relation("outbox_event"),
 								   AccessShareLock);
-	Relation	index = index_open(relation_oid("outbox_event_xid_id_idx"),
+	Relation	index = index_open(store_relation("outbox_event_xid_id_idx"),
 								   AccessShareLock);
 	IndexScanDesc scan = index_beginscan_compat(table, index, SnapshotAny, 2);
 	ScanKeyData keys[2];
@@ -324,6 +255,7 @@ typedef struct ReadArgs
 	StoreWindow *window;
 	int			limit;
 	Size		max_bytes;
+	bool		check_keys;
 	List	   *events;
 	bool		stopped;
 } ReadArgs;
@@ -335,7 +267,7 @@ read_window_body(void *arg)
 	StoreWindow *window = args->window;
 	MemoryContext old;
 	DestReceiver *dest;
-	Datum		values[8];
+	Datum		values[7];
 
 	if (!window->opened)
 		open_window_now(window, args->window_context);
@@ -349,27 +281,29 @@ read_window_body(void *arg)
 	values[2] = PointerGetDatum(window->lo);
 	values[3] = PointerGetDatum(window->hi);
 	values[4] = Int64GetDatum(args->limit);
-	values[5] = BoolGetDatum(store_skips_dead());
-	values[6] = PointerGetDatum(window->late);	/* read_merged only */
-	values[7] = Int64GetDatum(window->cursor);
+	values[5] = PointerGetDatum(window->late);	/* read_merged only */
+	values[6] = Int64GetDatum(window->cursor);
 	store_execute_into(window->late ? &read_merged : &read_walk, values, dest);
 	args->stopped = store_event_receiver_stopped(dest);
 	store_flush_commits(args->events);
+	if (args->check_keys)
+		store_mark_behind_rows(args->events);
 }
 
 /*
  * The next events of the window, at most "limit" and not many more than
  * "max_bytes", in the order of their ids; *events becomes the list of them,
- * in the current memory context.  The first call opens the window; what it
- * sets there is in "window_context".  On failure the window is as before.
+ * in the current memory context.  With "check_keys", those are marked whose key
+ * has unsettled rows.  The first call opens the window; what it sets there is in
+ * "window_context".  On failure the window is as before.
  */
 StoreResult
 store_read_window(StoreWindow *window, MemoryContext window_context,
-				  int limit, Size max_bytes, List **events)
+				  int limit, Size max_bytes, bool check_keys, List **events)
 {
 	StoreWindow before = *window;
 	ReadArgs	args = {CurrentMemoryContext, window_context, window, limit,
-	max_bytes, NIL};
+	max_bytes, check_keys, NIL};
 	StoreResult result = store_transaction(read_window_body, &args);
 
 	if (result != STORE_OK)

@@ -109,8 +109,8 @@ BEGIN
 	dead := safe.outbox_publish_bytes(topic, '\x00', 'a/b', 'k', 't', NULL, '{"a": "b"}');
 	INSERT INTO safe.outbox_event (topic, payload, metadata)
 	VALUES (topic, '1', '{"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}');
-	INSERT INTO safe.outbox_delivery (id, state)
-	SELECT e.id, 'dead' FROM safe.outbox_event e WHERE e.event_id OPERATOR(pg_catalog.=) dead;
+	INSERT INTO safe.outbox_delivery (id, topic, state)
+	SELECT e.id, e.topic, 'dead' FROM safe.outbox_event e WHERE e.event_id OPERATOR(pg_catalog.=) dead;
 	PERFORM safe.outbox_retry_dead(topic);
 	PERFORM safe.outbox_retry_dead();
 	PERFORM safe.outbox_discard(dead);

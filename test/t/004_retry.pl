@@ -346,22 +346,30 @@ promise 'the dead events of a topic, or all, can be sent again' => sub {
 	wait_delivered($receiver, [ @drop, $other ]);
 };
 
-# --- A row that somebody has locked
+# --- An open transaction of an administrator
 
-promise 'an event that somebody has locked waits, the others do not' => sub {
-	fail_topics('locked');
-	my $locked = publish($node, 'locked');
-	wait_state($node, $locked, 'failed');
+promise 'what somebody asks for in an open transaction holds nothing up' => sub {
+	fail_topics('asked for');
+	my ($retried, $discarded) = publish($node, 'asked for', count => 2);
+	wait_state($node, [ $retried, $discarded ], 'failed');
 	$receiver->faults([]);
 	my $operator = $node->background_psql('postgres');
-	$operator->query_safe("BEGIN; SELECT outbox_retry('$locked')");
+	$operator->query_safe("BEGIN; SELECT outbox_retry('$retried')");
+	$operator->query_safe("SELECT outbox_discard('$discarded')");
+	is($operator->query_safe(
+			"SELECT state FROM outbox_events WHERE event_id = '$discarded'"),
+		'discarded', 'who has asked sees it as done');
+	is(event_state($node, $discarded), 'failed', 'the others do not');
 	let_seconds_pass(600 * JITTER);
-	wait_delivered($receiver, [ publish($node, 'beside', count => 5) ]);
-	is(scalar($receiver->accepted(id => $locked)),
-		0, 'an event that somebody has locked waits, the others do not');
+	wait_delivered($receiver,
+		[ $retried, $discarded, publish($node, 'beside', count => 5) ]);
 	$operator->query_safe('COMMIT');
 	$operator->quit;
-	wait_delivered($receiver, [$locked]);
+	poll_until(sub { query($node, 'SELECT count(*) FROM outbox_request') eq '0' },
+		'the requests to be served');
+	wait_state($node, [ $retried, $discarded ], 'published');
+	taken_once($receiver, [ $retried, $discarded ],
+		'what is published meanwhile stays so');
 };
 
 # --- A crash

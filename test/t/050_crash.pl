@@ -217,7 +217,8 @@ promise 'crashes of the server are not the fault of an event that waits' => sub 
 	my $id = publish($node, 'wait');
 	foreach my $n (1 .. 3)
 	{
-		wait_state($node, $id, 'in_progress');
+		poll_until(sub { (event_state($node, $id) // '') =~ /^(in_progress|failed)$/ },
+			'the event to have a row');
 		poll_until(
 			sub {
 				try_query($node, 'SELECT failed_attempts > 0 FROM outbox_stats')

@@ -57,7 +57,7 @@ sub leave_events
 	reload($old, 'outbox.failed_retry_interval' => '1h');
 	$id{failed} = publish_one('e.failed', key => 'k');
 	wait_state($old, $id{failed}, 'failed');
-	$id{blocked} = publish_one('b.blocked', key => 'k');
+	$id{blocked} = publish_one('e.failed', key => 'k');
 	wait_state($old, $id{blocked}, 'blocked');
 	$id{dead} = publish_one('a.dead', @made);
 	wait_state($old, $id{dead}, 'dead');

@@ -120,7 +120,7 @@ promise 'outbox.dead_key_policy is followed' => sub {
 		[ { match => { topic => 'refused' }, status => 413, times => 1 } ]);
 	my $dead = publish($node, 'refused', key => 'refused');
 	wait_state($node, $dead, 'dead');
-	my $next = publish($node, 'behind', key => 'refused');
+	my $next = publish($node, 'refused', key => 'refused');
 	wait_state($node, $next, 'blocked');
 	reload($node, 'outbox.dead_key_policy' => 'skip');
 	wait_delivered($receiver, [$next]);

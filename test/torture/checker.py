@@ -275,7 +275,7 @@ def check_copies(run, truth, disturbed, report):
 
 
 def check_order(run, truth, report):
-    """A key's events arrive by their numbers.  A copy may go back: if it has no reason, it was counted."""
+    """A key's events of one topic arrive by their numbers.  A copy may go back: if it has no reason, it was counted."""
     report.count('order_violations')
     report.count('order_steps_back')
     highest = defaultdict(int)
@@ -285,14 +285,15 @@ def check_order(run, truth, report):
         event = truth.get(arrival.event_id)
         if event is None or event.seq is None:
             continue
-        if arrival.event_id not in seen and event.seq < highest[event.key]:
+        unit = event.topic, event.key
+        if arrival.event_id not in seen and event.seq < highest[unit]:
             report.found('order_violations',
-                         f'{event.key}: {event.seq} ({event.mode}) after {highest[event.key]}, at {arrival.time:.3f}')
-        if event.seq < former.get(event.key, 0):
+                         f'{event.topic}, {event.key}: {event.seq} ({event.mode}) after {highest[unit]}, at {arrival.time:.3f}')
+        if event.seq < former.get(unit, 0):
             report.count('order_steps_back', 1)
         seen.add(arrival.event_id)
-        highest[event.key] = max(event.seq, highest[event.key])
-        former[event.key] = event.seq
+        highest[unit] = max(event.seq, highest[unit])
+        former[unit] = event.seq
 
 
 def check_content(run, truth, report):

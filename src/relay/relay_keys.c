@@ -1,0 +1,300 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay_keys.c
+ *		The order of events: queues of keys, in memory and beyond.
+ *
+ * Events of one topic and key are sent one at a time, in the order of their
+ * ids.  Those in memory are a KeyQueue.  When there are too many of them, or
+ * the first is in trouble, the others become its tail: rows of outbox_delivery,
+ * of which the next are read when the queue runs low (a refill).  A queue with
+ * neither entries nor a wish to be refilled is forgotten; its rows are then
+ * woken by the time that one is due, by a request, or when the relay starts.
+ *
+ * Which keys have rows is known by hashes of them.  That is a cache: while it
+ * is not complete (after a start, or when there are too many keys), each new
+ * event is looked up in the table, and that two keys have one hash only lets
+ * one of them take the way through the table, too.
+ *
+ * Memory: everything is in the table's context; a KeyQueue has copies of its
+ * names.  Hashes take at most 1/8 of outbox.relay_memory.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "utils/memutils.h"
+
+#include "guc.h"
+#include "relay/relay_queue.h"
+
+/* A queue with a tail is refilled when it has so few entries left. */
+#define REFILL_BELOW	32
+
+/* What a hash costs in a hash table, roughly. */
+#define ROW_BYTES		48
+
+void
+keys_init(KeyTable *keys, MemoryContext context)
+{
+	HASHCTL		ctl;
+
+	memset(keys, 0, sizeof(*keys));
+	keys->context = context;
+	dlist_init(&keys->refills);
+	memset(&ctl, 0, sizeof(ctl));
+	ctl.keysize = sizeof(KeyId);
+	ctl.entrysize = sizeof(KeyQueue);
+	ctl.hcxt = context;
+	keys->queues = hash_create("outbox keys", 256, &ctl,
+							   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	ctl.entrysize = sizeof(KeyId);
+	keys->rows = hash_create("outbox keys with rows", 256, &ctl,
+							 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+static KeyId
+make_id(const char *topic, const char *key)
+{
+	const unsigned char *t = (const unsigned char *) topic;
+	const unsigned char *k = (const unsigned char *) key;
+	int			tlen = strlen(topic);
+	int			klen = strlen(key);
+	KeyId		id;
+
+	id.a = hash_bytes_extended(k, klen, hash_bytes_extended(t, tlen, 1));
+	id.b = hash_bytes_extended(k, klen, hash_bytes_extended(t, tlen, 2));
+	return id;
+}
+
+/* The queue of a key; NULL if nothing of it is in memory. */
+KeyQueue *
+keys_find(const KeyTable *keys, const char *topic, const char *key)
+{
+	KeyId		id = make_id(topic, key);
+
+	return hash_search(keys->queues, &id, HASH_FIND, NULL);
+}
+
+/* The queue of a key, a new one with a tail that nothing is known of if need be. */
+KeyQueue *
+keys_make(KeyTable *keys, const char *topic, const char *key)
+{
+	KeyId		id = make_id(topic, key);
+	bool		found;
+	KeyQueue   *queue = hash_search(keys->queues, &id, HASH_ENTER, &found);
+
+	if (found)
+		return queue;
+	queue->topic = MemoryContextStrdup(keys->context, topic);
+	queue->key = MemoryContextStrdup(keys->context, key);
+	dlist_init(&queue->entries);
+	queue->nentries = 0;
+	queue->nbare = 0;
+	queue->tail = false;
+	queue->last_id = 0;
+	queue->listed = false;
+	queue->tried_upto = 0;
+	return queue;
+}
+
+static void
+forget_queue(KeyTable *keys, KeyQueue *queue)
+{
+	Assert(dlist_is_empty(&queue->entries) && !queue->listed);
+	pfree(queue->topic);
+	pfree(queue->key);
+	hash_search(keys->queues, &queue->id, HASH_REMOVE, NULL);
+}
+
+static void
+list_refill(KeyTable *keys, KeyQueue *queue)
+{
+	if (queue->listed)
+		return;
+	queue->listed = true;
+	queue->tried_upto = 0;
+	dlist_push_tail(&keys->refills, &queue->node);
+}
+
+static void
+unlist_refill(KeyQueue *queue)
+{
+	if (queue->listed)
+		dlist_delete(&queue->node);
+	queue->listed = false;
+}
+
+/* The first entry of a key, the only one that may be sent. */
+RelayEntry *
+keys_active(const KeyQueue *queue)
+{
+	return dlist_head_element(RelayEntry, in_key,
+							  unconstify(dlist_head *, &queue->entries));
+}
+
+/*
+ * Put the entry into the queue of its key, by id: mostly at the end, but an
+ * event that was scheduled, retried or committed late may be older than those
+ * in memory.  It never passes the one that is active.  True if it is the only
+ * one.
+ */
+bool
+keys_join(KeyTable *keys, RelayEntry *entry)
+{
+	const OutboxMessage *msg = &entry->event->msg;
+	KeyQueue   *queue = keys_make(keys, msg->topic, msg->key);
+	dlist_iter	iter;
+
+	entry->key = queue;
+	if (!entry->stored)
+		queue->nbare++;
+	queue->last_id = Max(queue->last_id, msg->id);
+	if (queue->nentries++ == 0)
+	{
+		dlist_push_head(&queue->entries, &entry->in_key);
+		return true;
+	}
+	dlist_reverse_foreach(iter, &queue->entries)
+	{
+		RelayEntry *other = dlist_container(RelayEntry, in_key, iter.cur);
+
+		if (other->event->msg.id < msg->id || other->state != ENTRY_WAITING)
+		{
+			dlist_insert_after(iter.cur, &entry->in_key);
+			return false;
+		}
+	}
+	pg_unreachable();			/* the first one is never WAITING */
+}
+
+/* The entry has a row now. */
+void
+keys_stored(RelayEntry *entry)
+{
+	if (!entry->stored && entry->key)
+		entry->key->nbare--;
+	entry->stored = true;
+}
+
+/*
+ * Take the entry out of the queue of its key.  Returns who is the first of it
+ * then, or NULL.
+ */
+RelayEntry *
+keys_leave(KeyTable *keys, RelayEntry *entry)
+{
+	KeyQueue   *queue = entry->key;
+
+	dlist_delete(&entry->in_key);
+	entry->key = NULL;
+	if (!entry->stored)
+		queue->nbare--;
+	queue->nentries--;
+	if (queue->tail && queue->nentries < REFILL_BELOW)
+		list_refill(keys, queue);
+	if (queue->nentries > 0)
+		return keys_active(queue);
+	if (!queue->listed)
+		forget_queue(keys, queue);
+	return NULL;
+}
+
+/* There are rows of this key behind an id that are to be looked at. */
+void
+keys_read_from(KeyTable *keys, KeyQueue *queue, int64 after)
+{
+	queue->tail = true;
+	queue->last_id = Min(queue->last_id, after);
+	list_refill(keys, queue);
+	keys_note_rows(keys, queue->topic, queue->key);
+}
+
+/*
+ * The next key whose rows are to be read, or NULL.  One of which nothing could
+ * be read up to "upto" is left alone until that has changed.
+ */
+KeyQueue *
+keys_next_refill(KeyTable *keys, int64 upto)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &keys->refills)
+	{
+		KeyQueue   *queue = dlist_container(KeyQueue, node, iter.cur);
+
+		if (queue->tried_upto != upto)
+			return queue;
+	}
+	return NULL;
+}
+
+/*
+ * Rows up to "last_id" were read.  Without "tail", nothing is behind them that
+ * the key's own progress will free.
+ */
+void
+keys_refilled(KeyTable *keys, KeyQueue *queue, int64 last_id, bool tail)
+{
+	queue->tail = tail;
+	queue->last_id = Max(queue->last_id, last_id);
+	unlist_refill(queue);
+	if (tail && queue->nentries < REFILL_BELOW)
+		list_refill(keys, queue);
+	else if (queue->nentries == 0)
+		forget_queue(keys, queue);
+}
+
+/*
+ * What is left of the key waits in the table for a time or a request.  The
+ * queue is forgotten with its last entry.
+ */
+void
+keys_retire(KeyTable *keys, KeyQueue *queue)
+{
+	queue->tail = false;
+	unlist_refill(queue);
+	keys_note_rows(keys, queue->topic, queue->key);
+}
+
+/* The key has unsettled rows. */
+void
+keys_note_rows(KeyTable *keys, const char *topic, const char *key)
+{
+	KeyId		id = make_id(topic, key);
+
+	if (hash_get_num_entries(keys->rows) >=
+		(Size) guc_relay_memory * 1024 / 8 / ROW_BYTES)
+		keys->complete = false;
+	else
+		hash_search(keys->rows, &id, HASH_ENTER, NULL);
+}
+
+/* Is the key known to have unsettled rows? */
+bool
+keys_have_rows(const KeyTable *keys, const char *topic, const char *key)
+{
+	KeyId		id = make_id(topic, key);
+
+	return hash_search(keys->rows, &id, HASH_FIND, NULL) != NULL;
+}
+
+/* All are settled. */
+void
+keys_forget_rows(KeyTable *keys, const KeyQueue *queue)
+{
+	hash_search(keys->rows, &queue->id, HASH_REMOVE, NULL);
+}
+
+/* What was known of rows may be wrong: a setting that rules them has changed. */
+void
+keys_forget_all_rows(KeyTable *keys)
+{
+	HASH_SEQ_STATUS status;
+	KeyId	   *id;
+
+	hash_seq_init(&status, keys->rows);
+	while ((id = hash_seq_search(&status)) != NULL)
+		hash_search(keys->rows, id, HASH_REMOVE, NULL);
+	keys->complete = false;
+}

@@ -1,0 +1,48 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay_room.c
+ *		Is there room for more events in memory, and use for them?
+ *
+ * Pure questions about the state of the relay.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "guc.h"
+#include "relay/relay_internal.h"
+
+/* Can anything be sent at all? */
+bool
+relay_can_send(const Relay *relay)
+{
+	return guc_enabled && relay->configured &&
+		!breaker_is_down(&relay->breaker);
+}
+
+/* Is there room in memory for another event? */
+bool
+relay_has_room(const Relay *relay)
+{
+	return relay->queue.nentries < 4 * guc_batch_size &&
+		relay->queue.bytes < (Size) guc_relay_memory * 1024;
+}
+
+/* Is less ready than can be sent at once, although something can be sent? */
+bool
+relay_is_short(const Relay *relay)
+{
+	Size		bytes;
+	int64		enough = (int64) guc_max_in_flight *
+	publisher_max_batch(relay->publisher, &bytes);
+
+	return relay_can_send(relay) &&
+		relay->queue.nready < Min(enough, guc_batch_size);
+}
+
+/* Is there room for more events, and use for them? */
+bool
+relay_wants_events(const Relay *relay)
+{
+	return relay_has_room(relay) && relay_is_short(relay);
+}

@@ -1,0 +1,407 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay_rows.c
+ *		Taking back what is in the table.
+ *
+ * Rows of outbox_delivery come back into memory in four ways:
+ *
+ * - What people ask for (outbox_request) is done first, also while nothing can
+ *   be sent.
+ * - Rows that are due, by a cursor over their times.
+ * - The tail of a key, when its queue runs low (relay_keys.c).
+ * - A walk over all rows, when the relay starts or settings have changed, finds
+ *   those that nobody would come back to otherwise.  When it is at its end, all
+ *   keys with rows are known.
+ *
+ * Of the rows with a key, the last three only find the key: its rows are then
+ * read from the first one on, up to one that must not be sent.  So nothing
+ * passes an earlier event of its key.  After a restart, that may still be in
+ * the part of the window that is read again: no row of a key is taken whose id
+ * that has not come to.
+ *
+ * Taking rows writes nothing; what was settled is written before any is read,
+ * so that the table says what is true.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/timestamp.h"
+
+#include "guc.h"
+#include "lib/clock.h"
+#include "relay/relay_internal.h"
+
+/* Rows that the walk looks at, requests that are served, in one go. */
+#define WALK_ROWS		1000
+#define SERVE_REQUESTS	100
+
+/* Rows of a key that are read in one go. */
+#define KEY_ROWS		100
+
+/* Rows may be due that were not before. */
+static void
+forget_due(RelayRows *rows)
+{
+	rows->next_due = DT_NOBEGIN;
+	rows->due.due = DT_NOBEGIN;
+	rows->due.id = 0;
+}
+
+/* A row is due at this time, perhaps before what the cursor has passed. */
+static void
+hear_of_due_at(RelayRows *rows, TimestampTz due)
+{
+	rows->next_due = Min(rows->next_due, due);
+	if (due <= rows->due.due)
+	{
+		rows->due.due = due;
+		rows->due.id = 0;
+	}
+}
+
+/* Nothing is known yet. */
+void
+relay_rows_init(Relay *relay)
+{
+	forget_due(&relay->rows);
+	relay->rows.asked = true;
+	relay->rows.walking = true;
+}
+
+/*
+ * The settings that say which rows block their key may have changed, and while
+ * the relay was disabled a dump may have been restored: look at all rows again.
+ */
+void
+relay_rows_configure(Relay *relay)
+{
+	relay_rows_init(relay);
+	relay->rows.walked = 0;
+	keys_forget_all_rows(&relay->queue.keys);
+}
+
+/* Compare memory with the table, some time soon. */
+void
+relay_sweep_next(Relay *relay)
+{
+	relay->rows.sweep = true;
+}
+
+/*
+ * Somebody has asked for something; or may have, by a prepared transaction, for
+ * which nobody wakes us.
+ */
+void
+relay_ask_next(Relay *relay)
+{
+	relay->rows.asked = true;
+}
+
+/*
+ * Somebody else wrote rows of ours: a dump was restored, of whose rows nobody
+ * knows, or all events are deleted.
+ */
+void
+relay_recheck(Relay *relay)
+{
+	relay_rows_configure(relay);
+	relay->rows.sweep = true;
+}
+
+/*
+ * Up to which id rows of keys may be taken: how far the window is read that
+ * this relay found at its start.  Those opened since have only events that
+ * nobody has to wait for.
+ */
+static int64
+first_window_read(const Relay *relay)
+{
+	const RelayWindow *window = relay->queue.first_window;
+
+	if (!window || window->store.exhausted)
+		return PG_INT64_MAX;
+	return window->store.cursor;
+}
+
+/* How many events of the largest size there is memory for; at least one. */
+static int
+event_limit(const Relay *relay, int limit)
+{
+	Size		room = (Size) guc_relay_memory * 1024 - relay->queue.bytes;
+
+	return Max(1, Min(limit, room / guc_max_payload_size));
+}
+
+static void
+admit_rows(Relay *relay, List *events)
+{
+	ListCell   *lc;
+
+	foreach(lc, events)
+	{
+		OutboxEvent *event = lfirst(lc);
+
+		if (!queue_admit(&relay->queue, event, NULL, relay->now))
+			pfree(event);		/* it is here already */
+	}
+	list_free(events);
+}
+
+/* These keys have rows that nobody may know of. */
+static void
+look_into_keys(Relay *relay, List *keys)
+{
+	KeyTable   *table = &relay->queue.keys;
+	ListCell   *lc;
+
+	foreach(lc, keys)
+	{
+		StoreKey   *key = lfirst(lc);
+		KeyQueue   *queue = keys_make(table, key->topic, key->key);
+
+		/* earlier ones are in memory, or will be found like this one */
+		keys_read_from(table, queue, queue->nentries == 0 ? 0 : key->id - 1);
+		pfree(key->topic);
+		pfree(key->key);
+		pfree(key);
+	}
+	list_free(keys);
+}
+
+/* An event was given up or deleted. */
+static void
+forget_entry(Relay *relay, RelayEntry *entry)
+{
+	if (!entry)
+		return;
+	if (entry->state == ENTRY_IN_FLIGHT)
+		publisher_cancel(relay->publisher, entry->event->msg.id);
+	queue_remove(&relay->queue, entry);
+	relay_note_settled(relay);
+}
+
+/*
+ * What a request has done to the table, done to memory.  The key of an event
+ * that is gone is read from its beginning: what was behind it may be the first
+ * now.
+ */
+static void
+apply_served(Relay *relay, const StoreServed *served, TimestampTz now)
+{
+	KeyTable   *keys = &relay->queue.keys;
+	RelayEntry *entry = queue_find(&relay->queue, served->key.id);
+
+	if (served->gone)
+	{
+		forget_entry(relay, entry);
+		if (served->key.topic)
+			keys_read_from(keys, keys_make(keys, served->key.topic,
+										   served->key.key), 0);
+		return;
+	}
+	hear_of_due_at(&relay->rows, now);
+	if (!entry)
+		return;
+	entry->attempts = 0;
+	if (entry->state == ENTRY_BACKOFF)
+		queue_make_ready(&relay->queue, entry);
+}
+
+/* Do what people have asked for. */
+static void
+serve_requests(Relay *relay, TimestampTz now)
+{
+	const StoreWindow *window = &queue_last_window(&relay->queue)->store;
+	List	   *served;
+	ListCell   *lc;
+	bool		more;
+
+	if (!relay_store_ok(relay, store_serve_requests(window, now,
+													SERVE_REQUESTS, &served,
+													&more)))
+		return;
+	relay->rows.asked = more;
+	foreach(lc, served)
+		apply_served(relay, lfirst(lc), now);
+}
+
+/* Events may have been deleted from the table: forget those. */
+static void
+sweep(Relay *relay)
+{
+	int64	   *ids = palloc(sizeof(int64) * Max(relay->queue.nentries, 1));
+	int			n = 0;
+	List	   *gone;
+	ListCell   *lc;
+
+	foreach(lc, queue_entries(&relay->queue))
+		ids[n++] = ((RelayEntry *) lfirst(lc))->event->msg.id;
+	if (!relay_store_ok(relay, store_take_over(guc_minimum_retry_interval,
+											   false, ids, n)))
+		return;
+
+	/* what was taken over may have been due for long */
+	forget_due(&relay->rows);
+	if (n > 0)
+	{
+		if (!relay_store_ok(relay, store_find_deleted(ids, n, &gone)))
+			return;
+		foreach(lc, gone)
+			forget_entry(relay, queue_find(&relay->queue,
+										   *(int64 *) lfirst(lc)));
+	}
+	relay->rows.sweep = false;
+}
+
+/* Rows that the journal was given may be due before those known so far. */
+static void
+hear_of_due(Relay *relay)
+{
+	hear_of_due_at(&relay->rows, relay_take_due(relay));
+}
+
+/* Is a row due, as far as is known? */
+static bool
+is_due(Relay *relay, TimestampTz now)
+{
+	RelayRows  *rows = &relay->rows;
+
+	hear_of_due(relay);
+	if (now < rows->due.due)
+		forget_due(rows);		/* the clock was set back */
+	return rows->next_due <= now;
+}
+
+/* Take rows whose time has come. */
+static void
+take_due(Relay *relay, TimestampTz now)
+{
+	RelayRows  *rows = &relay->rows;
+	StoreRows	found;
+	TimestampTz due;
+
+	MemoryContextSwitchTo(relay->queue.context);
+	if (!relay_store_ok(relay, store_read_due(&rows->due, now,
+											  event_limit(relay,
+														  guc_retry_batch_size),
+											  &found)))
+		return;
+	admit_rows(relay, found.events);
+	look_into_keys(relay, found.keys);
+	if (!found.more &&
+		relay_store_ok(relay, store_next_due(&rows->due, &due)))
+		rows->next_due = due;
+}
+
+/* Read the next rows of a key. */
+static void
+refill_key(Relay *relay, KeyQueue *queue, int64 upto, TimestampTz now)
+{
+	KeyTable   *keys = &relay->queue.keys;
+	StoreKey	key = {queue->topic, queue->key, 0};
+	StoreKeyRows rows;
+
+	MemoryContextSwitchTo(relay->queue.context);
+	if (!relay_store_ok(relay,
+						store_read_key(&key, queue->last_id, upto, now, KEY_ROWS,
+									   (Size) guc_relay_memory * 1024 - relay->queue.bytes,
+									   &rows)))
+		return;
+
+	/* nothing yet: try again when the window has been read further */
+	if (rows.rest == KEY_MORE && rows.last == queue->last_id)
+	{
+		queue->tried_upto = upto;
+		return;
+	}
+
+	/* what has rows is in memory now, and new events go behind it there */
+	if (rows.rest == KEY_END)
+		keys_forget_rows(keys, queue);
+	admit_rows(relay, rows.events);
+	keys_refilled(keys, queue, rows.last, rows.rest == KEY_MORE);
+}
+
+/* Look at the next rows of the walk. */
+static void
+walk(Relay *relay, int64 upto)
+{
+	RelayRows  *rows = &relay->rows;
+	StoreRows	found;
+
+	MemoryContextSwitchTo(relay->queue.context);
+	if (!relay_store_ok(relay, store_walk_rows(&rows->walked, WALK_ROWS,
+											   event_limit(relay, WALK_ROWS),
+											   &found)))
+		return;
+	admit_rows(relay, found.events);
+	look_into_keys(relay, found.keys);
+	if (!found.more)
+	{
+		rows->walking = false;
+		relay->queue.keys.complete = true;
+	}
+}
+
+/* Is there something to be taken, so that the journal is to be written first? */
+bool
+relay_rows_wanted(Relay *relay)
+{
+	RelayRows  *rows = &relay->rows;
+
+	if (rows->asked || rows->sweep)
+		return true;
+	if (!relay_wants_events(relay))
+		return false;
+	return rows->walking || is_due(relay, clock_now()) ||
+		keys_next_refill(&relay->queue.keys, first_window_read(relay)) != NULL;
+}
+
+/*
+ * Take rows while there is room.  The journal has been written, and whenever
+ * the store has failed it is to be left alone.
+ */
+void
+relay_take_rows(Relay *relay)
+{
+	RelayJournal *journal = &relay->journal;
+	RelayRows  *rows = &relay->rows;
+	int64		upto = first_window_read(relay);
+	TimestampTz now = clock_now();
+	KeyQueue   *queue;
+
+	if (rows->asked)
+		serve_requests(relay, now);
+	if (rows->sweep && !journal->must_checkpoint)
+		sweep(relay);
+	if (!journal->must_checkpoint && relay_wants_events(relay) && is_due(relay, now))
+		take_due(relay, now);
+	while (!journal->must_checkpoint && relay_wants_events(relay) &&
+		   (queue = keys_next_refill(&relay->queue.keys, upto)) != NULL)
+		refill_key(relay, queue, upto, now);
+	if (rows->walking && !journal->must_checkpoint && relay_wants_events(relay))
+		walk(relay, upto);
+}
+
+/* Milliseconds until a time of the wall clock. */
+static int64
+wall_clock_wait(TimestampTz when)
+{
+	TimestampTz now = clock_now();
+
+	return when <= now ? 0 : (when - now) / 1000 + 1;
+}
+
+/* When there is something to take; relay->now: at once. */
+int64
+relay_rows_time(Relay *relay)
+{
+	RelayRows  *rows = &relay->rows;
+
+	if (relay_rows_wanted(relay))
+		return relay->now;
+	if (!relay_wants_events(relay) || TIMESTAMP_IS_NOEND(rows->next_due))
+		return PG_INT64_MAX;
+	return relay->now + wall_clock_wait(rows->next_due);
+}

@@ -1,0 +1,41 @@
+/*-------------------------------------------------------------------------
+ *
+ * row_scan.h
+ *		Scans of outbox_delivery by its indexes, without a plan.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_ROW_SCAN_H
+#define OUTBOX_ROW_SCAN_H
+
+#include "access/genam.h"
+#include "executor/tuptable.h"
+#include "utils/relcache.h"
+
+#include "store/store.h"
+
+/* A scan of outbox_delivery by one of its indexes. */
+typedef struct RowScan
+{
+	Relation	table;
+	Relation	index;
+	IndexScanDesc scan;
+	TupleTableSlot *slot;		/* the current row */
+} RowScan;
+
+extern void row_scan_begin(RowScan *rows, const char *index, int nkeys);
+extern void row_scan_key(RowScan *rows, const char *topic, const char *key,
+						 int64 after);
+extern void row_scan_due(RowScan *rows, const StoreDueCursor *cursor,
+						 TimestampTz until);
+extern void row_scan_behind(RowScan *rows, int64 id);
+extern bool row_scan_next(RowScan *rows);
+extern void row_scan_end(RowScan *rows);
+
+extern int64 row_id(const RowScan *rows);
+extern bool row_has_key(const RowScan *rows);
+extern StoreKey *row_key(const RowScan *rows);
+extern DeliveryState row_state(const RowScan *rows);
+extern TimestampTz row_due(const RowScan *rows);
+
+#endif							/* OUTBOX_ROW_SCAN_H */

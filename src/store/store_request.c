@@ -1,0 +1,286 @@
+/*-------------------------------------------------------------------------
+ *
+ * store_request.c
+ *		What people ask of the relay: retry, discard, forget.
+ *
+ * A request is a row of outbox_request, which a user's transaction inserts
+ * (store_session.c) and the relay serves and deletes, the oldest first.  So no
+ * transaction that somebody keeps open holds a row that the relay writes.
+ *
+ * Before requests are served, everything that was settled has been written:
+ * what they say then meets the state that people see.  A request that the
+ * state no longer allows is served by doing nothing.  An event that shall be
+ * sent again is due at once, and taken like any other row that is due.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "store/store_internal.h"
+
+/* $1 limit */
+static Statement read_requests = {
+	"SELECT r.id, r.action, r.event, r.topic, r.requested_by, r.requested_at"
+	" FROM @s@.outbox_request r ORDER BY r.id LIMIT $1",
+	1, {INT8OID}
+};
+
+#define FRESH(now) \
+	" SET state = 'pending', attempts = 0, crashes = 0," \
+	" next_attempt_at = " now ", updated_at = clock_timestamp()"
+
+/* $1 id, $2 now; a scheduled event may have no row yet */
+static Statement retry = {
+	"INSERT INTO @s@.outbox_delivery AS d (id, topic, key, state,"
+	" next_attempt_at)"
+	" SELECT e.id, e.topic, e.key, 'pending', $2"
+	" FROM @s@.outbox_event e WHERE e.id = $1 AND (e.deliver_after > now()"
+	"  OR EXISTS (SELECT 1 FROM @s@.outbox_delivery x WHERE x.id = e.id))"
+	" ON CONFLICT (id) DO UPDATE" FRESH("$2")
+	" WHERE d.state IN ('failed', 'dead', 'discarded', 'scheduled')"
+	" RETURNING d.id, d.topic, d.key",
+	2, {INT8OID, TIMESTAMPTZOID}
+};
+
+/*
+ * $1 id, $2 lo, $3 hi, $4 cursor of the window that is being read.  A discarded
+ * event that has not been read yet is read in its place, after those that it
+ * comes behind.
+ */
+static Statement retry_unread = {
+	"DELETE FROM @s@.outbox_delivery d WHERE d.id = $1"
+	" AND d.state = 'discarded' AND NOT EXISTS"
+	" (SELECT 1 FROM @s@.outbox_event e WHERE e.id = d.id"
+	"  AND (pg_visible_in_snapshot(e.xid, $2)"
+	"   OR (e.id <= $4 AND pg_visible_in_snapshot(e.xid, $3))))",
+	4, {INT8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID}
+};
+
+/* $1 id, $2 who asked; not what the position covers: that is published */
+static Statement discard = {
+	"INSERT INTO @s@.outbox_delivery AS d (id, topic, key, state, last_error)"
+	" SELECT e.id, e.topic, e.key, 'discarded', 'discarded by ' || $2"
+	" FROM @s@.outbox_event e"
+	" WHERE e.id = $1 AND (EXISTS (SELECT 1 FROM @s@.outbox_delivery x"
+	"   WHERE x.id = e.id)"
+	"  OR NOT EXISTS (SELECT 1 FROM (SELECT p.lo, p.hi, p.last_id"
+	"    FROM @s@.outbox_progress p ORDER BY p.id DESC LIMIT 1) p"
+	"   WHERE pg_visible_in_snapshot(e.xid, p.lo)"
+	"   OR (e.id <= p.last_id AND pg_visible_in_snapshot(e.xid, p.hi))))"
+	" ON CONFLICT (id) DO UPDATE SET state = excluded.state,"
+	"  next_attempt_at = NULL, last_error = excluded.last_error,"
+	"  updated_at = clock_timestamp()"
+	" WHERE d.state NOT IN ('published', 'discarded')"
+	" RETURNING d.id, d.topic, d.key",
+	2, {INT8OID, TEXTOID}
+};
+
+/* $1 topic, $2 every topic, $3 died before, $4 limit, $5 now */
+static Statement retry_dead = {
+	"UPDATE @s@.outbox_delivery d" FRESH("$5")
+	" FROM (SELECT x.id FROM @s@.outbox_delivery x"
+	"  WHERE x.state = 'dead' AND (x.topic = $1 OR $2) AND x.updated_at <= $3"
+	"  ORDER BY x.topic, x.key, x.id LIMIT $4) x"
+	" WHERE d.id = x.id RETURNING d.id, d.topic, d.key",
+	5, {TEXTOID, BOOLOID, TIMESTAMPTZOID, INT8OID, TIMESTAMPTZOID}
+};
+
+/* $1 id */
+static Statement forget = {
+	"DELETE FROM @s@.outbox_delivery d WHERE d.id = $1"
+	" RETURNING d.id, d.topic, d.key",
+	1, {INT8OID}
+};
+
+/* $1 id */
+static Statement delete_request = {
+	"DELETE FROM @s@.outbox_request r WHERE r.id = $1",
+	1, {INT8OID}
+};
+
+typedef struct Request
+{
+	Datum		id;
+	char	   *action;
+	Datum		event;
+	Datum		topic;			/* if not all_topics */
+	bool		all_topics;
+	Datum		requested_by;
+	Datum		requested_at;
+} Request;
+
+typedef struct ServeArgs
+{
+	MemoryContext context;		/* of the result */
+	const StoreWindow *window;
+	TimestampTz now;
+	int			limit;
+	List	  **served;
+	bool	   *more;
+} ServeArgs;
+
+/* Add the rows that the last statement returned to what was served. */
+static int
+add_served(ServeArgs *args, bool gone)
+{
+	int			n = SPI_processed;
+	MemoryContext old = MemoryContextSwitchTo(args->context);
+
+	for (int i = 0; i < n; i++)
+	{
+		StoreServed *served = palloc0(sizeof(StoreServed));
+		bool		isnull;
+		Datum		topic;
+		Datum		key;
+
+		served->key.id = DatumGetInt64(store_result(i, 1, &isnull));
+		topic = store_result(i, 2, &isnull);
+		key = store_result(i, 3, &isnull);
+		if (!isnull)
+		{
+			served->key.topic = store_utf8(topic);
+			served->key.key = store_utf8(key);
+		}
+		served->gone = gone;
+		*args->served = lappend(*args->served, served);
+	}
+	MemoryContextSwitchTo(old);
+	return n;
+}
+
+/*
+ * An event without a row may be in memory all the same, and is to leave it.
+ */
+static void
+add_unknown(ServeArgs *args, Datum event)
+{
+	MemoryContext old = MemoryContextSwitchTo(args->context);
+	StoreServed *served = palloc0(sizeof(StoreServed));
+
+	served->key.id = DatumGetInt64(event);
+	served->gone = true;
+	*args->served = lappend(*args->served, served);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+serve_retry(ServeArgs *args, const Request *request)
+{
+	const StoreWindow *window = args->window;
+	Datum		values[4];
+
+	values[0] = request->event;
+	if (window->opened)
+	{
+		values[1] = PointerGetDatum(window->lo);
+		values[2] = PointerGetDatum(window->hi);
+		values[3] = Int64GetDatum(window->exhausted ? PG_INT64_MAX :
+								  window->cursor);
+		if (store_execute(&retry_unread, values, NULL) > 0)
+			return;
+	}
+	values[1] = TimestampTzGetDatum(args->now);
+	store_execute(&retry, values, NULL);
+	(void) add_served(args, false);
+}
+
+/* Serve one request; true if there is nothing left to do for it. */
+static bool
+serve_request(ServeArgs *args, const Request *request)
+{
+	Datum		values[5];
+
+	values[0] = request->event;
+	if (strcmp(request->action, "retry") == 0)
+		serve_retry(args, request);
+	else if (strcmp(request->action, "discard") == 0)
+	{
+		values[1] = request->requested_by;
+		store_execute(&discard, values, NULL);
+		(void) add_served(args, true);
+	}
+	else if (strcmp(request->action, "forget") == 0)
+	{
+		store_execute(&forget, values, NULL);
+		if (add_served(args, true) == 0)
+			add_unknown(args, request->event);
+	}
+	else
+	{
+		/* many at a time, but not all: the request stays until none is left */
+		values[0] = request->topic;
+		values[1] = BoolGetDatum(request->all_topics);
+		values[2] = request->requested_at;
+		values[3] = Int64GetDatum(args->limit);
+		values[4] = TimestampTzGetDatum(args->now);
+		store_execute(&retry_dead, values,
+					  request->all_topics ? "n    " : NULL);
+		return add_served(args, false) < args->limit;
+	}
+	return true;
+}
+
+/* Copy the rows of the last statement out of it. */
+static Request *
+take_requests(int n)
+{
+	Request    *requests = palloc0(sizeof(Request) * Max(n, 1));
+
+	for (int i = 0; i < n; i++)
+	{
+		Request    *request = &requests[i];
+		bool		isnull;
+		Datum		topic;
+
+		request->id = store_result(i, 1, &isnull);
+		request->action = TextDatumGetCString(store_result(i, 2, &isnull));
+		request->event = store_result(i, 3, &isnull);
+		topic = store_result(i, 4, &request->all_topics);
+		if (!request->all_topics)
+			request->topic = PointerGetDatum(DatumGetTextPCopy(topic));
+		request->requested_by = PointerGetDatum(DatumGetTextPCopy(store_result(i, 5, &isnull)));
+		request->requested_at = store_result(i, 6, &isnull);
+	}
+	return requests;
+}
+
+static void
+serve_body(void *arg)
+{
+	ServeArgs  *args = arg;
+	Datum		value = Int64GetDatum(args->limit);
+	int			n = (int) store_execute(&read_requests, &value, NULL);
+	Request    *requests = take_requests(n);
+
+	*args->more = n == args->limit;
+	for (int i = 0; i < n; i++)
+	{
+		if (!serve_request(args, &requests[i]))
+		{
+			*args->more = true;
+			break;
+		}
+		store_execute(&delete_request, &requests[i].id, NULL);
+	}
+}
+
+/*
+ * Serve at most "limit" requests, and of one that means many events as many of
+ * these.  What is to be sent again is due "now"; "window" is the one that is
+ * being read.  *served becomes a list of StoreServed *, in the current memory
+ * context, and *more tells whether there is more to be done.
+ */
+StoreResult
+store_serve_requests(const StoreWindow *window, TimestampTz now, int limit,
+					 List **served, bool *more)
+{
+	ServeArgs	args = {CurrentMemoryContext, window, now, limit, served, more};
+
+	*served = NIL;
+	*more = false;
+	return store_transaction(serve_body, &args);
+}

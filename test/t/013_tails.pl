@@ -1,0 +1,195 @@
+# What waits in the table holds nobody else up, and comes back in order.
+#
+# Promises:
+# - A deep backlog of one key is delivered in order, once, and leaves no rows
+#   behind; it is not read again and again.
+# - Order is by topic and key: an event of the same key in another topic does
+#   not wait.
+# - Thousands of dead events of one key are sent again in order by one call.
+# - However many rows wait in the table, and whatever the planner was told about
+#   it, delivering the events of others reads no more of it.
+# - After a restart, what waits is found, in order.
+# - An open transaction that deletes an event holds up no other one.
+
+use strict;
+use warnings FATAL => 'all';
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time);
+
+use lib 'test/lib';
+use OutboxTest;
+
+use constant {
+	DEEP => 6000,       # more than four times batch_size, which stay in memory
+	ROWS => 20_000,     # that wait
+	HEALTHY => 1000,
+	STATISTICS => 1.5,  # seconds after which statistics have been sent
+};
+
+my $receiver = start_receiver(mode => 'dapr');
+my $node = new_node(
+	'tails',
+	conf => {
+		'outbox.dapr_endpoint' => $receiver->url,
+		'outbox.batch_size' => 500,
+		'outbox.breaker_threshold' => 0,
+		'outbox.local_retry_times' => 0,
+		autovacuum => 'off',
+	});
+query($node, 'CREATE EXTENSION outbox');
+
+# The numbers of the events of a topic in the order in which they were taken
+sub taken
+{
+	my ($topic) = @_;
+	return [ map { cloud_event($_)->{data} }
+		  $receiver->accepted(topic => $topic, fields => ['body']) ];
+}
+
+# Wait until all events of a topic are published.
+sub wait_published
+{
+	my ($topic, $timeout) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return poll_until(
+		sub {
+			query($node, 'SELECT count(*) FROM outbox_events WHERE topic = '
+				  . literal($topic) . q{ AND state <> 'published'}) eq '0';
+		},
+		"$topic to be published", $timeout);
+}
+
+sub rows_of
+{
+	my ($topic) = @_;
+	return query($node,
+		'SELECT count(*) FROM outbox_delivery WHERE topic = ' . literal($topic));
+}
+
+# Entries of the indexes of outbox_delivery, and rows, that were read so far
+sub rows_read
+{
+	return query($node, q{
+		SELECT sum(idx_tup_read + idx_tup_fetch)
+		FROM pg_stat_all_indexes WHERE relname = 'outbox_delivery'});
+}
+
+# The same when the relay has told all: it does so once a second, if it has
+# something to do.
+sub settled_rows_read
+{
+	my ($read, $since) = (-1, 0);
+	poll_until(
+		sub {
+			my $now = rows_read();
+			publish($node, 'tick');
+			($read, $since) = ($now, time) if $now != $read;
+			return time - $since > STATISTICS;
+		},
+		'the statistics to be there');
+	return $read;
+}
+
+# One dead event of a key and many that wait behind it.
+sub dead_key
+{
+	my ($topic, $count) = @_;
+	$receiver->faults([ { match => { topic => $topic }, status => 413, times => 1 } ]);
+	publish($node, $topic, key => 'k');
+	wait_states($node, $topic, 'dead*1');
+	publish($node, $topic, key => 'k', payload => 'to_jsonb(n + 1)', count => $count);
+	poll_until(sub { rows_of($topic) == $count + 1 }, 'all to have rows');
+	return;
+}
+
+promise 'a deep backlog of one key goes in order' => sub {
+	reload($node, 'outbox.enabled' => 'off');
+	publish($node, 'deep', key => 'k', count => DEEP);
+	my $read = settled_rows_read();
+	my $before = $receiver->stats->{distinct_ids};
+	reload($node, 'outbox.enabled' => 'on');
+	wait_delivered($receiver, $before + DEEP, 120);
+	cmp_ok(settled_rows_read() - $read, '<', 8 * DEEP,
+		'rows are not read again and again');
+	is_deeply(taken('deep'), [ 1 .. DEEP ], 'in order, each of them once');
+	wait_published('deep');
+	cmp_ok(rows_of('deep'), '<', 100, 'rows that only waited are gone');
+};
+
+promise 'the same key in another topic does not wait' => sub {
+	$receiver->faults([ { match => { topic => 'bad' }, component_error => 'no' } ]);
+	my $bad = publish($node, 'bad', key => 'same');
+	wait_state($node, $bad, 'failed');
+	wait_delivered($receiver, [ publish($node, 'good', key => 'same', count => 3) ]);
+	is_deeply(taken('good'), [ 1 .. 3 ], 'in order of its own');
+	isnt(event_state($node, $bad), 'published', 'while the other one fails');
+};
+
+promise 'thousands of dead events of a key are sent again in order' => sub {
+	reload($node,
+		'outbox.max_retry_times' => 0,
+		'outbox.dead_key_policy' => 'skip');
+	$receiver->faults([ { match => { topic => 'dead' }, component_error => 'no' } ]);
+	publish($node, 'dead', key => 'k', count => 3000);
+	wait_states($node, 'dead', 'dead*3000');
+	reload($node,
+		'outbox.max_retry_times' => undef,
+		'outbox.dead_key_policy' => undef);
+	$receiver->faults([]);
+	is(query($node, q{SELECT outbox_retry_dead('dead')}), '3000', 'all of them');
+	wait_published('dead', 60);
+	is_deeply(taken('dead'), [ 1 .. 3000 ], 'in order, each of them once');
+};
+
+promise 'what waits costs the others nothing, whatever the planner knows' => sub {
+	query($node, 'ANALYZE outbox_delivery');
+	dead_key('rows', ROWS);
+	foreach my $when ('before ANALYZE', 'after ANALYZE')
+	{
+		my $read = settled_rows_read();
+		wait_delivered($receiver,
+			[ publish($node, "beside $when",
+				more => q{key => 'beside ' || n}, count => HEALTHY) ]);
+		cmp_ok(settled_rows_read() - $read, '<', HEALTHY,
+			"$when: the table is not read for events of other keys");
+		query($node, 'ANALYZE outbox_delivery');
+	}
+};
+
+promise 'after a restart, what waits is found in order' => sub {
+	dead_key('restart', 2000);
+	$node->restart;
+	wait_relay($node);
+	publish($node, 'restart', key => 'k', payload => q{'2002'});
+	poll_until(sub { rows_of('restart') == 2002 }, 'a new one to wait behind');
+	query($node, q{SELECT outbox_discard(event_id) FROM outbox_events
+		WHERE topic = 'restart' AND state = 'dead'});
+	poll_until(
+		sub {
+			states($node, 'restart') eq 'discarded*1 published*2001';
+		},
+		'the others to go on', 60);
+	is_deeply(taken('restart'), [ 2 .. 2002 ], 'in order, each of them once');
+};
+
+promise 'an open transaction that deletes an event holds up no other' => sub {
+	$receiver->faults([ { match => { topic => 'deleted' }, action => 'hang' } ]);
+	my $id = publish($node, 'deleted', key => 'k');
+	wait_state($node, $id, 'in_progress');
+	my $next = publish($node, 'deleted', key => 'k', payload => q{'2'});
+	my $session = $node->background_psql('postgres');
+	$session->query_safe("BEGIN; DELETE FROM outbox_event WHERE event_id = '$id'");
+	$receiver->faults([]);
+	wait_delivered($receiver, [ publish($node, 'others', count => 50) ]);
+	is(query($node, q{SELECT ok FROM outbox_check() WHERE "check" = 'relay alive'}),
+		't', 'the relay is alive');
+	$session->query_safe('COMMIT');
+	$session->quit;
+	wait_delivered($receiver, [$next]);
+	poll_until(sub { rows_of('deleted') == 0 || event_state($node, $next) eq 'published' },
+		'the next one to be published');
+};
+
+done_testing();
