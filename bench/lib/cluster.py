@@ -138,11 +138,12 @@ class Database:
             wait_until('the relay to stop', lambda: self.sql.is_true(
                 "state = 'disabled' FROM outbox_relays WHERE datname = current_database()"))
 
-    def publish(self, count, size, topic='bench'):
-        """Publish so many events with payloads of "size" bytes, in one transaction."""
+    def publish(self, count, size, topic='bench', keys=0):
+        """Publish so many events with payloads of "size" bytes, in one transaction; keys take turns."""
+        key = f"'key ' || n % {keys}" if keys else 'NULL'
         self.sql.run(f"""
-            INSERT INTO outbox_event (topic, payload)
-            SELECT '{topic}', {payload(size)} FROM generate_series(1, {count}) n""")
+            INSERT INTO outbox_event (topic, key, payload)
+            SELECT '{topic}', {key}, {payload(size)} FROM generate_series(1, {count}) n""")
 
     def empty(self):
         """Forget the events, when all are settled."""

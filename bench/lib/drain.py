@@ -38,14 +38,14 @@ class Drain:
         self._request = shutil.copy(self._request, self._request + '-single')
         return self
 
-    def load(self, count):
-        """Have so many events pending, and nothing of it still to be written to disk."""
-        self.database.publish(count, self.size)
+    def load(self, count, keys=0):
+        """Have so many events pending, of so many keys, and nothing of it still to be written to disk."""
+        self.database.publish(count, self.size, keys=keys)
         self.database.sql.run('CHECKPOINT')
 
-    def relay(self, count):
+    def relay(self, count, keys=0):
         """Load, and let the relay send.  Counts only what the receiver has and the tables know."""
-        self.load(count)
+        self.load(count, keys)
         cost = self.send(count)
         self.database.empty()
         return cost
@@ -78,11 +78,12 @@ class Drain:
         if exceptions:
             raise AssertionError(f'{exceptions} events were not published')
 
-    def bare(self, count):
+    def bare(self, count, in_flight=None):
         """The same number of events in requests like the captured one; it ends at a status other than 2xx."""
         requests = max(count // self.events_per_request, 1)
         before = self.receiver.requests()
-        command = [self.stage.program('bare'), self._request, self.receiver.url, str(requests), str(self.in_flight)]
+        command = [self.stage.program('bare'), self._request, self.receiver.url, str(requests),
+                   str(in_flight or self.in_flight)]
         if self.unix:
             command.append(self.receiver.socket)
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
