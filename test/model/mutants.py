@@ -1,0 +1,254 @@
+"""Deliberate mistakes: each is a relay with one rule broken, which the checks must find.
+
+seed: of a world that finds it soon; others do as well.
+"""
+
+from memory import READY, Registry
+from model import Relay
+from tables import FAILED, IN_PROGRESS, PENDING, Position
+
+
+class ForgottenTail(Relay):
+    """A new event does not ask whether rows of its unit wait in the table."""
+    def has_rows(self, unit):
+        return False
+
+
+class TailOfQueueForgotten(Relay):
+    """What memory had no room for is not remembered in the unit's queue."""
+    def cut(self):
+        super().cut()
+        for queue in self.queues.values():
+            queue.tail = False
+
+
+class TakenBeforeRead(Relay):
+    """R2: a row is taken before the reader has come to its event."""
+    seed = 35
+
+    def may_take(self, row):
+        return True
+
+
+class LaterWrittenFirst(Relay):
+    """R1: an event gets a row while an earlier one of its unit is only in memory."""
+    def close_journal(self):
+        pass
+
+
+class FollowerLetGo(Relay):
+    """The next of a unit is sent while the first waits for its next try in the table."""
+    def put_away_behind(self, gone):
+        self.next_of(gone.unit)
+
+
+class FollowerReady(Relay):
+    """What waits behind the first of its unit is ready at once."""
+    def enter(self, event, row=None, window=None):
+        entry = super().enter(event, row, window)
+        entry.state = READY
+        return entry
+
+
+class WronglyComplete(Relay):
+    """A registry without room for a unit still says that it knows all."""
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.registry = ForgetfulRegistry(self.limits.registry)
+
+
+class ForgetfulRegistry(Registry):
+    def add(self, unit):
+        if len(self.units) < self.room:
+            self.units.add(unit)
+
+    def walk_is_done(self):
+        self.complete = True
+
+
+class CompleteTooEarly(Relay):
+    """The registry is complete before the walk has seen all rows."""
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.registry.complete = True
+
+
+class LooksTooEarly(Relay):
+    """The table is looked at while rows are in the journal."""
+    def look_at_table(self):
+        pass
+
+
+class LateIsForgotten(Relay):
+    """An event that comes late into a tail does not have its unit looked at."""
+    seed = 19
+
+    def read_window(self):
+        self.seen_up_to = 0
+        super().read_window()
+
+
+class LateIntoTail(Relay):
+    """An event that comes late goes into the tail, though the refills begin behind it."""
+    seed = 22
+
+    def read_event(self, event, window):
+        queue = self.queues.get(self.unit(event))
+        if queue is not None and queue.tail and event.deliver_after <= self.now:
+            self.write_new_row(event, PENDING)
+        else:
+            super().read_event(event, window)
+
+
+class RefillGivesUp(Relay):
+    """A unit that is to be refilled while memory is full is not wanted any more."""
+    def refill_wanted(self):
+        super().refill_wanted()
+        self.wanted.clear()
+
+
+class CursorNeverBack(Relay):
+    """A row that is due at once is written behind the cursor of what is due."""
+    def due_again(self, row):
+        pass
+
+
+class DeletedTooEarly(Relay):
+    """R3: the row of a published event is deleted though the position does not cover it."""
+    seed = 8
+
+    def settled_row(self, entry, position):
+        return None
+
+
+class PositionTooFar(Relay):
+    """The position passes the first event that is not settled."""
+    def position(self):
+        position = super().position()
+        linked = self.windows[0].linked
+        return Position(position.lo, position.hi, min(linked)) if linked else position
+
+
+class NeverSpilled(Relay):
+    """R4: an event holds the position for as long as it likes."""
+    def spill(self):
+        pass
+
+
+class StopForgets(Relay):
+    """An orderly stop writes nothing down but the position."""
+    def stop(self):
+        self.checkpoint()
+
+
+class NotFlushed(Relay):
+    """An event is sent before its transaction is durable."""
+    def read_window(self):
+        flush, self.db.flush_transactions = self.db.flush_transactions, lambda xids: None
+        try:
+            super().read_window()
+        finally:
+            self.db.flush_transactions = flush
+
+
+class RequestTooEarly(Relay):
+    """A request is gone in a transaction of its own, before what it did is written down."""
+    def serve_requests(self):
+        super().serve_requests()
+        self.db.commit([('request', number, None) for number in self.served])
+        self.served.clear()
+
+
+class ReviveForgotten(Relay):
+    """The first of a unit is discarded, and nobody looks at what waited for it."""
+    def revive(self, unit):
+        pass
+
+
+class ScheduledStays(Relay):
+    """A scheduled event that has to wait for its unit does not count as unsettled."""
+    def is_due_row(self, row):
+        return row.state == FAILED or row.state == PENDING and row.next_at > 0
+
+
+class CrashLeftover(Relay):
+    """What was in progress at a crash is left to itself."""
+    def walk_row(self, row):
+        if row.state != IN_PROGRESS:
+            super().walk_row(row)
+
+
+class AllPutAway(Relay):
+    """An entry leaves for the table, and those in front of it as well."""
+    seed = 19
+
+    def put_away_behind(self, gone):
+        front = [event_id for event_id in self.queues[gone.unit].ids if event_id < gone.id] if gone.unit else []
+        for event_id in front:
+            self.put_into_tail(self.entries[event_id])
+        super().put_away_behind(gone)
+
+
+class TailInFront(Relay):
+    """An entry leaves for the table, and what the tail has in front of it is forgotten."""
+    seed = 1011
+
+    def put_away_behind(self, gone):
+        wanted = gone.unit in self.wanted
+        super().put_away_behind(gone)
+        if not wanted and gone.unit not in self.queues:
+            self.wanted.pop(gone.unit, None)
+
+
+class UptoLast(Relay):
+    """The tail is thought to begin behind the entry with the largest id, though the active one is out of order."""
+    seed = 26
+
+    def cut(self):
+        super().cut()
+        for queue in self.queues.values():
+            queue.upto = max(queue.upto, *queue.ids)
+
+
+class RefillSaysAll(Relay):
+    """A refill that read as much as it may takes this for the end of the tail."""
+    def has_tail(self, unit, upto):
+        if unit in self.queues:
+            self.registry.discard(unit)
+            self.queues[unit].tail = False
+
+
+class DiscardedInFlight(Relay):
+    """What is discarded in flight is not cancelled, and the next one goes."""
+    seed = 8
+
+    def drop(self, entry):
+        self.leave(entry)
+        self.next_of(entry.unit)
+
+
+class DeadForEver(Relay):
+    """retry_dead does not remember which rows it has retried."""
+    seed = 37
+
+    def retry_dead(self):
+        self.retry_dead_cursor = 0
+        return super().retry_dead()
+
+
+class RegistryOfQueue(Relay):
+    """A retried row has its unit put into the registry though it joins a queue: a hit that stands for nothing."""
+    seed = 11
+
+    def retry(self, row):
+        super().retry(row)
+        if self.unit(row) is not None:
+            self.registry.add(self.unit(row))
+        return True
+
+
+ALL = [ForgottenTail, TailOfQueueForgotten, TakenBeforeRead, LaterWrittenFirst, FollowerLetGo, FollowerReady,
+       WronglyComplete, CompleteTooEarly, LooksTooEarly, LateIsForgotten, LateIntoTail, RefillGivesUp, CursorNeverBack,
+       DeletedTooEarly, PositionTooFar, NeverSpilled, StopForgets, NotFlushed, RequestTooEarly,
+       ReviveForgotten, ScheduledStays, CrashLeftover, AllPutAway,
+       TailInFront, UptoLast, RefillSaysAll, DiscardedInFlight, DeadForEver, RegistryOfQueue]
