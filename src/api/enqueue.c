@@ -78,6 +78,7 @@ outbox_event_insert(PG_FUNCTION_ARGS)
 	HeapTuple	tuple;
 	Datum	   *values;
 	bool	   *nulls;
+	bool		restored;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
 		!TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
@@ -103,6 +104,7 @@ outbox_event_insert(PG_FUNCTION_ARGS)
 	 * commit: a row's xmin may be a subtransaction's.  A dump brings those of
 	 * another cluster.
 	 */
+	restored = !nulls[EVENT_COL_XID];
 	values[EVENT_COL_XID] = FullTransactionIdGetDatum(GetTopFullTransactionId());
 	nulls[EVENT_COL_XID] = false;
 	if (nulls[EVENT_COL_EVENT_ID])
@@ -113,7 +115,9 @@ outbox_event_insert(PG_FUNCTION_ARGS)
 	tuple = heap_form_tuple(desc, values, nulls);
 
 	warn_if_not_preloaded();
-	shmem_wake_relay_at_commit(0);
+
+	/* the relay may have passed over its row, which came before it */
+	shmem_wake_relay_at_commit(restored ? RELAY_REQUEST_RECHECK : 0);
 	return PointerGetDatum(tuple);
 }
 

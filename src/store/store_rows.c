@@ -115,8 +115,14 @@ read_key_body(void *arg)
 
 	MemoryContextSwitchTo(old);
 
-	/* an event that is just being deleted is passed over */
+	/*
+	 * A row whose event is not there is passed over: it has just been
+	 * deleted, or a dump has not brought it yet.  We hear of it when that is
+	 * done.
+	 */
 	result->last = n > 0 ? ids[n - 1] : args->after;
+	if (!stopped && list_length(result->events) < n && result->rest == KEY_END)
+		result->rest = KEY_WAITS;
 	if (stopped)
 	{
 		result->last = ((OutboxEvent *) llast(result->events))->msg.id;

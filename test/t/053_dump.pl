@@ -157,4 +157,44 @@ promise 'where a dump is restored, the relay goes on where the other stood' =>
 	$new->stop;
   };
 
+# pg_restore copies outbox_delivery in a transaction before that of
+# outbox_event, and the relay does not wait for the second one.
+promise 'rows that are restored before their events are found, in order' => sub {
+	my $node = new_node('late', conf => \%conf);
+	query($node, 'CREATE EXTENSION outbox');
+	wait_relay($node);
+	query($node, q{
+		INSERT INTO outbox_delivery (id, topic, key, state, next_attempt_at)
+		VALUES (1001, 'late', 'k', 'pending', NULL),
+			   (1002, 'late', 'k', 'failed', now()),
+			   (1003, 'late', NULL, 'pending', NULL),
+			   (1004, 'late', NULL, 'failed', now()),
+			   (1005, 'late', NULL, 'scheduled', now()),
+			   (1006, 'late', NULL, 'in_progress', NULL)});
+
+	# by now it has looked at them
+	wait_delivered($receiver, [ publish($node, 'tick') ]) for 1 .. 2;
+	poll_until(
+		sub {
+			query($node, q{SELECT state FROM outbox_delivery WHERE id = 1006}) ne
+			  'in_progress';
+		},
+		'what was in progress to be taken over');
+	query($node, q{
+		INSERT INTO outbox_event (id, xid, topic, key, payload)
+		OVERRIDING SYSTEM VALUE
+		SELECT i, '3', 'late', CASE WHEN i IN (1001, 1002, 1007) THEN 'k' END,
+			   to_jsonb(i)
+		FROM generate_series(1001, 1007) i});
+	my $ids = sub {
+		return map { cloud_event($_)->{data} }
+		  $receiver->accepted(topic => 'late', fields => ['body']);
+	};
+	poll_until(sub { $ids->() >= 7 }, 'all to be delivered');
+	is_deeply([ sort $ids->() ], [ 1001 .. 1007 ], 'each of them once');
+	is_deeply([ grep { /100[127]/ } $ids->() ],
+		[ 1001, 1002, 1007 ], 'those of the key in order');
+	$node->stop;
+};
+
 done_testing();
