@@ -121,6 +121,7 @@ extern bool relay_can_send(const Relay *relay);
 extern bool relay_has_room(const Relay *relay);
 extern bool relay_is_short(const Relay *relay);
 extern bool relay_wants_events(const Relay *relay);
+extern bool relay_wants_rows(const Relay *relay);
 
 /* relay_spill.c */
 extern void relay_add_to_tail(Relay *relay, OutboxEvent *event);

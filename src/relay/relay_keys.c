@@ -28,8 +28,8 @@
 #include "guc.h"
 #include "relay/relay_queue.h"
 
-/* A queue with a tail is refilled when it has so few entries left. */
-#define REFILL_BELOW	32
+/* Of a key whose others wait in the table, at most so many are in memory. */
+#define MAX_SHARE		100
 
 /* What a hash costs in a hash table, roughly. */
 #define ROW_BYTES		48
@@ -113,16 +113,45 @@ list_refill(KeyTable *keys, KeyQueue *queue)
 	if (queue->listed)
 		return;
 	queue->listed = true;
+	keys->nrefills++;
 	queue->tried_upto = 0;
 	dlist_push_tail(&keys->refills, &queue->node);
 }
 
 static void
-unlist_refill(KeyQueue *queue)
+unlist_refill(KeyTable *keys, KeyQueue *queue)
 {
-	if (queue->listed)
-		dlist_delete(&queue->node);
+	if (!queue->listed)
+		return;
+	dlist_delete(&queue->node);
+	keys->nrefills--;
 	queue->listed = false;
+}
+
+/* How many keys are sent side by side, if all have something to send. */
+int
+keys_in_turn(const KeyTable *keys)
+{
+	return Max(1, Min(hash_get_num_entries(keys->queues), guc_max_in_flight));
+}
+
+/*
+ * So many entries of a key with a tail are to be in memory, so that there is
+ * room for as many keys as are sent side by side.
+ */
+int
+keys_share(const KeyTable *keys)
+{
+	int			share = ROOM_FOR_ROWS(4 * guc_batch_size) / keys_in_turn(keys);
+
+	return Max(2, Min(share, MAX_SHARE));
+}
+
+/* Has a queue with a tail so few entries left that it is to be refilled? */
+static bool
+runs_low(const KeyTable *keys, const KeyQueue *queue)
+{
+	return queue->nentries < keys_share(keys) / 2;
 }
 
 /* The first entry of a key, the only one that may be sent. */
@@ -191,7 +220,7 @@ keys_leave(KeyTable *keys, RelayEntry *entry)
 	if (!entry->stored)
 		queue->nbare--;
 	queue->nentries--;
-	if (queue->tail && queue->nentries < REFILL_BELOW)
+	if (queue->tail && runs_low(keys, queue))
 		list_refill(keys, queue);
 	if (queue->nentries > 0)
 		return keys_active(queue);
@@ -238,8 +267,8 @@ keys_refilled(KeyTable *keys, KeyQueue *queue, int64 last_id, bool tail)
 {
 	queue->tail = tail;
 	queue->last_id = Max(queue->last_id, last_id);
-	unlist_refill(queue);
-	if (tail && queue->nentries < REFILL_BELOW)
+	unlist_refill(keys, queue);
+	if (tail && runs_low(keys, queue))
 		list_refill(keys, queue);
 	else if (queue->nentries == 0)
 		forget_queue(keys, queue);
@@ -253,7 +282,7 @@ void
 keys_retire(KeyTable *keys, KeyQueue *queue)
 {
 	queue->tail = false;
-	unlist_refill(queue);
+	unlist_refill(keys, queue);
 	keys_note_rows(keys, queue->topic, queue->key);
 }
 
@@ -263,9 +292,14 @@ keys_note_rows(KeyTable *keys, const char *topic, const char *key)
 {
 	KeyId		id = make_id(topic, key);
 
+	if (hash_search(keys->rows, &id, HASH_FIND, NULL))
+		return;
 	if (hash_get_num_entries(keys->rows) >=
 		(Size) guc_relay_memory * 1024 / 8 / ROW_BYTES)
+	{
+		keys->overflowed = true;
 		keys->complete = false;
+	}
 	else
 		hash_search(keys->rows, &id, HASH_ENTER, NULL);
 }
@@ -286,6 +320,13 @@ keys_forget_rows(KeyTable *keys, const KeyQueue *queue)
 	hash_search(keys->rows, &queue->id, HASH_REMOVE, NULL);
 }
 
+/* A walk over all rows has noted their keys. */
+void
+keys_all_rows_known(KeyTable *keys)
+{
+	keys->complete = !keys->overflowed;
+}
+
 /* What was known of rows may be wrong: a setting that rules them has changed. */
 void
 keys_forget_all_rows(KeyTable *keys)
@@ -296,5 +337,6 @@ keys_forget_all_rows(KeyTable *keys)
 	hash_seq_init(&status, keys->rows);
 	while ((id = hash_seq_search(&status)) != NULL)
 		hash_search(keys->rows, id, HASH_REMOVE, NULL);
+	keys->overflowed = false;
 	keys->complete = false;
 }

@@ -59,14 +59,19 @@ typedef struct KeyQueue
 	int64		tried_upto;		/* nothing could be read up to here */
 } KeyQueue;
 
+/* What comes back from the table takes no more than this of the room. */
+#define ROOM_FOR_ROWS(room)		((room) / 4 * 3)
+
 /* All that is known about keys; see relay_keys.c. */
 typedef struct KeyTable
 {
 	MemoryContext context;
 	HTAB	   *queues;			/* KeyQueue */
 	dlist_head	refills;		/* of KeyQueues */
+	int			nrefills;
 	HTAB	   *rows;			/* KeyIds: of keys that have unsettled rows */
 	bool		complete;		/* ... and all of them */
+	bool		overflowed;		/* ... as far as there was room */
 } KeyTable;
 
 /* A request in flight that several entries share. */
@@ -131,6 +136,8 @@ extern RelayEntry *keys_leave(KeyTable *keys, RelayEntry *entry);
 extern RelayEntry *keys_active(const KeyQueue *queue);
 extern void keys_read_from(KeyTable *keys, KeyQueue *queue, int64 after);
 extern KeyQueue *keys_next_refill(KeyTable *keys, int64 upto);
+extern int	keys_in_turn(const KeyTable *keys);
+extern int	keys_share(const KeyTable *keys);
 extern void keys_refilled(KeyTable *keys, KeyQueue *queue, int64 last_id,
 						  bool tail);
 extern void keys_retire(KeyTable *keys, KeyQueue *queue);
@@ -138,6 +145,7 @@ extern void keys_note_rows(KeyTable *keys, const char *topic, const char *key);
 extern bool keys_have_rows(const KeyTable *keys, const char *topic,
 						   const char *key);
 extern void keys_forget_rows(KeyTable *keys, const KeyQueue *queue);
+extern void keys_all_rows_known(KeyTable *keys);
 extern void keys_forget_all_rows(KeyTable *keys);
 
 /* relay_queue.c */

@@ -255,7 +255,10 @@ relay_read(Relay *relay)
 			set_listening(&relay->reader, false);
 		return;
 	}
-	if ((journal->ndeliveries > 0 || journal->must_checkpoint) &&
+
+	/* who asks something of an event is answered by what has become of it */
+	if ((journal->ndeliveries > 0 || journal->must_checkpoint ||
+		 (relay->rows.asked && journal->nsettled > 0)) &&
 		!relay_checkpoint(relay, false, false))
 		return;
 	if (rows_wanted)

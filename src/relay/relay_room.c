@@ -28,6 +28,15 @@ relay_has_room(const Relay *relay)
 		relay->queue.bytes < (Size) guc_relay_memory * 1024;
 }
 
+/* Is there room for another row, and use for it?  New events keep some room. */
+bool
+relay_wants_rows(const Relay *relay)
+{
+	return relay->queue.nentries < ROOM_FOR_ROWS(4 * guc_batch_size) &&
+		relay->queue.bytes < ROOM_FOR_ROWS((Size) guc_relay_memory * 1024) &&
+		relay_is_short(relay);
+}
+
 /* Is less ready than can be sent at once, although something can be sent? */
 bool
 relay_is_short(const Relay *relay)

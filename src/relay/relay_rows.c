@@ -36,8 +36,11 @@
 #define WALK_ROWS		1000
 #define SERVE_REQUESTS	100
 
-/* Rows of a key that are read in one go. */
-#define KEY_ROWS		100
+/* Keys whose rows are read in one go. */
+#define REFILLS			100
+
+/* With so many keys to be looked into, the walk waits for them. */
+#define MANY_REFILLS	1000
 
 /* Rows may be due that were not before. */
 static void
@@ -60,13 +63,21 @@ hear_of_due_at(RelayRows *rows, TimestampTz due)
 	}
 }
 
+/* Look at all rows, from the first one on. */
+static void
+start_walk(RelayRows *rows)
+{
+	rows->walking = true;
+	rows->walked = 0;
+}
+
 /* Nothing is known yet. */
 void
 relay_rows_init(Relay *relay)
 {
 	forget_due(&relay->rows);
 	relay->rows.asked = true;
-	relay->rows.walking = true;
+	start_walk(&relay->rows);
 }
 
 /*
@@ -77,7 +88,6 @@ void
 relay_rows_configure(Relay *relay)
 {
 	relay_rows_init(relay);
-	relay->rows.walked = 0;
 	keys_forget_all_rows(&relay->queue.keys);
 }
 
@@ -124,13 +134,28 @@ first_window_read(const Relay *relay)
 	return window->store.cursor;
 }
 
+/* The bytes of events that there is room for; at least one. */
+static Size
+room_for_rows(const Relay *relay)
+{
+	Size		room = ROOM_FOR_ROWS((Size) guc_relay_memory * 1024);
+
+	return room > relay->queue.bytes ? room - relay->queue.bytes : 1;
+}
+
 /* How many events of the largest size there is memory for; at least one. */
 static int
 event_limit(const Relay *relay, int limit)
 {
-	Size		room = (Size) guc_relay_memory * 1024 - relay->queue.bytes;
+	return Max(1, Min(limit, room_for_rows(relay) / guc_max_payload_size));
+}
 
-	return Max(1, Min(limit, room / guc_max_payload_size));
+/* May something be taken?  Whenever the store has failed, it is left alone. */
+static bool
+may_take(const Relay *relay)
+{
+	return !relay->journal.must_checkpoint && !relay->journal.extension_gone &&
+		relay_wants_rows(relay);
 }
 
 static void
@@ -162,11 +187,8 @@ look_into_keys(Relay *relay, List *keys)
 
 		/* earlier ones are in memory, or will be found like this one */
 		keys_read_from(table, queue, queue->nentries == 0 ? 0 : key->id - 1);
-		pfree(key->topic);
-		pfree(key->key);
-		pfree(key);
 	}
-	list_free(keys);
+	store_free_keys(keys);
 }
 
 /* An event was given up or deleted. */
@@ -195,7 +217,9 @@ apply_served(Relay *relay, const StoreServed *served, TimestampTz now)
 	if (served->gone)
 	{
 		forget_entry(relay, entry);
-		if (served->key.topic)
+		if (served->key.topic && keys->nrefills > MANY_REFILLS)
+			start_walk(&relay->rows);
+		else if (served->key.topic)
 			keys_read_from(keys, keys_make(keys, served->key.topic,
 										   served->key.key), 0);
 		return;
@@ -301,12 +325,14 @@ refill_key(Relay *relay, KeyQueue *queue, int64 upto, TimestampTz now)
 	KeyTable   *keys = &relay->queue.keys;
 	StoreKey	key = {queue->topic, queue->key, 0};
 	StoreKeyRows rows;
+	Size		share = ROOM_FOR_ROWS((Size) guc_relay_memory * 1024) /
+	keys_in_turn(keys);
 
 	MemoryContextSwitchTo(relay->queue.context);
 	if (!relay_store_ok(relay,
-						store_read_key(&key, queue->last_id, upto, now, KEY_ROWS,
-									   (Size) guc_relay_memory * 1024 - relay->queue.bytes,
-									   &rows)))
+						store_read_key(&key, queue->last_id, upto, now,
+									   keys_share(keys),
+									   Min(room_for_rows(relay), share), &rows)))
 		return;
 
 	/* nothing yet: try again when the window has been read further */
@@ -340,7 +366,7 @@ walk(Relay *relay, int64 upto)
 	if (!found.more)
 	{
 		rows->walking = false;
-		relay->queue.keys.complete = true;
+		keys_all_rows_known(&relay->queue.keys);
 	}
 }
 
@@ -352,20 +378,16 @@ relay_rows_wanted(Relay *relay)
 
 	if (rows->asked || rows->sweep)
 		return true;
-	if (!relay_wants_events(relay))
+	if (!relay_wants_rows(relay))
 		return false;
 	return rows->walking || is_due(relay, clock_now()) ||
 		keys_next_refill(&relay->queue.keys, first_window_read(relay)) != NULL;
 }
 
-/*
- * Take rows while there is room.  The journal has been written, and whenever
- * the store has failed it is to be left alone.
- */
+/* Take rows while there is room.  The journal has been written. */
 void
 relay_take_rows(Relay *relay)
 {
-	RelayJournal *journal = &relay->journal;
 	RelayRows  *rows = &relay->rows;
 	int64		upto = first_window_read(relay);
 	TimestampTz now = clock_now();
@@ -373,14 +395,15 @@ relay_take_rows(Relay *relay)
 
 	if (rows->asked)
 		serve_requests(relay, now);
-	if (rows->sweep && !journal->must_checkpoint)
+	if (rows->sweep && !relay->journal.must_checkpoint)
 		sweep(relay);
-	if (!journal->must_checkpoint && relay_wants_events(relay) && is_due(relay, now))
+	if (may_take(relay) && is_due(relay, now))
 		take_due(relay, now);
-	while (!journal->must_checkpoint && relay_wants_events(relay) &&
-		   (queue = keys_next_refill(&relay->queue.keys, upto)) != NULL)
+	for (int i = 0; i < REFILLS && may_take(relay) &&
+		 (queue = keys_next_refill(&relay->queue.keys, upto)) != NULL; i++)
 		refill_key(relay, queue, upto, now);
-	if (rows->walking && !journal->must_checkpoint && relay_wants_events(relay))
+	if (rows->walking && relay->queue.keys.nrefills <= MANY_REFILLS &&
+		may_take(relay))
 		walk(relay, upto);
 }
 
@@ -401,7 +424,7 @@ relay_rows_time(Relay *relay)
 
 	if (relay_rows_wanted(relay))
 		return relay->now;
-	if (!relay_wants_events(relay) || TIMESTAMP_IS_NOEND(rows->next_due))
+	if (!relay_wants_rows(relay) || TIMESTAMP_IS_NOEND(rows->next_due))
 		return PG_INT64_MAX;
 	return relay->now + wall_clock_wait(rows->next_due);
 }

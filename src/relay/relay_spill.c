@@ -32,8 +32,8 @@
 /* What is in flight or to be tried again for so long gets a row. */
 #define SPILL_AFTER_MS	1000
 
-/* Of a key's entries, this many stay in memory when that is full. */
-#define KEPT_OF_FULL	64
+/* Of a key, so many events stay in memory when it is full of large ones. */
+#define KEPT_OF_LARGE	2
 
 /* Give the entry a row, in the state that it has here. */
 static void
@@ -163,19 +163,22 @@ find_old(Relay *relay, RelayWindow *window, List **old)
 	return true;
 }
 
-/* The queue of a key keeps its first entries; the others become its tail. */
+/*
+ * The queue of a key keeps its first entries; the others become its tail, which
+ * may begin before them: there may be a row of an older event.
+ */
 static void
-cut_key(Relay *relay, KeyQueue *key)
+cut_key(Relay *relay, KeyQueue *key, int kept)
 {
 	store_key(relay, key);
 	key->tail = true;
 	keys_note_rows(&relay->queue.keys, key->topic, key->key);
-	while (key->nentries > KEPT_OF_FULL)
+	while (key->nentries > kept)
 	{
 		RelayEntry *last = dlist_tail_element(RelayEntry, in_key,
 											  &key->entries);
 
-		key->last_id = last->event->msg.id - 1;
+		key->last_id = Min(key->last_id, last->event->msg.id - 1);
 		queue_remove(&relay->queue, last);
 	}
 }
@@ -186,12 +189,17 @@ cut_long_keys(Relay *relay)
 {
 	HASH_SEQ_STATUS status;
 	KeyQueue   *key;
+	int			kept = keys_share(&relay->queue.keys);
+
+	/* large ones: the next is needed soon, and the others of the key are not */
+	if (relay->queue.nentries < 4 * guc_batch_size)
+		kept = Min(kept, KEPT_OF_LARGE);
 
 	hash_seq_init(&status, relay->queue.keys.queues);
 	while ((key = hash_seq_search(&status)) != NULL)
 	{
-		if (key->nentries > KEPT_OF_FULL)
-			cut_key(relay, key);
+		if (key->nentries > kept)
+			cut_key(relay, key, kept);
 	}
 }
 

@@ -49,6 +49,11 @@ row_scan_begin(RowScan *rows, const char *index, int nkeys)
 	rows->table = table_open(store_relation("outbox_delivery"),
 							 AccessShareLock);
 	rows->index = index_open(store_relation(index), AccessShareLock);
+	if (!rows->index->rd_index->indisvalid)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("index \"%s\" is not valid", index),
+				 errhint("Use REINDEX INDEX.")));
 	rows->scan = index_beginscan_compat(rows->table, rows->index,
 										GetActiveSnapshot(), nkeys);
 	rows->slot = table_slot_create(rows->table, NULL);

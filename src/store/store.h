@@ -140,6 +140,7 @@ extern StoreResult store_read_due(StoreDueCursor *cursor, TimestampTz now,
 								  int limit, StoreRows *rows);
 extern StoreResult store_next_due(const StoreDueCursor *cursor,
 								  TimestampTz *due);
+extern void store_free_keys(List *keys);
 extern StoreResult store_walk_rows(int64 *cursor, int limit, int max_events,
 								   StoreRows *rows);
 extern StoreResult store_read_key(const StoreKey *key, int64 after, int64 upto,

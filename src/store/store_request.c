@@ -33,12 +33,23 @@ static Statement read_requests = {
 	" SET state = 'pending', attempts = 0, crashes = 0," \
 	" next_attempt_at = " now ", updated_at = clock_timestamp()"
 
-/* $1 id, $2 now; a scheduled event may have no row yet */
+/* Does the newest position say that an event "e" without a row is settled? */
+#define COVERED \
+	"EXISTS (SELECT 1 FROM (SELECT p.lo, p.hi, p.last_id" \
+	"    FROM @s@.outbox_progress p ORDER BY p.id DESC LIMIT 1) p" \
+	"   WHERE pg_visible_in_snapshot(e.xid, p.lo)" \
+	"   OR (e.id <= p.last_id AND pg_visible_in_snapshot(e.xid, p.hi)))"
+
+/*
+ * $1 id, $2 now; a scheduled event may have no row yet, and one that somebody
+ * else has had sent in the meantime has none any more
+ */
 static Statement retry = {
 	"INSERT INTO @s@.outbox_delivery AS d (id, topic, key, state,"
 	" next_attempt_at)"
 	" SELECT e.id, e.topic, e.key, 'pending', $2"
-	" FROM @s@.outbox_event e WHERE e.id = $1 AND (e.deliver_after > now()"
+	" FROM @s@.outbox_event e WHERE e.id = $1"
+	" AND ((e.deliver_after > now() AND NOT " COVERED ")"
 	"  OR EXISTS (SELECT 1 FROM @s@.outbox_delivery x WHERE x.id = e.id))"
 	" ON CONFLICT (id) DO UPDATE" FRESH("$2")
 	" WHERE d.state IN ('failed', 'dead', 'discarded', 'scheduled')"
@@ -67,10 +78,7 @@ static Statement discard = {
 	" FROM @s@.outbox_event e"
 	" WHERE e.id = $1 AND (EXISTS (SELECT 1 FROM @s@.outbox_delivery x"
 	"   WHERE x.id = e.id)"
-	"  OR NOT EXISTS (SELECT 1 FROM (SELECT p.lo, p.hi, p.last_id"
-	"    FROM @s@.outbox_progress p ORDER BY p.id DESC LIMIT 1) p"
-	"   WHERE pg_visible_in_snapshot(e.xid, p.lo)"
-	"   OR (e.id <= p.last_id AND pg_visible_in_snapshot(e.xid, p.hi))))"
+	"  OR NOT " COVERED ")"
 	" ON CONFLICT (id) DO UPDATE SET state = excluded.state,"
 	"  next_attempt_at = NULL, last_error = excluded.last_error,"
 	"  updated_at = clock_timestamp()"
@@ -174,7 +182,7 @@ serve_retry(ServeArgs *args, const Request *request)
 	Datum		values[4];
 
 	values[0] = request->event;
-	if (window->opened)
+	if (window->hi)
 	{
 		values[1] = PointerGetDatum(window->lo);
 		values[2] = PointerGetDatum(window->hi);

@@ -264,6 +264,22 @@ read_due_body(void *arg)
 	read_events(args, ids, n);
 }
 
+/* Free a list of StoreKeys. */
+void
+store_free_keys(List *keys)
+{
+	ListCell   *lc;
+
+	foreach(lc, keys)
+	{
+		StoreKey   *key = lfirst(lc);
+
+		pfree(key->topic);
+		pfree(key->key);
+	}
+	list_free_deep(keys);
+}
+
 static StoreResult
 read_rows(void (*body) (void *arg), RowsArgs *args)
 {
@@ -273,7 +289,10 @@ read_rows(void (*body) (void *arg), RowsArgs *args)
 	args->context = CurrentMemoryContext;
 	result = store_transaction(body, args);
 	if (result != STORE_OK)
+	{
 		list_free_deep(args->result->events);
+		store_free_keys(args->result->keys);
+	}
 	return result;
 }
 

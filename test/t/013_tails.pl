@@ -8,6 +8,9 @@
 # - Thousands of dead events of one key are sent again in order by one call.
 # - However many rows wait in the table, and whatever the planner was told about
 #   it, delivering the events of others reads no more of it.
+# - Nor is a key overtaken when there are more of them than are remembered.
+# - What comes back from the table leaves room for new events.
+# - A request that is committed late does not have an event sent again.
 # - After a restart, what waits is found, in order.
 # - An open transaction that deletes an event holds up no other one.
 
@@ -156,6 +159,57 @@ promise 'what waits costs the others nothing, whatever the planner knows' => sub
 			"$when: the table is not read for events of other keys");
 		query($node, 'ANALYZE outbox_delivery');
 	}
+};
+
+promise 'more keys with rows than are remembered, and none is overtaken' => sub {
+	my $keys = 1500;    # 1365 fit into this memory
+	my $publish = sub {
+		my ($key) = @_;
+		return publish($node, 'keys', more => "key => $key", count => $keys);
+	};
+	reload($node, 'outbox.relay_memory' => '512kB');
+	$receiver->faults(
+		[ { match => { topic => 'keys' }, status => 413, times => $keys } ]);
+	$publish->("'k' || n");
+	wait_states($node, 'keys', "dead*$keys");
+	reload($node, 'outbox.retry_batch_size' => 17);    # has it look at all rows
+	wait_delivered($receiver, [ publish($node, 'keys', key => 'tick') ]) for 1 .. 10;
+	$publish->("'k' || $keys + 1 - n");
+	wait_states($node, 'keys', "dead*$keys published*10 blocked*$keys");
+};
+
+promise 'what comes back leaves room for new events' => sub {
+	my ($keys, $each) = (100, 60);
+	$receiver->faults(
+		[ { match => { topic => 'back' }, component_error => 'no' } ]);
+	reload($node, 'outbox.failed_retry_interval' => '1h');
+	publish($node, 'back', more => "key => 'k' || n % $keys", count => $keys * $each);
+	poll_until(sub { rows_of('back') == $keys * $each }, 'all to wait');
+	$receiver->faults(
+		[ { match => { topic => 'back' }, delay_response => 0.05 } ]);
+	query($node, q{SELECT outbox_retry(event_id) FROM outbox_events
+		WHERE topic = 'back' AND state = 'failed'});
+	poll_until(sub { @{ taken('back') } > 200 }, 'them to come back');
+	wait_delivered($receiver, [ publish($node, 'new', count => 20) ]);
+	cmp_ok(scalar(@{ taken('back') }), '<', $keys * $each / 2,
+		'new ones arrive while most of them wait');
+	wait_published('back', 60);
+};
+
+promise 'who asks late that an event be sent does not have it sent again' => sub {
+	my $id = publish($node, 'late', more => q{deliver_after => now() + '1 day'});
+	wait_state($node, $id, 'scheduled');
+	my $session = $node->background_psql('postgres');
+	$session->query_safe("BEGIN; SELECT outbox_retry('$id')");
+	query($node, "SELECT outbox_retry('$id')");
+	wait_delivered($receiver, [$id]);
+	poll_until(sub { rows_of('late') == 0 }, 'its row to be gone');
+	$session->query_safe('COMMIT');
+	$session->quit;
+	poll_until(sub { query($node, 'SELECT count(*) FROM outbox_request') == 0 },
+		'the request to be served');
+	wait_delivered($receiver, [ publish($node, 'late') ]);
+	is(scalar($receiver->accepted(id => $id)), 1, 'it is sent once');
 };
 
 promise 'after a restart, what waits is found in order' => sub {
