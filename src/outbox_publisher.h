@@ -18,6 +18,10 @@
  * Every string that the relay hands over is UTF-8, has no control characters
  * (payloads excepted) and ends with a NUL.
  *
+ * Versions.  The table of callbacks and an answer, which a publisher
+ * allocates, say their size, and all structs but OutboxSocket grow at their
+ * end only: a library runs with later versions of outbox, too.
+ *
  *-------------------------------------------------------------------------
  */
 #ifndef OUTBOX_PUBLISHER_H
@@ -25,13 +29,16 @@
 
 #include "utils/palloc.h"
 
-/* Changes whenever the layout or the meaning of something below does. */
-#define OUTBOX_PUBLISHER_MAGIC 0x4F423031	/* "OB01" */
+/*
+ * Changes whenever the layout or the meaning of something below does, unless
+ * it is only something more at the end of a struct.
+ */
+#define OUTBOX_PUBLISHER_MAGIC 0x4F423032	/* "OB02" */
 
 /* What became of one message. */
 typedef enum OutboxOutcome
 {
-	OUTBOX_DELIVERED,			/* the destination took it */
+	OUTBOX_DELIVERED = 1,		/* the destination took it; 0 is none of these */
 	OUTBOX_RETRY,				/* this message failed, a later try may
 								 * succeed */
 	OUTBOX_UNAVAILABLE,			/* the destination failed, whatever the
@@ -75,6 +82,7 @@ typedef struct OutboxMessage
 /* The answer to one message. */
 typedef struct OutboxAnswer
 {
+	Size		size;			/* of this struct; outbox_answer() sets it */
 	int64		id;				/* the message's */
 	OutboxOutcome outcome;
 	int			status;			/* status code of the protocol; 0: none */
@@ -184,6 +192,7 @@ typedef void (*OutboxShutdownCB) (OutboxPublisherState *state);
 typedef struct OutboxPublisherCallbacks
 {
 	uint32		magic;			/* OUTBOX_PUBLISHER_MAGIC */
+	Size		size;			/* of this struct */
 
 	OutboxStartupCB startup_cb; /* optional */
 	OutboxCheckConfiguredCB check_configured_cb;	/* optional */
@@ -196,18 +205,24 @@ typedef struct OutboxPublisherCallbacks
 	OutboxShutdownCB shutdown_cb;	/* optional */
 } OutboxPublisherCallbacks;
 
+/* What every table begins with. */
+#define OUTBOX_PUBLISHER_HEAD \
+	.magic = OUTBOX_PUBLISHER_MAGIC, \
+	.size = sizeof(OutboxPublisherCallbacks)
+
 typedef const OutboxPublisherCallbacks *(*OutboxPublisherModuleInit) (void);
 
 extern PGDLLEXPORT const OutboxPublisherCallbacks *_PG_outbox_publisher_module_init(void);
 
 /*
- * The publisher's answer to one message.  The relay copies "error" and acts
- * on the answer after the callback has returned; "answer" itself does not
- * throw.  A second answer to the same message is ignored.
+ * The publisher's answer to one message.  The relay copies it, "error"
+ * included, and acts on it after the callback has returned.  A second answer
+ * to the same message is ignored.
  */
 static inline void
-outbox_answer(OutboxPublisherState *state, const OutboxAnswer *answer)
+outbox_answer(OutboxPublisherState *state, OutboxAnswer *answer)
 {
+	answer->size = sizeof(OutboxAnswer);
 	state->answer(state, answer);
 }
 

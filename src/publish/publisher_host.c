@@ -40,6 +40,7 @@ struct PublisherHost
 	const char *database;
 
 	const OutboxPublisherCallbacks *callbacks;	/* NULL: none is loaded */
+	OutboxPublisherCallbacks table; /* where they are */
 	char	   *loaded_name;	/* what outbox.publisher was then */
 
 	AnswerQueue *answers;
@@ -162,13 +163,12 @@ unload_publisher(PublisherHost *host)
 static void
 load_body(PublisherHost *host, void *arg)
 {
-	const OutboxPublisherCallbacks *found = publisher_find_callbacks(guc_publisher);
-
-	if (found->startup_cb)
-		found->startup_cb(&host->state);
+	publisher_load_callbacks(guc_publisher, &host->table);
+	if (host->table.startup_cb)
+		host->table.startup_cb(&host->state);
 
 	/* only now: what failed to start is not to be shut down */
-	host->callbacks = found;
+	host->callbacks = &host->table;
 }
 
 /* CloudEvents source, palloc'd. */
@@ -329,6 +329,7 @@ publisher_submit(PublisherHost *host, const OutboxMessage *const *messages,
 	answer.outcome = OUTBOX_UNAVAILABLE;
 	answer.retry_after_ms = -1;
 	answer.error = reason;
+	answer.size = sizeof(answer);
 	for (int i = 0; i < n; i++)
 	{
 		answer.id = messages[i]->id;
