@@ -19,6 +19,9 @@ typedef enum ProbeResult
 	PROBE_FAILED				/* publisher_last_error() tells why */
 } ProbeResult;
 
+/* Gets ready to wait for these sockets, and throws if that is not possible. */
+typedef void (*PublisherWaitSet) (const OutboxSocket *sockets, int n);
+
 extern PublisherHost *publisher_create(MemoryContext parent,
 									   const char *database);
 extern bool publisher_configure(PublisherHost *host);
@@ -28,8 +31,8 @@ extern bool publisher_can_batch(PublisherHost *host,
 								const OutboxMessage *message);
 extern void publisher_submit(PublisherHost *host,
 							 const OutboxMessage *const *messages, int n);
-extern int	publisher_sockets(PublisherHost *host,
-							  const OutboxSocket **sockets, long *timeout_ms);
+extern bool publisher_sockets(PublisherHost *host, PublisherWaitSet update,
+							  long *timeout_ms);
 extern bool publisher_ready(PublisherHost *host, const OutboxSocket *ready,
 							int n);
 extern void publisher_cancel(PublisherHost *host, int64 id);

@@ -318,17 +318,20 @@ relay_step(Relay *relay)
 }
 
 /*
- * What the publisher waits on, as OutboxSocketsCB tells it; -1 if it could not
- * say: then everything in flight has failed.
+ * Tell "update" what the publisher waits on, and get its longest wait, as
+ * OutboxSocketsCB has it.  False if it could not say, or "update" threw because
+ * that cannot be waited on: then everything in flight has failed.
  */
-int
-relay_sockets(Relay *relay, const OutboxSocket **sockets, long *timeout_ms)
+bool
+relay_sockets(Relay *relay,
+			  void (*update) (const OutboxSocket *sockets, int n),
+			  long *timeout_ms)
 {
-	int			n = publisher_sockets(relay->publisher, sockets, timeout_ms);
+	bool		ok = publisher_sockets(relay->publisher, update, timeout_ms);
 
-	if (n < 0)
+	if (!ok)
 		relay_give_up_in_flight(relay, publisher_last_error(relay->publisher));
-	return n;
+	return ok;
 }
 
 /*
