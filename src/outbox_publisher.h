@@ -159,6 +159,14 @@ struct OutboxPublisherState
 	int			max_batch;
 	Size		max_batch_bytes;
 
+	/*
+	 * Likewise, if messages go through a pipeline, where what counts is not
+	 * how many requests but how many messages are unanswered: the most that
+	 * shall be, which max_in_flight then does not limit.  0 before the call.
+	 * The relay has no more than four times outbox.batch_size events.
+	 */
+	int			max_messages;
+
 	/* The relay's side of the answers: see the two functions below. */
 	void		(*answer) (OutboxPublisherState *state,
 						   const OutboxAnswer *answer);

@@ -140,6 +140,13 @@ publisher_max_batch(const PublisherHost *host, Size *max_bytes)
 	return Max(host->state.max_batch, 1);
 }
 
+/* How many messages may be unanswered; 0: what counts is requests. */
+int
+publisher_max_messages(const PublisherHost *host)
+{
+	return Max(host->state.max_messages, 0);
+}
+
 typedef struct CanBatchArgs
 {
 	const OutboxMessage *message;

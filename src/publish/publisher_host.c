@@ -125,6 +125,7 @@ fill_in_settings(PublisherHost *host)
 	state->request_timeout = guc_request_timeout;
 	state->max_batch = 1;
 	state->max_batch_bytes = 0;
+	state->max_messages = 0;
 }
 
 /* "arg" is a bool that becomes: can it send? */

@@ -27,6 +27,7 @@ extern PublisherHost *publisher_create(MemoryContext parent,
 extern bool publisher_configure(PublisherHost *host);
 extern bool publisher_is_current(const PublisherHost *host);
 extern int	publisher_max_batch(const PublisherHost *host, Size *max_bytes);
+extern int	publisher_max_messages(const PublisherHost *host);
 extern bool publisher_can_batch(PublisherHost *host,
 								const OutboxMessage *message);
 extern void publisher_submit(PublisherHost *host,

@@ -95,8 +95,6 @@ relay_start(Relay *relay)
 	window = queue_add_window(&relay->queue, position.lo, position.hi);
 	window->store.cursor = position.last_id;
 	relay->queue.first_window = window;
-	if (!position.clean)
-		relay_be_careful(relay, position.max_id);
 
 	/* from here on, a crash of ours is to be found by the next relay */
 	if (!relay_checkpoint(relay, true, false))
@@ -106,6 +104,8 @@ relay_start(Relay *relay)
 		return false;
 	}
 	relay_configure(relay);
+	if (!position.clean)
+		relay_be_careful(relay, position.max_id);
 	return true;
 }
 

@@ -3,8 +3,9 @@
  * relay_submit.c
  *		Which events are sent now, and in which requests.
  *
- * At most outbox.max_in_flight requests are under way.  A publisher that can
- * take several messages in one request is given batches: of what is ready,
+ * At most outbox.max_in_flight requests are under way; or, for a publisher that
+ * says so, because it has a pipeline, as many messages as it wants.  One that
+ * can take several messages in one request is given batches: of what is ready,
  * without waiting for more, messages of one topic that may share a request.
  * Two events of one key are never ready at a time, so that no batch has both.
  *
@@ -37,6 +38,7 @@ typedef struct Submission
 	Batch	   *batches;
 	int			nbatches;
 	int			room;			/* at most so many batches */
+	int64		max_entries;	/* at most so many entries in all of them */
 	int			nready;			/* entries to choose from */
 	int			max_batch;
 	Size		max_bytes;
@@ -52,7 +54,8 @@ typedef struct Submission
 void
 relay_be_careful(Relay *relay, int64 max_id)
 {
-	relay->sender.careful = guc_batch_size + guc_max_in_flight;
+	relay->sender.careful = guc_batch_size +
+		Max(guc_max_in_flight, publisher_max_messages(relay->publisher));
 	relay->sender.careful_max_id = max_id;
 }
 
@@ -157,7 +160,7 @@ choose_entries(Relay *relay, Submission *sub)
 		}
 		if (!put_into_batch(relay, sub, entry) && sub->max_batch == 1)
 			break;
-		if (sub->nentries >= (int64) sub->room * sub->max_batch)
+		if (sub->nentries >= sub->max_entries)
 			break;
 	}
 }
@@ -204,15 +207,23 @@ record_tries(Relay *relay, Submission *sub)
 	return !any || relay_checkpoint(relay, true, false);
 }
 
-/* How many more requests may be made now? */
+/*
+ * How many more requests may be made now?  With a window, each may be one of
+ * its messages.
+ */
 static int
 request_room(const Relay *relay)
 {
+	int			window = publisher_max_messages(relay->publisher);
+	int			room;
+
 	if (!relay_can_send(relay) || relay->journal.must_checkpoint ||
 		relay->queue.exclusive)
 		return 0;
-	return Min(guc_max_in_flight - relay->queue.nrequests,
-			   breaker_allowance(&relay->breaker, relay->queue.nrequests));
+	room = window > 0 ? window - relay->queue.nin_flight :
+		guc_max_in_flight - relay->queue.nrequests;
+	return Min(room, breaker_allowance(&relay->breaker,
+									   relay->queue.nrequests));
 }
 
 /* Is there something that may be sent now? */
@@ -272,6 +283,8 @@ relay_submit(Relay *relay)
 	/* the one that finds out whether the destination is back goes alone */
 	if (relay->breaker.state == BREAKER_HALF_OPEN)
 		sub.max_batch = 1;
+	sub.max_entries = publisher_max_messages(relay->publisher) > 0 ? sub.room :
+		(int64) sub.room * sub.max_batch;
 	sub.nready = relay->queue.nready;
 	sub.batches = palloc(sizeof(Batch) * Min(sub.room, sub.nready));
 	choose_entries(relay, &sub);
