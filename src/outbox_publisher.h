@@ -55,15 +55,22 @@
  */
 #define OUTBOX_PUBLISHER_MAGIC 0x4F423032	/* "OB02" */
 
-/* What became of one message. */
+/*
+ * What became of one message.  All but OUTBOX_DELIVERED and OUTBOX_REJECTED
+ * are followed by another try, until the attempts are used up.
+ */
 typedef enum OutboxOutcome
 {
 	OUTBOX_DELIVERED = 1,		/* the destination took it; 0 is none of these */
-	OUTBOX_RETRY,				/* this message failed, a later try may
-								 * succeed */
+	OUTBOX_FAILED,				/* this message failed, and the destination is
+								 * there: an attempt, and no failure for the
+								 * circuit breaker */
+	OUTBOX_RETRY,				/* it cannot be told whether the message or
+								 * the destination failed: an attempt, and a
+								 * failure for the circuit breaker */
 	OUTBOX_UNAVAILABLE,			/* the destination failed, whatever the
-								 * message: counted by the circuit breaker,
-								 * and while that is open not as an attempt */
+								 * message: a failure for the circuit breaker,
+								 * and while that is open not an attempt */
 	OUTBOX_REJECTED				/* this message will never be taken */
 } OutboxOutcome;
 
@@ -105,6 +112,16 @@ typedef struct OutboxAnswer
 	Size		size;			/* of this struct; outbox_answer() sets it */
 	int64		id;				/* the message's */
 	OutboxOutcome outcome;
+
+	/*
+	 * It may have failed because of others that it shared a request or a
+	 * connection with: it is sent again by itself, at once.  That means in a
+	 * request of its own or, if the publisher has set max_messages, with
+	 * nothing else unanswered.  This try was no attempt, nor a failure for
+	 * the circuit breaker unless the outcome is OUTBOX_UNAVAILABLE.  An event
+	 * is excused once; the next time, the outcome is all that counts.
+	 */
+	bool		alone;
 	int			status;			/* status code of the protocol; 0: none */
 	int64		retry_after_ms; /* wait that the destination asked for; -1:
 								 * none */

@@ -11,7 +11,8 @@
  *
  * After a crash of the relay, the events that may have been in flight then
  * are watched: a try is written down before it is made, and an event that was
- * there at two crashes is sent alone.
+ * there at two crashes is sent alone.  So is one of which the publisher said
+ * that it may have failed because of others.
  *
  *-------------------------------------------------------------------------
  */
@@ -43,7 +44,7 @@ typedef struct Submission
 	int			max_batch;
 	Size		max_bytes;
 	int			nentries;		/* in all batches */
-	bool		alone;			/* a suspect, and nothing else */
+	bool		exclusive;		/* one entry, and nothing else in flight */
 } Submission;
 
 /*
@@ -64,6 +65,17 @@ static bool
 is_suspect(const RelayEntry *entry)
 {
 	return entry->event->crashes >= EVENT_MAX_CRASHES - 1;
+}
+
+/*
+ * Must nothing else be in flight with it?  In a pipeline, each message can be
+ * the reason why others fail; a request is alone already when it is not shared.
+ */
+static bool
+goes_exclusively(const Relay *relay, const RelayEntry *entry)
+{
+	return is_suspect(entry) ||
+		(entry->alone && publisher_max_messages(relay->publisher) > 0);
 }
 
 /*
@@ -148,13 +160,13 @@ choose_entries(Relay *relay, Submission *sub)
 	{
 		RelayEntry *entry = dlist_container(RelayEntry, in_list, iter.cur);
 
-		/* nothing passes a suspect, or it would never have its turn */
-		if (is_suspect(entry))
+		/* nothing passes it, or it would never have its turn */
+		if (goes_exclusively(relay, entry))
 		{
 			if (sub->nentries == 0 && relay->queue.nrequests == 0)
 			{
 				add_batch(sub, entry, false);
-				sub->alone = true;
+				sub->exclusive = true;
 			}
 			break;
 		}
@@ -233,9 +245,9 @@ relay_can_submit(const Relay *relay)
 	if (relay->queue.nready == 0 || request_room(relay) <= 0)
 		return false;
 
-	/* a suspect at the head waits until it can go alone */
+	/* what stands at the head and goes exclusively waits until it can */
 	return relay->queue.nrequests == 0 ||
-		!is_suspect(queue_next_ready(&relay->queue));
+		!goes_exclusively(relay, queue_next_ready(&relay->queue));
 }
 
 /* Hand the chosen entries to the publisher, batch by batch. */
@@ -260,7 +272,7 @@ submit_entries(Relay *relay, Submission *sub)
 
 		/* in flight before the publisher has them: it may answer at once */
 		queue_submitted(&relay->queue, sub->batches[b].entries,
-						sub->batches[b].n, deadline, sub->alone);
+						sub->batches[b].n, deadline, sub->exclusive);
 	}
 	publisher_submit(relay->publisher, messages, n);
 }
