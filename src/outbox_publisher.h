@@ -285,7 +285,12 @@ outbox_answer(OutboxPublisherState *state, OutboxAnswer *answer)
 	state->answer(state, answer);
 }
 
-/* The answer to probe_cb; "error" (one line, copied) is NULL if ok. */
+/*
+ * The answer to probe_cb; or said from any callback, at any time, by a
+ * publisher that hears of it.  If not ok, the relay sends nothing more, and
+ * shows "error" (one line, copied).  If ok, it sends a message, and when that
+ * goes through all others.  Meanwhile it probes as it does in any outage.
+ */
 static inline void
 outbox_probe_answer(OutboxPublisherState *state, bool ok, const char *error)
 {

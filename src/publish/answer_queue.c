@@ -132,6 +132,13 @@ answers_put(AnswerQueue *queue, const OutboxAnswer *answer)
 	}
 }
 
+/* Is there an answer that was not taken yet? */
+bool
+answers_are_there(const AnswerQueue *queue)
+{
+	return queue->first < queue->last;
+}
+
 /* The next answer, which stays until the next call; NULL if there is none. */
 const OutboxAnswer *
 answers_next(AnswerQueue *queue)

@@ -9,7 +9,7 @@
  *
  * Answers are kept in a queue (answer_queue.c) that the relay empties when the
  * callback has returned, so that no publisher ever runs inside the relay's
- * bookkeeping.
+ * bookkeeping.  Of what it says of the destination the last is kept.
  *
  * Memory: a callback works in a context that is emptied when it returns; those
  * that publisher_host.c calls, in the publisher's own.
@@ -50,9 +50,10 @@ publisher_take_probe_answer(OutboxPublisherState *state, bool ok, const char *er
 {
 	PublisherHost *host = host_of(state);
 
-	host->probe_result = ok ? PROBE_OK : PROBE_FAILED;
+	/* what it says last is how it is */
+	host->destination = ok ? DESTINATION_UP : DESTINATION_DOWN;
 	if (!ok)
-		publisher_copy_reason(host->last_error, error);
+		publisher_copy_reason(host->problem, error);
 }
 
 /* The next answer that came in, until the next call; NULL if there is none. */
@@ -230,7 +231,8 @@ sockets_body(PublisherHost *host, void *arg)
 }
 
 /*
- * Have "update" told the publisher's sockets, and get its longest wait.
+ * Have "update" told the publisher's sockets, and get its longest wait: -1: it
+ * has no limit, 0: it has said something that the relay has not heard yet.
  * False if the publisher threw, or "update" did because a descriptor cannot be
  * waited for: then nothing that is in flight will be answered.
  */
@@ -242,6 +244,9 @@ publisher_sockets(PublisherHost *host, PublisherWaitSet update,
 	bool		ok = publisher_call(host, sockets_body, &args);
 
 	*timeout_ms = args.timeout_ms;
+	if (host->destination != DESTINATION_UNKNOWN ||
+		answers_are_there(host->answers))
+		*timeout_ms = 0;
 	return ok;
 }
 
@@ -293,22 +298,25 @@ probe_body(PublisherHost *host, void *arg)
 	host->callbacks->probe_cb(&host->state);
 }
 
-/* Start a probe; publisher_probe_result() has its answer in due time. */
+/* Start a probe; publisher_hear_of_destination() has its answer in due time. */
 void
 publisher_probe(PublisherHost *host)
 {
-	host->probe_result = PROBE_NONE;
 	if (!publisher_call(host, probe_body, NULL))
-		host->probe_result = PROBE_FAILED;
+		publisher_take_probe_answer(&host->state, false, host->last_error);
 }
 
-/* The answer to the probe, once. */
-ProbeResult
-publisher_probe_result(PublisherHost *host)
+/*
+ * What the publisher has said of the destination since the last call, asked or
+ * not; if that is down, *problem tells why, until the publisher is called.
+ */
+Destination
+publisher_hear_of_destination(PublisherHost *host, const char **problem)
 {
-	ProbeResult result = host->probe_result;
+	Destination result = host->destination;
 
-	host->probe_result = PROBE_NONE;
+	*problem = result == DESTINATION_DOWN ? host->problem : NULL;
+	host->destination = DESTINATION_UNKNOWN;
 	return result;
 }
 

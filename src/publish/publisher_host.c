@@ -73,6 +73,7 @@ unload_publisher(PublisherHost *host)
 	if (host->callbacks)
 		publisher_call(host, shutdown_body, NULL);
 	host->callbacks = NULL;
+	host->destination = DESTINATION_UNKNOWN;
 	if (host->state.context)
 		MemoryContextDelete(host->state.context);
 	memset(&host->state, 0, sizeof(host->state));

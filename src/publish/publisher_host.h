@@ -12,12 +12,13 @@
 
 typedef struct PublisherHost PublisherHost;
 
-typedef enum ProbeResult
+/* What a publisher says of its destination. */
+typedef enum Destination
 {
-	PROBE_NONE,					/* no answer since the last call */
-	PROBE_OK,
-	PROBE_FAILED				/* publisher_last_error() tells why */
-} ProbeResult;
+	DESTINATION_UNKNOWN,		/* nothing since it was asked last */
+	DESTINATION_UP,
+	DESTINATION_DOWN
+} Destination;
 
 /* Gets ready to wait for these sockets, and throws if that is not possible. */
 typedef void (*PublisherWaitSet) (const OutboxSocket *sockets, int n);
@@ -40,7 +41,8 @@ extern void publisher_cancel(PublisherHost *host, int64 id);
 extern const OutboxAnswer *publisher_next_answer(PublisherHost *host);
 extern bool publisher_can_probe(const PublisherHost *host);
 extern void publisher_probe(PublisherHost *host);
-extern ProbeResult publisher_probe_result(PublisherHost *host);
+extern Destination publisher_hear_of_destination(PublisherHost *host,
+												 const char **problem);
 extern const char *publisher_last_error(const PublisherHost *host);
 
 #endif							/* OUTBOX_PUBLISHER_HOST_H */

@@ -27,7 +27,8 @@ struct PublisherHost
 	char	   *loaded_name;	/* what outbox.publisher was then */
 
 	AnswerQueue *answers;
-	ProbeResult probe_result;
+	Destination destination;	/* what it said, and nobody has heard yet */
+	char		problem[OUTBOX_ERROR_SIZE]; /* why the destination is down */
 	char		last_error[OUTBOX_ERROR_SIZE];
 };
 

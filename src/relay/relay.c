@@ -137,10 +137,14 @@ relay_configure(Relay *relay)
 	relay->now = clock_ms();
 	configure_publisher(relay);
 
-	/* tell whether the destination is there before the first event needs it */
+	/*
+	 * The destination may be another one now.  Tell whether it is there
+	 * before the first event needs it; a breaker that is open will do that by
+	 * itself.
+	 */
+	relay_forget_endpoint(relay);
 	if (relay->configured && publisher_can_probe(relay->publisher) &&
-		relay->breaker.state == BREAKER_CLOSED &&
-		!relay->reporter.report.endpoint.known)
+		relay->breaker.state == BREAKER_CLOSED)
 		publisher_probe(relay->publisher);
 
 	breaker_reconfigured(&relay->breaker, relay->now);
@@ -151,43 +155,38 @@ relay_configure(Relay *relay)
 	relay_rows_configure(relay);
 }
 
-/* The answer to a probe also tells how the endpoint is when nothing is sent. */
+/*
+ * What the publisher says of the destination, asked or not, also tells how it
+ * is when nothing is sent.
+ */
 static void
-take_probe_result(Relay *relay)
+hear_of_destination(Relay *relay)
 {
-	Breaker    *breaker = &relay->breaker;
-	ProbeResult result = publisher_probe_result(relay->publisher);
-	bool		ok = result == PROBE_OK;
+	const char *problem;
+	Destination destination = publisher_hear_of_destination(relay->publisher,
+															&problem);
 
-	if (result != PROBE_NONE)
-	{
-		const char *problem = ok ? NULL : publisher_last_error(relay->publisher);
-
-		relay_found_endpoint(relay, problem);
-		if (problem)
-			relay_note_error(relay, problem);
-		breaker_probe_answered(breaker, ok, relay->now);
-	}
-	else if (breaker->state == BREAKER_PROBING &&
-			 relay->now >= breaker->probe_at)
-		breaker_probe_answered(breaker, false, relay->now);
+	if (destination == DESTINATION_UNKNOWN)
+		return;
+	relay_found_endpoint(relay, problem);
+	if (problem)
+		relay_note_error(relay, problem);
+	breaker_told(&relay->breaker, destination == DESTINATION_UP, relay->now);
 }
 
 static void
 run_breaker(Relay *relay)
 {
 	Breaker    *breaker = &relay->breaker;
+	bool		can_probe = publisher_can_probe(relay->publisher);
 
-	take_probe_result(relay);
+	hear_of_destination(relay);
+	breaker_check_probe(breaker, relay->now);
 	if (!relay->configured || !breaker_wants_probe(breaker, relay->now))
 		return;
-	breaker_probe_started(breaker, relay->now);
-
-	/* without a probe, the next message is one */
-	if (publisher_can_probe(relay->publisher))
+	breaker_probe_started(breaker, can_probe, relay->now);
+	if (can_probe)
 		publisher_probe(relay->publisher);
-	else
-		breaker_probe_answered(breaker, true, relay->now);
 }
 
 /*
@@ -308,7 +307,10 @@ relay_step(Relay *relay)
 
 	/* a publisher that answers at once makes room for more at once */
 	for (int i = 0; i < MAX_SUBMITS && relay_submit(relay); i++)
+	{
 		relay_take_answers(relay);
+		hear_of_destination(relay);
+	}
 	if (relay_checkpoint_time(relay) <= relay->now)
 		(void) relay_checkpoint(relay, false, false);
 	if (relay->now >= relay->journal.retry_at)
@@ -347,14 +349,15 @@ relay_sockets_ready(Relay *relay, const OutboxSocket *ready, int n)
 }
 
 /*
- * Settle what has been answered by now, and submit nothing.  True if there is
- * more in flight.
+ * Hear what the publisher has said by now, and submit nothing.  True if there
+ * is more in flight.
  */
 bool
 relay_settle_answered(Relay *relay)
 {
 	relay->now = clock_ms();
 	relay_take_answers(relay);
+	hear_of_destination(relay);
 	return relay->queue.nin_flight > 0;
 }
 

@@ -154,9 +154,14 @@ judge_destination(Relay *relay, const OutboxAnswer *answer, bool excused)
 		case OUTBOX_FAILED:
 		case OUTBOX_REJECTED:
 
-			/* whoever knows what is wrong with an event is there */
+			/*
+			 * Whoever knows what is wrong with an event is there.  But that
+			 * it was there does not mean that it is, if the publisher says
+			 * no.
+			 */
 			breaker_succeeded(&relay->breaker);
-			relay_found_endpoint(relay, NULL);
+			if (!breaker_is_down(&relay->breaker))
+				relay_found_endpoint(relay, NULL);
 			return true;
 
 		case OUTBOX_RETRY:
