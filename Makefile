@@ -26,6 +26,7 @@ OBJS = \
 	src/publish/cloudevent.o \
 	src/publish/http_answer.o \
 	src/publish/http_batch.o \
+	src/publish/publisher_call.o \
 	src/publish/publisher_dapr.o \
 	src/publish/publisher_dapr_bulk.o \
 	src/publish/publisher_host.o \

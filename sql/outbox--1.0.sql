@@ -512,7 +512,7 @@ AS $$
 	FROM one
 	UNION ALL
 	SELECT 'endpoint answers', endpoint = '',
-		CASE WHEN endpoint IS NULL THEN 'not known: nothing was sent yet'
+		CASE WHEN endpoint IS NULL THEN 'not known: nothing was sent since the settings were read'
 			WHEN endpoint = '' THEN 'the last answer was good'
 			ELSE endpoint END
 	FROM one

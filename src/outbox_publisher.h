@@ -12,11 +12,35 @@
  * The relay is a single-threaded background worker.  It calls a callback,
  * goes on with other work and waits for the publisher's sockets, so that no
  * callback may block.  All of them run outside any transaction and may not
- * touch the database.  Any of them may ereport(ERROR): the relay traps it,
- * cancels the messages concerned and counts them as OUTBOX_UNAVAILABLE.
+ * touch the database.
  *
- * Every string that the relay hands over is UTF-8, has no control characters
- * (payloads excepted) and ends with a NUL.
+ * Time.  A publisher ends by itself what takes longer than request_timeout,
+ * and says why.  The relay only cancels what is not answered a second after
+ * that.  What was cancelled may still reach the destination, as may what was
+ * in flight when the process ended.
+ *
+ * Memory.  startup_cb and check_configured_cb are called in state->context,
+ * which lives as long as the publisher is loaded.  All others are called in a
+ * context that is emptied when they return: whatever has to outlive the call
+ * is allocated in state->context or below it.
+ *
+ * Errors.  Any callback may ereport(ERROR): the relay traps it, cancels the
+ * messages concerned and counts them as OUTBOX_UNAVAILABLE.  An error is a
+ * longjmp, which no other library survives in the middle of its work: what
+ * such a library calls back must not throw, nor call what may.
+ * outbox_answer() and outbox_probe_answer() never throw.
+ *
+ * Threads.  The server has one thread and does not know of others.  Whoever
+ * makes one blocks all signals while it is made, so that it inherits that.  A
+ * thread calls nothing of the server (palloc, ereport) or of the relay
+ * (outbox_answer), and wakes the relay by a descriptor that sockets_cb tells.
+ *
+ * Strings.  Those of a message, and the source, are UTF-8 without control
+ * characters (payloads excepted) and end with a NUL.
+ *
+ * Versions.  The table of callbacks and an answer, which a publisher
+ * allocates, say their size, and all structs but OutboxSocket grow at their
+ * end only: a library runs with later versions of outbox, too.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,18 +49,28 @@
 
 #include "utils/palloc.h"
 
-/* Changes whenever the layout or the meaning of something below does. */
-#define OUTBOX_PUBLISHER_MAGIC 0x4F423031	/* "OB01" */
+/*
+ * Changes whenever the layout or the meaning of something below does, unless
+ * it is only something more at the end of a struct.
+ */
+#define OUTBOX_PUBLISHER_MAGIC 0x4F423032	/* "OB02" */
 
-/* What became of one message. */
+/*
+ * What became of one message.  All but OUTBOX_DELIVERED and OUTBOX_REJECTED
+ * are followed by another try, until the attempts are used up.
+ */
 typedef enum OutboxOutcome
 {
-	OUTBOX_DELIVERED,			/* the destination took it */
-	OUTBOX_RETRY,				/* this message failed, a later try may
-								 * succeed */
+	OUTBOX_DELIVERED = 1,		/* the destination took it; 0 is none of these */
+	OUTBOX_FAILED,				/* this message failed, and the destination is
+								 * there: an attempt, and no failure for the
+								 * circuit breaker */
+	OUTBOX_RETRY,				/* it cannot be told whether the message or
+								 * the destination failed: an attempt, and a
+								 * failure for the circuit breaker */
 	OUTBOX_UNAVAILABLE,			/* the destination failed, whatever the
-								 * message: counted by the circuit breaker,
-								 * and while that is open not as an attempt */
+								 * message: a failure for the circuit breaker,
+								 * and while that is open not an attempt */
 	OUTBOX_REJECTED				/* this message will never be taken */
 } OutboxOutcome;
 
@@ -75,8 +109,19 @@ typedef struct OutboxMessage
 /* The answer to one message. */
 typedef struct OutboxAnswer
 {
+	Size		size;			/* of this struct; outbox_answer() sets it */
 	int64		id;				/* the message's */
 	OutboxOutcome outcome;
+
+	/*
+	 * It may have failed because of others that it shared a request or a
+	 * connection with: it is sent again by itself, at once.  That means in a
+	 * request of its own or, if the publisher has set max_messages, with
+	 * nothing else unanswered.  This try was no attempt, nor a failure for
+	 * the circuit breaker unless the outcome is OUTBOX_UNAVAILABLE.  An event
+	 * is excused once; the next time, the outcome is all that counts.
+	 */
+	bool		alone;
 	int			status;			/* status code of the protocol; 0: none */
 	int64		retry_after_ms; /* wait that the destination asked for; -1:
 								 * none */
@@ -85,15 +130,20 @@ typedef struct OutboxAnswer
 } OutboxAnswer;
 
 /*
- * A socket that the relay shall wait on for the publisher.  The number of a
- * closed socket may come back at once as another socket's; "generation" then
- * differs, so that a wait set is up to date if and only if the arrays that it
- * was made of and that sockets_cb returns are equal byte for byte.
+ * A descriptor that the relay shall wait on for the publisher: any that can be
+ * polled (a socket, a pipe, an eventfd; no file), each once.  If it cannot be
+ * polled, that is an error of sockets_cb.
+ *
+ * The number of a closed descriptor may come back at once as another one's;
+ * "generation" then differs, so that a wait set is up to date if and only if
+ * the arrays that it was made of and that sockets_cb returns are equal byte
+ * for byte.
  */
 typedef struct OutboxSocket
 {
 	pgsocket	fd;
-	uint32		events;			/* WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE */
+	uint32		events;			/* WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE,
+								 * of storage/latch.h */
 	uint32		generation;
 } OutboxSocket;
 
@@ -101,16 +151,19 @@ typedef struct OutboxPublisherState OutboxPublisherState;
 
 /*
  * What the relay gives a publisher to work with.  The settings are current
- * whenever check_configured_cb is called, and do not change between its
- * calls.
+ * whenever check_configured_cb is called, and do not change between its calls;
+ * the old strings are there until it returns.
  */
 struct OutboxPublisherState
 {
 	int			sversion;		/* the server's PG_VERSION_NUM */
-	MemoryContext context;		/* lives as long as the publisher is loaded;
-								 * current in every callback */
+	MemoryContext context;		/* lives as long as the publisher is loaded */
+	const char *database;		/* the name, in the encoding of the server */
 	const char *source;			/* CloudEvents source of this database */
+	const char *tls_ca_file;	/* trust these; NULL: the system's */
 	int			max_in_flight;	/* most requests unanswered at a time */
+	Size		max_payload_size;	/* of what is published now, in bytes;
+									 * older events may be larger */
 	int			connect_timeout;	/* milliseconds */
 	int			request_timeout;	/* milliseconds */
 	void	   *private_data;	/* the publisher's own */
@@ -122,6 +175,14 @@ struct OutboxPublisherState
 	 */
 	int			max_batch;
 	Size		max_batch_bytes;
+
+	/*
+	 * Likewise, if messages go through a pipeline, where what counts is not
+	 * how many requests but how many messages are unanswered: the most that
+	 * shall be, which max_in_flight then does not limit.  0 before the call.
+	 * The relay has no more than four times outbox.batch_size events.
+	 */
+	int			max_messages;
 
 	/* The relay's side of the answers: see the two functions below. */
 	void		(*answer) (OutboxPublisherState *state,
@@ -156,10 +217,10 @@ typedef bool (*OutboxCanBatchCB) (OutboxPublisherState *state,
 								  const OutboxMessage *message);
 
 /*
- * What to wait on: returns the number of sockets, which stay the publisher's,
- * and sets *timeout_ms to the longest wait (-1: no limit of its own).  The
- * array should not change without need: the relay rebuilds its wait set when
- * it does.
+ * What to wait on: sets *sockets to an array, which the relay copies at once,
+ * returns how many there are, and sets *timeout_ms to the longest wait (-1: no
+ * limit of its own).  The array should not change without need: the relay
+ * rebuilds its wait set when it does.
  */
 typedef int (*OutboxSocketsCB) (OutboxPublisherState *state,
 								const OutboxSocket **sockets,
@@ -178,12 +239,19 @@ typedef void (*OutboxCancelCB) (OutboxPublisherState *state, int64 id);
 /* Start to ask whether the destination is there: outbox_probe_answer(). */
 typedef void (*OutboxProbeCB) (OutboxPublisherState *state);
 
-/* Release everything; nothing is in flight.  Not called when the process ends. */
+/*
+ * Release everything; nothing is in flight.  Also called when the process
+ * ends, in before_shmem_exit, unless that happens inside another callback:
+ * proc_exit_inprogress (storage/ipc.h) is true then, messages may be in flight,
+ * and nobody reads an answer any longer.  Must not wait, neither for the
+ * destination nor for a thread.
+ */
 typedef void (*OutboxShutdownCB) (OutboxPublisherState *state);
 
 typedef struct OutboxPublisherCallbacks
 {
 	uint32		magic;			/* OUTBOX_PUBLISHER_MAGIC */
+	Size		size;			/* of this struct */
 
 	OutboxStartupCB startup_cb; /* optional */
 	OutboxCheckConfiguredCB check_configured_cb;	/* optional */
@@ -196,22 +264,33 @@ typedef struct OutboxPublisherCallbacks
 	OutboxShutdownCB shutdown_cb;	/* optional */
 } OutboxPublisherCallbacks;
 
+/* What every table begins with. */
+#define OUTBOX_PUBLISHER_HEAD \
+	.magic = OUTBOX_PUBLISHER_MAGIC, \
+	.size = sizeof(OutboxPublisherCallbacks)
+
 typedef const OutboxPublisherCallbacks *(*OutboxPublisherModuleInit) (void);
 
 extern PGDLLEXPORT const OutboxPublisherCallbacks *_PG_outbox_publisher_module_init(void);
 
 /*
- * The publisher's answer to one message.  The relay copies "error" and acts
- * on the answer after the callback has returned; "answer" itself does not
- * throw.  A second answer to the same message is ignored.
+ * The publisher's answer to one message.  The relay copies it, "error"
+ * included, and acts on it after the callback has returned.  A second answer
+ * to the same message is ignored.
  */
 static inline void
-outbox_answer(OutboxPublisherState *state, const OutboxAnswer *answer)
+outbox_answer(OutboxPublisherState *state, OutboxAnswer *answer)
 {
+	answer->size = sizeof(OutboxAnswer);
 	state->answer(state, answer);
 }
 
-/* The answer to probe_cb; "error" (one line, copied) is NULL if ok. */
+/*
+ * The answer to probe_cb; or said from any callback, at any time, by a
+ * publisher that hears of it.  If not ok, the relay sends nothing more, and
+ * shows "error" (one line, copied).  If ok, it sends a message, and when that
+ * goes through all others.  Meanwhile it probes as it does in any outage.
+ */
 static inline void
 outbox_probe_answer(OutboxPublisherState *state, bool ok, const char *error)
 {

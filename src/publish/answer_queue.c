@@ -6,6 +6,9 @@
  * The queue knows which messages an answer is due for.  An answer for any
  * other (answered twice, cancelled, made up) is dropped.
  *
+ * An answer may be longer than the struct that we know, or one day shorter: no
+ * field behind its size is read, and those that it does not have are zero.
+ *
  * It has room for every message before that is submitted; answering therefore
  * allocates nothing and can't fail, whatever libcurl's or a broker's callback
  * it comes from.
@@ -19,6 +22,10 @@
 
 #include "lib/text.h"
 #include "publish/answer_queue.h"
+
+/* The struct when the magic number got its present value: none is shorter. */
+#define MIN_ANSWER_SIZE \
+	(offsetof(OutboxAnswer, error) + sizeof(const char *))
 
 /* An answer with its own copy of the error. */
 typedef struct KeptAnswer
@@ -89,6 +96,13 @@ answers_forget(AnswerQueue *queue, int64 id)
 	hash_search(queue->expected, &id, HASH_REMOVE, NULL);
 }
 
+/* Is it one of the outcomes that we know? */
+static bool
+is_outcome(OutboxOutcome outcome)
+{
+	return outcome >= OUTBOX_DELIVERED && outcome <= OUTBOX_REJECTED;
+}
+
 /* Keep a copy of an answer, if it is due. */
 void
 answers_put(AnswerQueue *queue, const OutboxAnswer *answer)
@@ -96,19 +110,33 @@ answers_put(AnswerQueue *queue, const OutboxAnswer *answer)
 	KeptAnswer *kept;
 	bool		found;
 
+	if (answer->size < MIN_ANSWER_SIZE)
+		return;
 	hash_search(queue->expected, &answer->id, HASH_REMOVE, &found);
 	if (!found)
 		return;
 	Assert(queue->last < queue->size);
 	kept = &queue->answers[queue->last++];
-	kept->answer = *answer;
+	memset(&kept->answer, 0, sizeof(OutboxAnswer));
+	memcpy(&kept->answer, answer, Min(answer->size, sizeof(OutboxAnswer)));
 	kept->answer.error = NULL;
+
+	/* whatever it is to mean, the event is not lost for it */
+	if (!is_outcome(answer->outcome))
+		kept->answer.outcome = OUTBOX_RETRY;
 	if (answer->outcome != OUTBOX_DELIVERED)
 	{
 		text_copy_line(kept->error, OUTBOX_ERROR_SIZE,
 					   answer->error ? answer->error : "no reason given");
 		kept->answer.error = kept->error;
 	}
+}
+
+/* Is there an answer that was not taken yet? */
+bool
+answers_are_there(const AnswerQueue *queue)
+{
+	return queue->first < queue->last;
 }
 
 /* The next answer, which stays until the next call; NULL if there is none. */

@@ -18,6 +18,7 @@ extern void answers_expect(AnswerQueue *queue,
 extern bool answers_is_expected(AnswerQueue *queue, int64 id);
 extern void answers_forget(AnswerQueue *queue, int64 id);
 extern void answers_put(AnswerQueue *queue, const OutboxAnswer *answer);
+extern bool answers_are_there(const AnswerQueue *queue);
 extern const OutboxAnswer *answers_next(AnswerQueue *queue);
 
 #endif							/* OUTBOX_ANSWER_QUEUE_H */

@@ -186,6 +186,7 @@ void
 http_answer_fill(OutboxAnswer *answer, int64 id, const HttpResult *result,
 				 OutboxOutcome outcome, const char *error)
 {
+	memset(answer, 0, sizeof(*answer));
 	answer->id = id;
 	answer->outcome = outcome;
 	answer->status = result->status;

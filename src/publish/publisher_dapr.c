@@ -315,7 +315,7 @@ dapr_probe(OutboxPublisherState *state)
 }
 
 const OutboxPublisherCallbacks dapr_publisher = {
-	.magic = OUTBOX_PUBLISHER_MAGIC,
+	OUTBOX_PUBLISHER_HEAD,
 	.startup_cb = dapr_startup,
 	.check_configured_cb = over_http_check_configured,
 	.submit_cb = over_http_submit,

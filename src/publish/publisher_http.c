@@ -285,7 +285,7 @@ endpoint_startup(OutboxPublisherState *state)
 }
 
 const OutboxPublisherCallbacks http_publisher = {
-	.magic = OUTBOX_PUBLISHER_MAGIC,
+	OUTBOX_PUBLISHER_HEAD,
 	.startup_cb = endpoint_startup,
 	.check_configured_cb = over_http_check_configured,
 	.submit_cb = over_http_submit,

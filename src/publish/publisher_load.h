@@ -10,6 +10,7 @@
 
 #include "outbox_publisher.h"
 
-extern const OutboxPublisherCallbacks *publisher_find_callbacks(const char *name);
+extern void publisher_load_callbacks(const char *name,
+									 OutboxPublisherCallbacks *callbacks);
 
 #endif							/* OUTBOX_PUBLISHER_LOAD_H */

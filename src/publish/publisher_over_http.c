@@ -7,7 +7,8 @@
  * request of a message, what to think of a response.  All else is the same for
  * all of them, and here or in http_batch.c and http_answer.c below.
  *
- * Memory.  The publisher's state lives as long as the publisher is loaded.
+ * Memory.  The publisher's state lives as long as the publisher is loaded,
+ * libcurl's client with it; when the process ends, all is left to the kernel.
  * Settings are in a context that is reset when they are read again; requests
  * in flight do not point there.
  *
@@ -19,9 +20,9 @@
  */
 #include "postgres.h"
 
+#include "storage/ipc.h"
 #include "utils/memutils.h"
 
-#include "guc.h"
 #include "publish/http_batch.h"
 #include "publish/publisher_over_http.h"
 
@@ -65,8 +66,7 @@ over_http_check_configured(OutboxPublisherState *state, const char **reason)
 	if (!configured)
 		return false;
 
-	if (guc_tls_ca_file[0] != '\0')
-		options.ca_file = guc_tls_ca_file;
+	options.ca_file = state->tls_ca_file;
 	options.connect_timeout = state->connect_timeout;
 	options.request_timeout = state->request_timeout;
 	/* a probe, and a question of the publisher's own */
@@ -124,6 +124,9 @@ over_http_shutdown(OutboxPublisherState *state)
 {
 	HttpPublisher *publisher = state->private_data;
 
+	/* libcurl may wait for a thread that resolves a name; the kernel does not */
+	if (proc_exit_inprogress)
+		return;
 	http_client_destroy(publisher->client);
 	MemoryContextDelete(publisher->settings);
 	MemoryContextDelete(publisher->scratch);

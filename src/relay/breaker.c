@@ -9,6 +9,16 @@
  * the breaker is half open and one message may try.  If it goes through, the
  * breaker closes, otherwise it opens again.
  *
+ * The publisher may also say by itself that the destination is down ("blocked")
+ * or up again.  Down opens the breaker at once.  Success of a message closes
+ * it otherwise, but not then: that message was sent before, and a destination
+ * that takes no more may well acknowledge what it has.  Up makes an open one
+ * half open, never closed: that it would take messages is not yet that it
+ * does, and to find out costs one round trip.  Between the two the destination
+ * is probed as in any outage, so that a publisher that forgets to say "up"
+ * stops nothing for good; and whoever says "down" again and again does not put
+ * that off.
+ *
  * An outage must not use up an event's attempts.  So a failure that is the
  * destination's (OUTBOX_UNAVAILABLE) only counts as an attempt when a message
  * has gone through since the relay started, and while the breaker stays
@@ -26,13 +36,11 @@
 #include "relay/breaker.h"
 #include "guc.h"
 
-/* The destination took, or knowingly refused, a message. */
-void
-breaker_succeeded(Breaker *breaker)
+static void
+close_breaker(Breaker *breaker)
 {
 	breaker->state = BREAKER_CLOSED;
-	breaker->proven = true;
-	breaker->failures = 0;
+	breaker->told = false;
 }
 
 static void
@@ -42,13 +50,25 @@ open_breaker(Breaker *breaker, int64 now)
 	breaker->probe_at = now + guc_breaker_probe_interval;
 }
 
+/* The destination took a message, or shows by its answer that it is there. */
+void
+breaker_succeeded(Breaker *breaker)
+{
+	breaker->proven = true;
+	breaker->failures = 0;
+
+	/* the message is older than what the publisher says */
+	if (!breaker->told || !breaker_is_down(breaker))
+		close_breaker(breaker);
+}
+
 /* A message failed. */
 void
 breaker_failed(Breaker *breaker, int64 now)
 {
 	if (guc_breaker_threshold == 0)
 	{
-		breaker->state = BREAKER_CLOSED;
+		close_breaker(breaker);
 		return;
 	}
 	breaker->failures++;
@@ -77,23 +97,41 @@ breaker_wants_probe(const Breaker *breaker, int64 now)
 	return breaker->state == BREAKER_OPEN && now >= breaker->probe_at;
 }
 
+/* A probe is under way; if the publisher has none, the next message is one. */
 void
-breaker_probe_started(Breaker *breaker, int64 now)
+breaker_probe_started(Breaker *breaker, bool can_probe, int64 now)
 {
-	breaker->state = BREAKER_PROBING;
+	breaker->state = can_probe ? BREAKER_PROBING : BREAKER_HALF_OPEN;
 	breaker->probe_at = now + guc_request_timeout;
 }
 
-/* The probe's answer, or its time is up. */
+/* A probe that was not answered in time has failed. */
 void
-breaker_probe_answered(Breaker *breaker, bool ok, int64 now)
+breaker_check_probe(Breaker *breaker, int64 now)
 {
-	if (breaker->state != BREAKER_PROBING)
-		return;
-	if (ok)
-		breaker->state = BREAKER_HALF_OPEN;
-	else
+	if (breaker->state == BREAKER_PROBING && now >= breaker->probe_at)
 		open_breaker(breaker, now);
+}
+
+/*
+ * The publisher says whether the destination is there, because it was to probe
+ * it or because it has heard of it.
+ */
+void
+breaker_told(Breaker *breaker, bool ok, int64 now)
+{
+	if (ok)
+	{
+		breaker->told = false;
+		if (breaker_is_down(breaker))
+			breaker->state = BREAKER_HALF_OPEN;
+	}
+	else if (guc_breaker_threshold > 0)
+	{
+		breaker->told = true;
+		if (breaker->state != BREAKER_OPEN)
+			open_breaker(breaker, now);
+	}
 }
 
 /* There are other settings: what failed on account of the old may be well. */
@@ -102,8 +140,13 @@ breaker_reconfigured(Breaker *breaker, int64 now)
 {
 	if (!breaker_is_down(breaker))
 		return;
-	breaker->state = guc_breaker_threshold == 0 ? BREAKER_CLOSED : BREAKER_OPEN;
-	breaker->probe_at = now;
+	if (guc_breaker_threshold == 0)
+		close_breaker(breaker);
+	else
+	{
+		breaker->state = BREAKER_OPEN;
+		breaker->probe_at = now;
+	}
 }
 
 /* How many messages may be sent now, with so many in flight already? */

@@ -20,6 +20,7 @@ typedef struct Breaker
 {
 	BreakerState state;
 	bool		proven;			/* a message has gone through */
+	bool		told;			/* not CLOSED: the publisher said "down" */
 	int			failures;		/* in a row */
 	int64		probe_at;		/* OPEN: the next probe; PROBING: its limit */
 } Breaker;
@@ -27,9 +28,10 @@ typedef struct Breaker
 extern void breaker_succeeded(Breaker *breaker);
 extern void breaker_failed(Breaker *breaker, int64 now);
 extern bool breaker_counts_attempt(const Breaker *breaker);
-extern void breaker_probe_answered(Breaker *breaker, bool ok, int64 now);
+extern void breaker_told(Breaker *breaker, bool ok, int64 now);
 extern bool breaker_wants_probe(const Breaker *breaker, int64 now);
-extern void breaker_probe_started(Breaker *breaker, int64 now);
+extern void breaker_probe_started(Breaker *breaker, bool can_probe, int64 now);
+extern void breaker_check_probe(Breaker *breaker, int64 now);
 extern int	breaker_allowance(const Breaker *breaker, int in_flight);
 extern void breaker_reconfigured(Breaker *breaker, int64 now);
 extern bool breaker_is_down(const Breaker *breaker);

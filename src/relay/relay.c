@@ -95,8 +95,6 @@ relay_start(Relay *relay)
 	window = queue_add_window(&relay->queue, position.lo, position.hi);
 	window->store.cursor = position.last_id;
 	relay->queue.first_window = window;
-	if (!position.clean)
-		relay_be_careful(relay, position.max_id);
 
 	/* from here on, a crash of ours is to be found by the next relay */
 	if (!relay_checkpoint(relay, true, false))
@@ -106,6 +104,8 @@ relay_start(Relay *relay)
 		return false;
 	}
 	relay_configure(relay);
+	if (!position.clean)
+		relay_be_careful(relay, position.max_id);
 	return true;
 }
 
@@ -137,10 +137,14 @@ relay_configure(Relay *relay)
 	relay->now = clock_ms();
 	configure_publisher(relay);
 
-	/* tell whether the destination is there before the first event needs it */
+	/*
+	 * The destination may be another one now.  Tell whether it is there
+	 * before the first event needs it; a breaker that is open will do that by
+	 * itself.
+	 */
+	relay_forget_endpoint(relay);
 	if (relay->configured && publisher_can_probe(relay->publisher) &&
-		relay->breaker.state == BREAKER_CLOSED &&
-		!relay->reporter.report.endpoint.known)
+		relay->breaker.state == BREAKER_CLOSED)
 		publisher_probe(relay->publisher);
 
 	breaker_reconfigured(&relay->breaker, relay->now);
@@ -151,43 +155,38 @@ relay_configure(Relay *relay)
 	relay_rows_configure(relay);
 }
 
-/* The answer to a probe also tells how the endpoint is when nothing is sent. */
+/*
+ * What the publisher says of the destination, asked or not, also tells how it
+ * is when nothing is sent.
+ */
 static void
-take_probe_result(Relay *relay)
+hear_of_destination(Relay *relay)
 {
-	Breaker    *breaker = &relay->breaker;
-	ProbeResult result = publisher_probe_result(relay->publisher);
-	bool		ok = result == PROBE_OK;
+	const char *problem;
+	Destination destination = publisher_hear_of_destination(relay->publisher,
+															&problem);
 
-	if (result != PROBE_NONE)
-	{
-		const char *problem = ok ? NULL : publisher_last_error(relay->publisher);
-
-		relay_found_endpoint(relay, problem);
-		if (problem)
-			relay_note_error(relay, problem);
-		breaker_probe_answered(breaker, ok, relay->now);
-	}
-	else if (breaker->state == BREAKER_PROBING &&
-			 relay->now >= breaker->probe_at)
-		breaker_probe_answered(breaker, false, relay->now);
+	if (destination == DESTINATION_UNKNOWN)
+		return;
+	relay_found_endpoint(relay, problem);
+	if (problem)
+		relay_note_error(relay, problem);
+	breaker_told(&relay->breaker, destination == DESTINATION_UP, relay->now);
 }
 
 static void
 run_breaker(Relay *relay)
 {
 	Breaker    *breaker = &relay->breaker;
+	bool		can_probe = publisher_can_probe(relay->publisher);
 
-	take_probe_result(relay);
+	hear_of_destination(relay);
+	breaker_check_probe(breaker, relay->now);
 	if (!relay->configured || !breaker_wants_probe(breaker, relay->now))
 		return;
-	breaker_probe_started(breaker, relay->now);
-
-	/* without a probe, the next message is one */
-	if (publisher_can_probe(relay->publisher))
+	breaker_probe_started(breaker, can_probe, relay->now);
+	if (can_probe)
 		publisher_probe(relay->publisher);
-	else
-		breaker_probe_answered(breaker, true, relay->now);
 }
 
 /*
@@ -308,7 +307,10 @@ relay_step(Relay *relay)
 
 	/* a publisher that answers at once makes room for more at once */
 	for (int i = 0; i < MAX_SUBMITS && relay_submit(relay); i++)
+	{
 		relay_take_answers(relay);
+		hear_of_destination(relay);
+	}
 	if (relay_checkpoint_time(relay) <= relay->now)
 		(void) relay_checkpoint(relay, false, false);
 	if (relay->now >= relay->journal.retry_at)
@@ -318,17 +320,20 @@ relay_step(Relay *relay)
 }
 
 /*
- * What the publisher waits on, as OutboxSocketsCB tells it; -1 if it could not
- * say: then everything in flight has failed.
+ * Tell "update" what the publisher waits on, and get its longest wait, as
+ * OutboxSocketsCB has it.  False if it could not say, or "update" threw because
+ * that cannot be waited on: then everything in flight has failed.
  */
-int
-relay_sockets(Relay *relay, const OutboxSocket **sockets, long *timeout_ms)
+bool
+relay_sockets(Relay *relay,
+			  void (*update) (const OutboxSocket *sockets, int n),
+			  long *timeout_ms)
 {
-	int			n = publisher_sockets(relay->publisher, sockets, timeout_ms);
+	bool		ok = publisher_sockets(relay->publisher, update, timeout_ms);
 
-	if (n < 0)
+	if (!ok)
 		relay_give_up_in_flight(relay, publisher_last_error(relay->publisher));
-	return n;
+	return ok;
 }
 
 /*
@@ -344,14 +349,15 @@ relay_sockets_ready(Relay *relay, const OutboxSocket *ready, int n)
 }
 
 /*
- * Settle what has been answered by now, and submit nothing.  True if there is
- * more in flight.
+ * Hear what the publisher has said by now, and submit nothing.  True if there
+ * is more in flight.
  */
 bool
 relay_settle_answered(Relay *relay)
 {
 	relay->now = clock_ms();
 	relay_take_answers(relay);
+	hear_of_destination(relay);
 	return relay->queue.nin_flight > 0;
 }
 

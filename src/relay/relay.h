@@ -25,7 +25,8 @@ extern long relay_step(Relay *relay);
 extern void relay_woken(Relay *relay);
 extern void relay_ask_next(Relay *relay);
 extern void relay_recheck(Relay *relay);
-extern int	relay_sockets(Relay *relay, const OutboxSocket **sockets,
+extern bool relay_sockets(Relay *relay,
+						  void (*update) (const OutboxSocket *sockets, int n),
 						  long *timeout_ms);
 extern void relay_sockets_ready(Relay *relay, const OutboxSocket *ready,
 								int n);

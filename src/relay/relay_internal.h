@@ -97,6 +97,7 @@ extern void relay_set_status(Relay *relay, RelayStatus status);
 extern void relay_note_error(Relay *relay, const char *error);
 extern void relay_found_configured(Relay *relay, const char *problem);
 extern void relay_found_endpoint(Relay *relay, const char *problem);
+extern void relay_forget_endpoint(Relay *relay);
 extern void relay_count_published(Relay *relay);
 extern void relay_count_failure(Relay *relay, const char *error);
 extern void relay_count_dead(Relay *relay);

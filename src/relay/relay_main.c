@@ -192,7 +192,10 @@ handle_interrupts(void)
 	return true;
 }
 
-/* Make the wait set anew if the publisher waits for other sockets now. */
+/*
+ * Make the wait set anew if the publisher waits for other sockets now.  Throws
+ * if one of them cannot be waited for; then there is no complete set.
+ */
 static void
 update_wait_set(const OutboxSocket *sockets, int n)
 {
@@ -201,6 +204,8 @@ update_wait_set(const OutboxSocket *sockets, int n)
 		return;
 	if (wait_set)
 		FreeWaitEventSet(wait_set);
+	wait_set = NULL;
+	wait_nsockets = -1;			/* not that of any array, until the end */
 	wait_set = create_wait_event_set_compat(n + 2);
 	AddWaitEventToSet(wait_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
 	AddWaitEventToSet(wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL,
@@ -211,6 +216,7 @@ update_wait_set(const OutboxSocket *sockets, int n)
 
 	if (wait_sockets)
 		pfree(wait_sockets);
+	wait_sockets = NULL;
 	wait_sockets = MemoryContextAlloc(TopMemoryContext,
 									  sizeof(OutboxSocket) * Max(n, 1));
 	memcpy(wait_sockets, sockets, sizeof(OutboxSocket) * n);
@@ -233,21 +239,18 @@ wait_for_latch(long timeout_ms)
 static bool
 wait_for_work(Relay *relay, long timeout_ms)
 {
-	const OutboxSocket *sockets = NULL;
 	OutboxSocket ready[MAX_READY];
 	WaitEvent	events[MAX_READY];
 	long		publisher_ms;
-	int			n = relay_sockets(relay, &sockets, &publisher_ms);
 	int			nready = 0;
 	int			nevents;
 	bool		latch_set = false;
 
-	if (n < 0)
+	if (!relay_sockets(relay, update_wait_set, &publisher_ms))
 	{
 		wait_for_latch(PUBLISHER_PAUSE_MS);
 		return true;
 	}
-	update_wait_set(sockets, n);
 	if (publisher_ms >= 0)
 		timeout_ms = Min(timeout_ms, publisher_ms);
 	nevents = WaitEventSetWait(wait_set, timeout_ms, events, MAX_READY,

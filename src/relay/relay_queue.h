@@ -97,6 +97,8 @@ typedef struct RelayEntry
 		BATCH_NO,
 		BATCH_YES
 	}			can_batch;		/* may it share a request? */
+	bool		alone;			/* may have failed because of others: goes
+								 * alone */
 	bool		stored;			/* has a row */
 	bool		waited;			/* ... which only says that it waits */
 	bool		recorded;		/* this try is written down beforehand */

@@ -99,6 +99,14 @@ relay_found_endpoint(Relay *relay, const char *problem)
 	set_finding(relay, &relay->reporter.report.endpoint, problem);
 }
 
+/* Whether it does is not known: it may be another one from now on. */
+void
+relay_forget_endpoint(Relay *relay)
+{
+	relay->reporter.report.endpoint.known = false;
+	relay->reporter.changed = true;
+}
+
 void
 relay_count_published(Relay *relay)
 {

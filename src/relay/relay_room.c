@@ -42,9 +42,11 @@ bool
 relay_is_short(const Relay *relay)
 {
 	Size		bytes;
-	int64		enough = (int64) guc_max_in_flight *
-	publisher_max_batch(relay->publisher, &bytes);
+	int64		enough = publisher_max_messages(relay->publisher);
 
+	if (enough == 0)
+		enough = (int64) guc_max_in_flight *
+			publisher_max_batch(relay->publisher, &bytes);
 	return relay_can_send(relay) &&
 		relay->queue.nready < Min(enough, guc_batch_size);
 }

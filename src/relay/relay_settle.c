@@ -9,6 +9,10 @@
  * waits that grow.  A wait that the destination asked for is honoured in
  * either.  After outbox.max_retry_times retries the event is dead.
  *
+ * What may have failed because of others is sent again at once, alone
+ * (relay_submit.c).  An event is excused so only once, or a publisher that says
+ * so each time would have it sent for ever.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -116,6 +120,17 @@ settle_failed(Relay *relay, RelayEntry *entry, bool counted, int64 asked)
 	settle_persistent(relay, entry, Max(wait, asked));
 }
 
+/* It may have failed because of others: it is sent again by itself. */
+static void
+settle_excused(Relay *relay, RelayEntry *entry)
+{
+	entry->alone = true;
+	if (entry->recorded)
+		relay_spill_entry(relay, entry);	/* this try crashed nothing */
+	entry->recorded = false;
+	queue_make_ready(&relay->queue, entry);
+}
+
 static void
 note_failure(Relay *relay, RelayEntry *entry, const OutboxAnswer *answer)
 {
@@ -128,18 +143,36 @@ note_failure(Relay *relay, RelayEntry *entry, const OutboxAnswer *answer)
 
 /*
  * Tell the breaker what the answer says of the destination.  True if a failure
- * counts as the event's attempt.
+ * counts as the event's attempt, unless the event is "excused".
  */
 static bool
-judge_destination(Relay *relay, const OutboxAnswer *answer)
+judge_destination(Relay *relay, const OutboxAnswer *answer, bool excused)
 {
-	/* whoever knowingly refuses an event is there */
-	if (answer->outcome == OUTBOX_DELIVERED ||
-		answer->outcome == OUTBOX_REJECTED)
+	switch (answer->outcome)
 	{
-		breaker_succeeded(&relay->breaker);
-		relay_found_endpoint(relay, NULL);
-		return true;
+		case OUTBOX_DELIVERED:
+		case OUTBOX_FAILED:
+		case OUTBOX_REJECTED:
+
+			/*
+			 * Whoever knows what is wrong with an event is there.  But that
+			 * it was there does not mean that it is, if the publisher says
+			 * no.
+			 */
+			breaker_succeeded(&relay->breaker);
+			if (!breaker_is_down(&relay->breaker))
+				relay_found_endpoint(relay, NULL);
+			return true;
+
+		case OUTBOX_RETRY:
+
+			/* one event may have failed many, which is no outage */
+			if (excused)
+				return true;
+			break;
+
+		case OUTBOX_UNAVAILABLE:
+			break;
 	}
 	breaker_failed(&relay->breaker, relay->now);
 	relay_found_endpoint(relay, answer->error);
@@ -152,6 +185,7 @@ void
 relay_settle(Relay *relay, const OutboxAnswer *answer)
 {
 	RelayEntry *entry = queue_find(&relay->queue, answer->id);
+	bool		excused;
 	bool		counted;
 
 	/* it may have been discarded or taken back meanwhile */
@@ -166,12 +200,15 @@ relay_settle(Relay *relay, const OutboxAnswer *answer)
 	entry->last_status = answer->status;
 	if (answer->outcome != OUTBOX_DELIVERED)
 		note_failure(relay, entry, answer);
-	counted = judge_destination(relay, answer);
+	excused = answer->alone && !entry->alone;
+	counted = judge_destination(relay, answer, excused) && !excused;
 	if (answer->outcome != OUTBOX_DELIVERED && counted)
 		entry->attempts++;
 
 	if (answer->outcome == OUTBOX_DELIVERED)
 		settle_delivered(relay, entry);
+	else if (excused)
+		settle_excused(relay, entry);
 	else if (answer->outcome == OUTBOX_REJECTED)
 		settle_dead(relay, entry);
 	else

@@ -3,14 +3,16 @@
  * relay_submit.c
  *		Which events are sent now, and in which requests.
  *
- * At most outbox.max_in_flight requests are under way.  A publisher that can
- * take several messages in one request is given batches: of what is ready,
+ * At most outbox.max_in_flight requests are under way; or, for a publisher that
+ * says so, because it has a pipeline, as many messages as it wants.  One that
+ * can take several messages in one request is given batches: of what is ready,
  * without waiting for more, messages of one topic that may share a request.
  * Two events of one key are never ready at a time, so that no batch has both.
  *
  * After a crash of the relay, the events that may have been in flight then
  * are watched: a try is written down before it is made, and an event that was
- * there at two crashes is sent alone.
+ * there at two crashes is sent alone.  So is one of which the publisher said
+ * that it may have failed because of others.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,11 +39,12 @@ typedef struct Submission
 	Batch	   *batches;
 	int			nbatches;
 	int			room;			/* at most so many batches */
+	int64		max_entries;	/* at most so many entries in all of them */
 	int			nready;			/* entries to choose from */
 	int			max_batch;
 	Size		max_bytes;
 	int			nentries;		/* in all batches */
-	bool		alone;			/* a suspect, and nothing else */
+	bool		exclusive;		/* one entry, and nothing else in flight */
 } Submission;
 
 /*
@@ -52,7 +55,8 @@ typedef struct Submission
 void
 relay_be_careful(Relay *relay, int64 max_id)
 {
-	relay->sender.careful = guc_batch_size + guc_max_in_flight;
+	relay->sender.careful = guc_batch_size +
+		Max(guc_max_in_flight, publisher_max_messages(relay->publisher));
 	relay->sender.careful_max_id = max_id;
 }
 
@@ -61,6 +65,17 @@ static bool
 is_suspect(const RelayEntry *entry)
 {
 	return entry->event->crashes >= EVENT_MAX_CRASHES - 1;
+}
+
+/*
+ * Must nothing else be in flight with it?  In a pipeline, each message can be
+ * the reason why others fail; a request is alone already when it is not shared.
+ */
+static bool
+goes_exclusively(const Relay *relay, const RelayEntry *entry)
+{
+	return is_suspect(entry) ||
+		(entry->alone && publisher_max_messages(relay->publisher) > 0);
 }
 
 /*
@@ -145,19 +160,19 @@ choose_entries(Relay *relay, Submission *sub)
 	{
 		RelayEntry *entry = dlist_container(RelayEntry, in_list, iter.cur);
 
-		/* nothing passes a suspect, or it would never have its turn */
-		if (is_suspect(entry))
+		/* nothing passes it, or it would never have its turn */
+		if (goes_exclusively(relay, entry))
 		{
 			if (sub->nentries == 0 && relay->queue.nrequests == 0)
 			{
 				add_batch(sub, entry, false);
-				sub->alone = true;
+				sub->exclusive = true;
 			}
 			break;
 		}
 		if (!put_into_batch(relay, sub, entry) && sub->max_batch == 1)
 			break;
-		if (sub->nentries >= (int64) sub->room * sub->max_batch)
+		if (sub->nentries >= sub->max_entries)
 			break;
 	}
 }
@@ -204,15 +219,23 @@ record_tries(Relay *relay, Submission *sub)
 	return !any || relay_checkpoint(relay, true, false);
 }
 
-/* How many more requests may be made now? */
+/*
+ * How many more requests may be made now?  With a window, each may be one of
+ * its messages.
+ */
 static int
 request_room(const Relay *relay)
 {
+	int			window = publisher_max_messages(relay->publisher);
+	int			room;
+
 	if (!relay_can_send(relay) || relay->journal.must_checkpoint ||
 		relay->queue.exclusive)
 		return 0;
-	return Min(guc_max_in_flight - relay->queue.nrequests,
-			   breaker_allowance(&relay->breaker, relay->queue.nrequests));
+	room = window > 0 ? window - relay->queue.nin_flight :
+		guc_max_in_flight - relay->queue.nrequests;
+	return Min(room, breaker_allowance(&relay->breaker,
+									   relay->queue.nrequests));
 }
 
 /* Is there something that may be sent now? */
@@ -222,9 +245,9 @@ relay_can_submit(const Relay *relay)
 	if (relay->queue.nready == 0 || request_room(relay) <= 0)
 		return false;
 
-	/* a suspect at the head waits until it can go alone */
+	/* what stands at the head and goes exclusively waits until it can */
 	return relay->queue.nrequests == 0 ||
-		!is_suspect(queue_next_ready(&relay->queue));
+		!goes_exclusively(relay, queue_next_ready(&relay->queue));
 }
 
 /* Hand the chosen entries to the publisher, batch by batch. */
@@ -249,7 +272,7 @@ submit_entries(Relay *relay, Submission *sub)
 
 		/* in flight before the publisher has them: it may answer at once */
 		queue_submitted(&relay->queue, sub->batches[b].entries,
-						sub->batches[b].n, deadline, sub->alone);
+						sub->batches[b].n, deadline, sub->exclusive);
 	}
 	publisher_submit(relay->publisher, messages, n);
 }
@@ -272,6 +295,8 @@ relay_submit(Relay *relay)
 	/* the one that finds out whether the destination is back goes alone */
 	if (relay->breaker.state == BREAKER_HALF_OPEN)
 		sub.max_batch = 1;
+	sub.max_entries = publisher_max_messages(relay->publisher) > 0 ? sub.room :
+		(int64) sub.room * sub.max_batch;
 	sub.nready = relay->queue.nready;
 	sub.batches = palloc(sizeof(Batch) * Min(sub.room, sub.nready));
 	choose_entries(relay, &sub);

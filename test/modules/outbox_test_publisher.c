@@ -34,6 +34,8 @@ typedef enum TestMode
 	NO_SUBMIT,					/* a required callback is missing */
 	NO_READY,					/* another one is */
 	NO_TABLE,					/* init returns NULL */
+	LONG_TABLE,					/* of a later version, with longer answers */
+	SHORT_TABLE,				/* shorter than any version's */
 	THROW_IN_STARTUP,
 	THROW_IN_CHECK,
 	THROW_IN_SUBMIT,			/* for topic "bad", after the others */
@@ -43,6 +45,8 @@ typedef enum TestMode
 	SILENT,						/* never answers topic "bad" */
 	ANSWER_TWICE,				/* the second time: rejected */
 	ANSWER_UNKNOWN,				/* also rejects ids that it was never given */
+	SHORT_ANSWER,				/* to topic "bad": shorter than any version's */
+	NO_OUTCOME,					/* in the first answer to topic "bad" */
 	ABORT,						/* aborts at topic "bad" */
 	FATAL_ERROR,				/* throws FATAL at topic "bad" */
 	THROW_IN_SHUTDOWN
@@ -54,6 +58,8 @@ static const struct config_enum_entry modes[] = {
 	{"no_submit", NO_SUBMIT, false},
 	{"no_ready", NO_READY, false},
 	{"no_table", NO_TABLE, false},
+	{"long_table", LONG_TABLE, false},
+	{"short_table", SHORT_TABLE, false},
 	{"throw_in_startup", THROW_IN_STARTUP, false},
 	{"throw_in_check", THROW_IN_CHECK, false},
 	{"throw_in_submit", THROW_IN_SUBMIT, false},
@@ -63,6 +69,8 @@ static const struct config_enum_entry modes[] = {
 	{"silent", SILENT, false},
 	{"answer_twice", ANSWER_TWICE, false},
 	{"answer_unknown", ANSWER_UNKNOWN, false},
+	{"short_answer", SHORT_ANSWER, false},
+	{"no_outcome", NO_OUTCOME, false},
 	{"abort", ABORT, false},
 	{"fatal", FATAL_ERROR, false},
 	{"throw_in_shutdown", THROW_IN_SHUTDOWN, false},
@@ -156,8 +164,13 @@ good_submit(OutboxPublisherState *state,
 
 /* What is wrong with a message of topic "bad"; true if it is done with. */
 static bool
-misbehave(const OutboxMessage *msg)
+misbehave(OutboxPublisherState *state, const OutboxMessage *msg)
 {
+	OutboxAnswer delivered = {
+		.id = msg->id,
+		.outcome = OUTBOX_DELIVERED
+	};
+
 	switch (mode)
 	{
 		case THROW_IN_SUBMIT:
@@ -170,6 +183,15 @@ misbehave(const OutboxMessage *msg)
 			ereport(FATAL, (errmsg("thrown as FATAL")));
 			break;
 		case SILENT:
+			return true;
+		case SHORT_ANSWER:
+			delivered.size = offsetof(OutboxAnswer, error);
+			state->answer(state, &delivered);
+			return true;
+		case NO_OUTCOME:
+			if (msg->attempt > 1)
+				return false;
+			answer(state, msg->id, 0, NULL);
 			return true;
 		case THROW_IN_SOCKETS:
 		case THROW_IN_READY:
@@ -189,7 +211,7 @@ bad_submit(OutboxPublisherState *state,
 	{
 		const OutboxMessage *msg = messages[i];
 
-		if (strcmp(msg->topic, "bad") == 0 && misbehave(msg))
+		if (strcmp(msg->topic, "bad") == 0 && misbehave(state, msg))
 			continue;
 		good_submit(state, &msg, 1);
 		if (mode == ANSWER_TWICE)
@@ -199,6 +221,37 @@ bad_submit(OutboxPublisherState *state,
 			answer(state, msg->id + 1000000, OUTBOX_REJECTED, "made up");
 			answer(state, -1, OUTBOX_DELIVERED, NULL);
 		}
+	}
+}
+
+/* The structs of a later version, as we know it */
+typedef struct LongAnswer
+{
+	OutboxAnswer known;
+	void	   *more[4];
+} LongAnswer;
+
+typedef struct LongTable
+{
+	OutboxPublisherCallbacks known;
+	void	   *more[4];
+} LongTable;
+
+static void
+long_submit(OutboxPublisherState *state,
+			const OutboxMessage *const *messages, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		LongAnswer	a;
+
+		write_message(messages[i]);
+		memset(&a, 0x7f, sizeof(a));
+		memset(&a.known, 0, sizeof(a.known));
+		a.known.size = sizeof(a);
+		a.known.id = messages[i]->id;
+		a.known.outcome = OUTBOX_DELIVERED;
+		state->answer(state, &a.known);
 	}
 }
 
@@ -255,12 +308,12 @@ bad_shutdown(OutboxPublisherState *state)
 }
 
 static const OutboxPublisherCallbacks good = {
-	.magic = OUTBOX_PUBLISHER_MAGIC,
+	OUTBOX_PUBLISHER_HEAD,
 	.submit_cb = good_submit
 };
 
 static const OutboxPublisherCallbacks bad = {
-	.magic = OUTBOX_PUBLISHER_MAGIC,
+	OUTBOX_PUBLISHER_HEAD,
 	.startup_cb = bad_startup,
 	.check_configured_cb = bad_check_configured,
 	.submit_cb = bad_submit,
@@ -272,15 +325,31 @@ static const OutboxPublisherCallbacks bad = {
 
 static const OutboxPublisherCallbacks wrong_magic = {
 	.magic = OUTBOX_PUBLISHER_MAGIC + 1,
+	.size = sizeof(OutboxPublisherCallbacks),
+	.submit_cb = good_submit
+};
+
+static const LongTable long_table = {
+	.known = {
+		.magic = OUTBOX_PUBLISHER_MAGIC,
+		.size = sizeof(LongTable),
+		.submit_cb = long_submit
+	},
+	.more = {bad_startup, bad_startup, bad_startup, bad_startup}
+};
+
+static const OutboxPublisherCallbacks short_table = {
+	.magic = OUTBOX_PUBLISHER_MAGIC,
+	.size = offsetof(OutboxPublisherCallbacks, shutdown_cb),
 	.submit_cb = good_submit
 };
 
 static const OutboxPublisherCallbacks no_submit = {
-	.magic = OUTBOX_PUBLISHER_MAGIC
+	OUTBOX_PUBLISHER_HEAD
 };
 
 static const OutboxPublisherCallbacks no_ready = {
-	.magic = OUTBOX_PUBLISHER_MAGIC,
+	OUTBOX_PUBLISHER_HEAD,
 	.submit_cb = good_submit,
 	.sockets_cb = bad_sockets,
 	.cancel_cb = bad_cancel
@@ -299,6 +368,10 @@ _PG_outbox_publisher_module_init(void)
 			return &no_submit;
 		case NO_READY:
 			return &no_ready;
+		case LONG_TABLE:
+			return &long_table.known;
+		case SHORT_TABLE:
+			return &short_table;
 		case NO_TABLE:
 			return NULL;
 		default:
