@@ -60,13 +60,13 @@ static Statement retry = {
 /*
  * $1 id, $2 lo, $3 hi, $4 cursor of the window that is being read.  A discarded
  * event that has not been read yet is read in its place, after those that it
- * comes behind.
+ * comes behind; not so one that would only be scheduled then.
  */
 static Statement retry_unread = {
 	"DELETE FROM @s@.outbox_delivery d WHERE d.id = $1"
 	" AND d.state = 'discarded' AND NOT EXISTS"
 	" (SELECT 1 FROM @s@.outbox_event e WHERE e.id = d.id"
-	"  AND (pg_visible_in_snapshot(e.xid, $2)"
+	"  AND (e.deliver_after > now() OR pg_visible_in_snapshot(e.xid, $2)"
 	"   OR (e.id <= $4 AND pg_visible_in_snapshot(e.xid, $3))))",
 	4, {INT8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID}
 };

@@ -212,6 +212,17 @@ promise 'who asks late that an event be sent does not have it sent again' => sub
 	is(scalar($receiver->accepted(id => $id)), 1, 'it is sent once');
 };
 
+promise 'what was to be sent later is sent now if that is asked before it is read' => sub {
+	reload($node, 'outbox.enabled' => 'off');
+	my $id = publish($node, 'now', more => q{deliver_after => now() + '1 day'});
+	query($node, "SELECT outbox_discard('$id'), outbox_retry('$id')");
+	poll_until(sub { query($node, 'SELECT count(*) FROM outbox_request') == 0 },
+		'the requests to be served');
+	is(event_state($node, $id), 'pending', 'it is due');
+	reload($node, 'outbox.enabled' => 'on');
+	wait_delivered($receiver, [$id]);
+};
+
 promise 'after a restart, what waits is found in order' => sub {
 	dead_key('restart', 2000);
 	$node->restart;
