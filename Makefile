@@ -37,6 +37,7 @@ OBJS = \
 	src/relay/relay.o \
 	src/relay/relay_checkpoint.o \
 	src/relay/relay_keys.o \
+	src/relay/relay_lane.o \
 	src/relay/relay_main.o \
 	src/relay/relay_queue.o \
 	src/relay/relay_read.o \
@@ -46,6 +47,7 @@ OBJS = \
 	src/relay/relay_settle.o \
 	src/relay/relay_spill.o \
 	src/relay/relay_submit.o \
+	src/relay/relay_turn.o \
 	src/server/database_commands.o \
 	src/server/extension_row.o \
 	src/server/launcher.o \

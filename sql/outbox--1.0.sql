@@ -91,6 +91,9 @@ CREATE INDEX outbox_delivery_due_idx
 CREATE INDEX outbox_delivery_key_idx
 	ON @extschema@.outbox_delivery (topic, key, id)
 	WHERE key IS NOT NULL AND state IN ('pending', 'in_progress', 'failed');
+CREATE INDEX outbox_delivery_topic_idx
+	ON @extschema@.outbox_delivery (topic, id)
+	WHERE state = 'pending';
 CREATE INDEX outbox_delivery_dead_idx
 	ON @extschema@.outbox_delivery (topic, key, id)
 	WHERE state = 'dead';

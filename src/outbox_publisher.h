@@ -63,14 +63,18 @@ typedef enum OutboxOutcome
 {
 	OUTBOX_DELIVERED = 1,		/* the destination took it; 0 is none of these */
 	OUTBOX_FAILED,				/* this message failed, and the destination is
-								 * there: an attempt, and no failure for the
+								 * there: an attempt, and no failure for any
 								 * circuit breaker */
-	OUTBOX_RETRY,				/* it cannot be told whether the message or
-								 * the destination failed: an attempt, and a
-								 * failure for the circuit breaker */
-	OUTBOX_UNAVAILABLE,			/* the destination failed, whatever the
-								 * message: a failure for the circuit breaker,
-								 * and while that is open not an attempt */
+	OUTBOX_RETRY,				/* it cannot be told whether the message, its
+								 * topic or everything failed: a failure for
+								 * the topic's circuit breaker, and an attempt
+								 * while that is closed and others go through;
+								 * but with retry_after_ms >= 0, the topic is
+								 * held for so long, and that is all */
+	OUTBOX_UNAVAILABLE,			/* nobody is there, whatever the message: a
+								 * failure for the destination's circuit
+								 * breaker, and while that is open not an
+								 * attempt */
 	OUTBOX_REJECTED				/* this message will never be taken */
 } OutboxOutcome;
 

@@ -1,4 +1,4 @@
-"""nginx on loopback: reads a request's body, answers 204, counts."""
+"""nginx on loopback: reads a request's body, answers 204 (topic "bad": 404), counts."""
 
 import os
 import socket
@@ -40,6 +40,7 @@ http {{
             return 200 '{{"id":"bench","runtimeVersion":"1.18.3","components":[{{"name":"pubsub","type":"pubsub.bench","version":"v1"}}]}}';
         }}
         access_log {directory}/slow.log combined if=$hundredth;
+        location ~ /bad$ {{ echo_read_request_body; echo_status 404; echo -n ''; }}
         location / {{ echo_read_request_body; {delay} echo_status 204; echo -n ''; }}
     }}
     server {{

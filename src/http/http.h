@@ -37,6 +37,7 @@ typedef struct HttpOptions
 typedef struct HttpResult
 {
 	int			status;			/* 200 or more; 0: no response */
+	bool		sent;			/* the server may have seen the request */
 	const char *error;			/* of the transport; NULL: none */
 	int64		retry_after_ms; /* the Retry-After header; -1: none */
 	const char *body;			/* its first bytes, and a NUL; never NULL */

@@ -369,11 +369,16 @@ http_request_result(HttpRequest *request, CURLcode code,
 					HttpResult *result)
 {
 	long		status = 0;
+	long		bytes_sent = 0;
 	curl_off_t	retry_after = 0;
 
 	curl_easy_getinfo(request->easy, CURLINFO_RESPONSE_CODE, &status);
 	if (status < 200 || status >= 300)
 		curl_easy_getinfo(request->easy, CURLINFO_RETRY_AFTER, &retry_after);
+
+	/* none before a connection, TLS included, is there */
+	curl_easy_getinfo(request->easy, CURLINFO_REQUEST_SIZE, &bytes_sent);
+	result->sent = bytes_sent > 0;
 
 	result->status = 0;
 	result->error = NULL;

@@ -23,6 +23,7 @@
 
 #include "utils/memutils.h"
 
+#include "guc.h"
 #include "lib/text.h"
 #include "publish/cloudevent.h"
 #include "publish/http_answer.h"
@@ -172,13 +173,30 @@ http_answer_judge(HttpPublisher *publisher, const HttpResult *result,
 	if (result->status >= 200 && result->status < 300)
 		return NULL;
 
-	verdict->outcome = OUTBOX_UNAVAILABLE;
+	/*
+	 * Who took the request and said nothing may do so to these messages only;
+	 * without a connection, nobody is there.
+	 */
+	verdict->outcome = result->status == 0 && result->sent ?
+		OUTBOX_RETRY : OUTBOX_UNAVAILABLE;
 	old = MemoryContextSwitchTo(publisher->scratch);
 	if (result->status != 0)
 		publisher->kind->judge(result, verdict);
 	error = http_answer_error_line(publisher, result, verdict);
 	MemoryContextSwitchTo(old);
 	return error;
+}
+
+/*
+ * How long the server wants to be left alone, in milliseconds; -1: it does not
+ * say.  Whoever limits the rate (Too Many Requests) wants a pause in any case.
+ */
+static int64
+asked_pause(const HttpResult *result)
+{
+	if (result->status == 429 && result->retry_after_ms < 0)
+		return guc_breaker_probe_interval;
+	return result->retry_after_ms;
 }
 
 /* Fill in an answer; "error" is NULL if the message is delivered. */
@@ -190,7 +208,7 @@ http_answer_fill(OutboxAnswer *answer, int64 id, const HttpResult *result,
 	answer->id = id;
 	answer->outcome = outcome;
 	answer->status = result->status;
-	answer->retry_after_ms = error ? result->retry_after_ms : -1;
+	answer->retry_after_ms = error ? asked_pause(result) : -1;
 	answer->error = error;
 }
 

@@ -31,7 +31,7 @@
 #include "publish/publisher_over_http.h"
 #include "publish/publishers.h"
 
-/* Anything in the place of an errorCode. */
+/* Anything in the place of an errorCode, which may be missing, too. */
 #define ANY_CODE "*"
 
 /* Responses that are not OUTBOX_UNAVAILABLE; code NULL: it has none. */
@@ -46,6 +46,7 @@ static const struct DaprOutcome
 	{400, "ERR_PUBSUB_REQUEST_METADATA", OUTBOX_REJECTED},
 	{403, "ERR_PUBSUB_FORBIDDEN", OUTBOX_RETRY},
 	{413, ANY_CODE, OUTBOX_REJECTED},
+	{429, ANY_CODE, OUTBOX_RETRY},
 	{431, ANY_CODE, OUTBOX_REJECTED},
 	{500, "ERR_PUBSUB_CLOUD_EVENTS_SER", OUTBOX_REJECTED},
 	{500, "ERR_PUBSUB_PUBLISH_MESSAGE", OUTBOX_RETRY},

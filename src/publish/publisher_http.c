@@ -12,8 +12,9 @@
  * JSON array of envelopes in CloudEvents' batch mode, even if it has only one.
  *
  * Errors.  Four statuses say that this message will never be taken.  All
- * others but 2xx may as well come of a wrong setting or a server in trouble,
- * so that they are the destination's fault and cost no event its attempts.
+ * others but 2xx may come of the message, of its topic's route or of a server
+ * in trouble: which, the relay finds out by trying again and by what becomes
+ * of other messages.
  *
  *-------------------------------------------------------------------------
  */
@@ -266,6 +267,7 @@ endpoint_judge(const HttpResult *result, HttpVerdict *verdict)
 			verdict->outcome = OUTBOX_REJECTED;
 			break;
 		default:
+			verdict->outcome = OUTBOX_RETRY;
 			break;
 	}
 }

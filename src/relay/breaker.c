@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * breaker.c
- *		The circuit breaker: is the destination there at all?
+ *		The circuit breaker: is a destination, or a topic, in order at all?
  *
  * outbox.breaker_threshold failures in a row, with no success in between,
  * open it: nothing is sent any more.  Every outbox.breaker_probe_interval the
@@ -19,11 +19,15 @@
  * stops nothing for good; and whoever says "down" again and again does not put
  * that off.
  *
- * An outage must not use up an event's attempts.  So a failure that is the
- * destination's (OUTBOX_UNAVAILABLE) only counts as an attempt when a message
- * has gone through since the relay started, and while the breaker stays
- * closed; and it opens no later than after outbox.max_retry_times failures, so
- * that not even a lone event dies of an outage.
+ * There is one for the destination, for when nobody is there (it has the probe),
+ * and one for each topic, which goes from open to half open when it is its turn
+ * (relay_lane.c).
+ *
+ * An outage must not use up an event's attempts.  So a failure that may not be
+ * the event's own only counts as an attempt when a message has gone through
+ * since the relay started, and while the breaker stays closed; and it opens no
+ * later than after outbox.max_retry_times failures, so that not even a lone
+ * event dies of an outage.
  *
  * Pure state, no I/O; times are the relay's monotonic milliseconds.
  *
@@ -50,16 +54,23 @@ open_breaker(Breaker *breaker, int64 now)
 	breaker->probe_at = now + guc_breaker_probe_interval;
 }
 
-/* The destination took a message, or shows by its answer that it is there. */
+/* Somebody answered, though perhaps not as hoped: there is a destination. */
 void
-breaker_succeeded(Breaker *breaker)
+breaker_reached(Breaker *breaker)
 {
-	breaker->proven = true;
 	breaker->failures = 0;
 
 	/* the message is older than what the publisher says */
 	if (!breaker->told || !breaker_is_down(breaker))
 		close_breaker(breaker);
+}
+
+/* A message was taken, or its answer shows that all is well but for itself. */
+void
+breaker_succeeded(Breaker *breaker)
+{
+	breaker->proven = true;
+	breaker_reached(breaker);
 }
 
 /* A message failed. */
@@ -80,9 +91,7 @@ breaker_failed(Breaker *breaker, int64 now)
 		open_breaker(breaker, now);
 }
 
-/*
- * After a failure of the destination: does it count as the message's attempt?
- */
+/* After a failure: can it count as the message's attempt? */
 bool
 breaker_counts_attempt(const Breaker *breaker)
 {

@@ -26,6 +26,7 @@ typedef struct Breaker
 } Breaker;
 
 extern void breaker_succeeded(Breaker *breaker);
+extern void breaker_reached(Breaker *breaker);
 extern void breaker_failed(Breaker *breaker, int64 now);
 extern bool breaker_counts_attempt(const Breaker *breaker);
 extern void breaker_told(Breaker *breaker, bool ok, int64 now);

@@ -148,6 +148,7 @@ relay_configure(Relay *relay)
 		publisher_probe(relay->publisher);
 
 	breaker_reconfigured(&relay->breaker, relay->now);
+	lanes_reconfigured(&relay->queue.lanes, relay_slots(relay), relay->now);
 	queue_forget_batching(&relay->queue);
 	relay->prune_at = Min(relay->prune_at,
 						  relay->now + guc_cleaning_expire_interval);
@@ -201,7 +202,7 @@ wake_backoff(Relay *relay)
 	while ((entry = queue_next_backoff(&relay->queue)) != NULL)
 	{
 		bool		trial = relay->breaker.state == BREAKER_HALF_OPEN &&
-		relay->queue.nready == 0 && relay->queue.nin_flight == 0;
+		queue_nready(&relay->queue) == 0 && relay->queue.nin_flight == 0;
 
 		if (entry->due_at > relay->now && !trial)
 			break;
@@ -214,7 +215,7 @@ static bool
 has_backlog(const Relay *relay)
 {
 	return !queue_last_window(&relay->queue)->store.exhausted ||
-		relay->queue.nready >= guc_max_in_flight;
+		queue_nready(&relay->queue) >= guc_max_in_flight;
 }
 
 /*
@@ -240,16 +241,33 @@ prune(Relay *relay)
 	relay_count_pruned(relay, npruned);
 }
 
+/*
+ * Is the destination down?  If nobody is there, or if all that there is to send
+ * fails.
+ */
+static bool
+endpoint_is_down(Relay *relay)
+{
+	const Breaker *breaker = &relay->breaker;
+
+	if (breaker_is_down(breaker) ||
+		(breaker->state == BREAKER_HALF_OPEN && relay->queue.nentries > 0))
+		return true;
+	if (!lanes_all_down(&relay->queue.lanes, relay->now))
+		return false;
+	if (relay->reporter.report.status != RELAY_ENDPOINT_DOWN)
+		relay_found_endpoint(relay, relay->reporter.report.last_error);
+	return true;
+}
+
 static void
 update_status(Relay *relay)
 {
 	if (!guc_enabled)
 		relay_set_status(relay, RELAY_DISABLED);
-	else if (breaker_is_down(&relay->breaker) ||
-			 (relay->breaker.state == BREAKER_HALF_OPEN &&
-			  relay->queue.nentries > 0))
+	else if (endpoint_is_down(relay))
 		relay_set_status(relay, RELAY_ENDPOINT_DOWN);
-	else if (relay->queue.nready > 0 || relay->queue.nin_flight > 0)
+	else if (queue_nready(&relay->queue) > 0 || relay->queue.nin_flight > 0)
 		relay_set_status(relay, RELAY_RELAYING);
 	else
 		relay_set_status(relay, RELAY_IDLE);
@@ -269,6 +287,7 @@ time_to_wait(Relay *relay)
 	until = Min(until, relay_spill_time(relay));
 	until = Min(until, relay_read_time(relay));
 	until = Min(until, relay_rows_time(relay));
+	until = Min(until, lanes_wake_time(&relay->queue.lanes, relay->now));
 	if (entry)
 		until = Min(until, entry->due_at);
 	if (!dlist_is_empty(&relay->queue.in_flight))
@@ -296,6 +315,7 @@ relay_step(Relay *relay)
 
 	relay->now = clock_ms();
 	relay_take_answers(relay);
+	lanes_find_slow(&relay->queue.lanes, relay->now);
 	run_breaker(relay);
 	wake_backoff(relay);
 	relay_spill(relay);

@@ -98,6 +98,8 @@ extern void relay_note_error(Relay *relay, const char *error);
 extern void relay_found_configured(Relay *relay, const char *problem);
 extern void relay_found_endpoint(Relay *relay, const char *problem);
 extern void relay_forget_endpoint(Relay *relay);
+extern void relay_report_lane(Relay *relay, RelayLane *lane,
+							  const char *error);
 extern void relay_count_published(Relay *relay);
 extern void relay_count_failure(Relay *relay, const char *error);
 extern void relay_count_dead(Relay *relay);
@@ -120,11 +122,14 @@ extern int64 relay_checkpoint_time(const Relay *relay);
 /* relay_room.c */
 extern bool relay_can_send(const Relay *relay);
 extern bool relay_has_room(const Relay *relay);
+extern Size relay_room_for_rows(const Relay *relay);
+extern bool relay_has_room_for_rows(const Relay *relay);
 extern bool relay_is_short(const Relay *relay);
 extern bool relay_wants_events(const Relay *relay);
 extern bool relay_wants_rows(const Relay *relay);
 
 /* relay_spill.c */
+extern void relay_add_to_lane(Relay *relay, OutboxEvent *event);
 extern void relay_add_to_tail(Relay *relay, OutboxEvent *event);
 extern void relay_retire_key(Relay *relay, RelayEntry *entry);
 extern void relay_spill_entry(Relay *relay, RelayEntry *entry);
@@ -140,7 +145,8 @@ extern void relay_recall_in_flight(Relay *relay);
 
 /* relay_submit.c */
 extern void relay_be_careful(Relay *relay, int64 max_id);
-extern bool relay_can_submit(const Relay *relay);
+extern int	relay_slots(const Relay *relay);
+extern bool relay_can_submit(Relay *relay);
 extern bool relay_submit(Relay *relay);
 
 /* relay_rows.c */

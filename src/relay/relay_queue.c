@@ -4,9 +4,15 @@
  *		The events in the relay's memory.
  *
  * An event in memory is an entry.  It is in one of four states, and linked
- * accordingly: READY (a list, in the order of arrival), WAITING (only in the
- * queue of its key, see relay_keys.c), IN_FLIGHT (a list), BACKOFF (a heap by due time).  Of a
- * key's entries only the first is ever anything but WAITING.
+ * accordingly: READY (a list of its lane, in the order of arrival, see
+ * relay_lane.c), WAITING (only in the queue of its key, see relay_keys.c),
+ * IN_FLIGHT (a list), BACKOFF (a heap by due time).  Of a key's entries only the
+ * first is ever anything but WAITING.
+ *
+ * What has to be sent alone is exclusive: READY, it is in a list of its own, and
+ * passes the lanes.  That is a suspect, which may have crashed the relay twice;
+ * or, in a pipeline, what may have failed because of others, once its lane has
+ * its turn.
  *
  * An entry that came from a window and has no row in outbox_delivery also
  * holds the position: it is linked into its window, which has exactly its
@@ -54,7 +60,7 @@ queue_init(RelayQueue *queue, MemoryContext context)
 	memset(queue, 0, sizeof(*queue));
 	queue->context = context;
 	dlist_init(&queue->windows);
-	dlist_init(&queue->ready);
+	dlist_init(&queue->exclusives);
 	dlist_init(&queue->in_flight);
 	queue->backoff = pairingheap_allocate(compare_backoff, NULL);
 
@@ -65,6 +71,7 @@ queue_init(RelayQueue *queue, MemoryContext context)
 	queue->by_id = hash_create("outbox events by id", 1024, &ctl,
 							   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	keys_init(&queue->keys, context);
+	lanes_init(&queue->lanes, context);
 	MemoryContextSwitchTo(old);
 }
 
@@ -172,8 +179,13 @@ static void
 list_ready(RelayQueue *queue, RelayEntry *entry)
 {
 	entry->state = ENTRY_READY;
-	dlist_push_tail(&queue->ready, &entry->in_list);
-	queue->nready++;
+
+	/* would one more crash make it dead?  That one shall tell for certain */
+	entry->exclusive = entry->event->crashes >= EVENT_MAX_CRASHES - 1;
+	if (entry->exclusive)
+		dlist_push_tail(&queue->exclusives, &entry->in_list);
+	else
+		lane_add_ready(&queue->lanes, entry->lane, &entry->in_list);
 }
 
 /*
@@ -211,6 +223,8 @@ queue_admit(RelayQueue *queue, OutboxEvent *event, RelayWindow *window,
 		dlist_push_tail(&window->entries, &entry->in_window);
 	queue->nentries++;
 	queue->bytes += event->size;
+	entry->lane = lanes_make(&queue->lanes, event->msg.topic);
+	lane_add_entry(&queue->lanes, entry->lane);
 	if (event->msg.key && !keys_join(&queue->keys, entry))
 		entry->state = ENTRY_WAITING;
 	else
@@ -243,6 +257,7 @@ leave_request(RelayQueue *queue, RelayEntry *entry)
 	if (request)
 		pfree(request);
 	queue->nrequests--;
+	lane_request_ends(&queue->lanes, entry->lane);
 }
 
 /* Unlink the entry from the list or heap of its state. */
@@ -252,8 +267,10 @@ unlist(RelayQueue *queue, RelayEntry *entry)
 	switch (entry->state)
 	{
 		case ENTRY_READY:
-			dlist_delete(&entry->in_list);
-			queue->nready--;
+			if (entry->exclusive)
+				dlist_delete(&entry->in_list);
+			else
+				lane_remove_ready(&queue->lanes, entry->lane, &entry->in_list);
 			break;
 		case ENTRY_IN_FLIGHT:
 			dlist_delete(&entry->in_list);
@@ -269,33 +286,56 @@ unlist(RelayQueue *queue, RelayEntry *entry)
 	}
 }
 
-/* The next one to be submitted; there must be one. */
-RelayEntry *
-queue_next_ready(const RelayQueue *queue)
+/* How many could be submitted, if the destination allowed it? */
+int
+queue_nready(const RelayQueue *queue)
 {
-	return dlist_head_element(RelayEntry, in_list,
-							  unconstify(dlist_head *, &queue->ready));
+	return lanes_ready(&queue->lanes) + (queue_next_exclusive(queue) ? 1 : 0);
+}
+
+/* The next one that has to be submitted alone, before all others, or NULL. */
+RelayEntry *
+queue_next_exclusive(const RelayQueue *queue)
+{
+	dlist_head *exclusives = unconstify(dlist_head *, &queue->exclusives);
+
+	if (dlist_is_empty(exclusives))
+		return NULL;
+	return dlist_head_element(RelayEntry, in_list, exclusives);
+}
+
+/*
+ * The entry, READY, has its turn and has to be submitted alone: it leaves its
+ * lane, and nothing passes it any more.
+ */
+void
+queue_make_exclusive(RelayQueue *queue, RelayEntry *entry)
+{
+	unlist(queue, entry);
+	entry->exclusive = true;
+	dlist_push_tail(&queue->exclusives, &entry->in_list);
 }
 
 static void
 submit_entry(RelayQueue *queue, RelayEntry *entry, RelayRequest *request,
-			 int64 deadline)
+			 int64 now, int64 deadline)
 {
 	unlist(queue, entry);
 	entry->request = request;
 	entry->state = ENTRY_IN_FLIGHT;
+	entry->sent_at = now;
 	entry->due_at = deadline;
 	dlist_push_tail(&queue->in_flight, &entry->in_list);
 	queue->nin_flight++;
 }
 
 /*
- * The publisher has these entries, in one request, and shall answer before
- * "deadline".  "exclusive": there is one, and none may join it in flight.
+ * The publisher has these entries of a lane, in one request, and shall answer
+ * before "deadline".  "exclusive": there is one, and none may join it in flight.
  */
 void
 queue_submitted(RelayQueue *queue, RelayEntry **entries, int n,
-				int64 deadline, bool exclusive)
+				int64 now, int64 deadline, bool exclusive)
 {
 	RelayRequest *request = NULL;
 
@@ -307,7 +347,8 @@ queue_submitted(RelayQueue *queue, RelayEntry **entries, int n,
 	queue->nrequests++;
 	queue->exclusive = exclusive;
 	for (int i = 0; i < n; i++)
-		submit_entry(queue, entries[i], request, deadline);
+		submit_entry(queue, entries[i], request, now, deadline);
+	lane_request_begins(&queue->lanes, entries[0]->lane, now);
 }
 
 /* It failed and is tried again from memory. */
@@ -353,6 +394,7 @@ queue_remove(RelayQueue *queue, RelayEntry *entry)
 		if (next && next->state == ENTRY_WAITING)
 			list_ready(queue, next);
 	}
+	lane_remove_entry(&queue->lanes, entry->lane);
 	hash_search(queue->by_id, &entry->event->msg.id, HASH_REMOVE, NULL);
 	queue->nentries--;
 	queue->bytes -= entry->event->size;

@@ -12,6 +12,7 @@
 #include "lib/pairingheap.h"
 #include "utils/hsearch.h"
 
+#include "relay/relay_lane.h"
 #include "store/event.h"
 #include "store/store.h"
 
@@ -84,6 +85,7 @@ typedef struct RelayEntry
 {
 	OutboxEvent *event;
 	EntryState	state;
+	RelayLane  *lane;
 	dlist_node	in_list;		/* READY and IN_FLIGHT: in that list */
 	pairingheap_node in_backoff;	/* BACKOFF: in that heap */
 	RelayWindow *window;		/* it holds the position there; NULL: not */
@@ -99,11 +101,13 @@ typedef struct RelayEntry
 	}			can_batch;		/* may it share a request? */
 	bool		alone;			/* may have failed because of others: goes
 								 * alone */
+	bool		exclusive;		/* READY: nothing else may be in flight */
 	bool		stored;			/* has a row */
 	bool		waited;			/* ... which only says that it waits */
 	bool		recorded;		/* this try is written down beforehand */
 	int			attempts;		/* counted failures */
 	int64		read_at;		/* when it came into memory */
+	int64		sent_at;		/* IN_FLIGHT: since when */
 	int64		due_at;			/* BACKOFF: next try; IN_FLIGHT: limit */
 	int			last_status;	/* 0: none */
 	char	   *last_error;		/* NULL: none */
@@ -114,13 +118,13 @@ typedef struct RelayQueue
 	MemoryContext context;		/* of everything but the windows */
 	dlist_head	windows;
 	RelayWindow *first_window;	/* that the relay found; NULL: it is done */
-	dlist_head	ready;
+	LaneTable	lanes;			/* with what is ready ... */
+	dlist_head	exclusives;		/* ... but for these, to be sent alone */
 	dlist_head	in_flight;		/* in the order of submission */
 	pairingheap *backoff;
 	HTAB	   *by_id;			/* int64 -> RelayEntry * */
 	KeyTable	keys;
 	int			nentries;
-	int			nready;
 	int			nin_flight;		/* entries */
 	int			nrequests;		/* in flight */
 	bool		exclusive;		/* what is in flight must be alone there */
@@ -163,9 +167,11 @@ extern bool queue_admit(RelayQueue *queue, OutboxEvent *event,
 						RelayWindow *window, int64 now);
 extern RelayEntry *queue_find(const RelayQueue *queue, int64 id);
 extern void queue_leave_window(RelayEntry *entry);
-extern RelayEntry *queue_next_ready(const RelayQueue *queue);
+extern int	queue_nready(const RelayQueue *queue);
+extern RelayEntry *queue_next_exclusive(const RelayQueue *queue);
+extern void queue_make_exclusive(RelayQueue *queue, RelayEntry *entry);
 extern void queue_submitted(RelayQueue *queue, RelayEntry **entries, int n,
-							int64 deadline, bool exclusive);
+							int64 now, int64 deadline, bool exclusive);
 extern void queue_back_off(RelayQueue *queue, RelayEntry *entry, int64 due_at);
 extern RelayEntry *queue_next_backoff(const RelayQueue *queue);
 extern void queue_make_ready(RelayQueue *queue, RelayEntry *entry);

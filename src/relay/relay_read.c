@@ -8,8 +8,9 @@
  * we are going to look anyway, or can send nothing, commits need not wake us.
  * They are read while there are few to be sent and there is room for more.
  *
- * An event becomes an entry in memory, unless its time has not come or its key
- * has rows in the table that it has to wait behind: then it becomes a row, too.
+ * An event becomes an entry in memory, unless its time has not come, or its key
+ * or its lane has rows in the table that it has to wait behind: then it becomes
+ * a row, too.
  *
  * Before anything is read, here or by relay_rows.c, what was settled is
  * written, so that the table says what is true.
@@ -59,23 +60,43 @@ relay_woken(Relay *relay)
 }
 
 /*
- * Does a new event have to wait behind rows of its key?  What has entries in
- * memory and no tail has all its rows there; an event whose transaction
- * committed late, with a smaller id than those, joins them.
+ * Are later events of its key in memory, whose transactions committed earlier?
+ * It joins them there.
  */
 static bool
-waits_behind_rows(const Relay *relay, const OutboxEvent *event)
+is_late(const Relay *relay, const OutboxEvent *event)
+{
+	const OutboxMessage *msg = &event->msg;
+	const KeyQueue *queue = msg->key ?
+	keys_find(&relay->queue.keys, msg->topic, msg->key) : NULL;
+
+	return queue && queue->nentries > 0 && msg->id < queue->last_id;
+}
+
+/* Does a new event have to wait behind rows of its lane? */
+static bool
+waits_behind_lane(const Relay *relay, const OutboxEvent *event)
+{
+	const RelayLane *lane = lanes_find(&relay->queue.lanes, event->msg.topic);
+
+	return lane && lane->tail && !is_late(relay, event);
+}
+
+/*
+ * Does it have to wait behind rows of its key?  What has entries in memory and
+ * no tail has all its rows there.
+ */
+static bool
+waits_behind_key(const Relay *relay, const OutboxEvent *event)
 {
 	const KeyTable *keys = &relay->queue.keys;
 	const char *topic = event->msg.topic;
 	const char *key = event->msg.key;
 	const KeyQueue *queue;
 
-	if (!key)
+	if (!key || is_late(relay, event))
 		return false;
 	queue = keys_find(keys, topic, key);
-	if (queue && queue->nentries > 0 && event->msg.id < queue->last_id)
-		return false;
 	return (queue && queue->tail) || event->behind_rows ||
 		keys_have_rows(keys, topic, key);
 }
@@ -87,7 +108,9 @@ admit_event(Relay *relay, OutboxEvent *event, RelayWindow *window)
 	if (event->deliver_after > clock_now())
 		relay_add_delivery(relay, event, DELIVERY_SCHEDULED, 0, 0,
 						   event->deliver_after, 0, NULL);
-	else if (waits_behind_rows(relay, event))
+	else if (waits_behind_lane(relay, event))
+		relay_add_to_lane(relay, event);
+	else if (waits_behind_key(relay, event))
 		relay_add_to_tail(relay, event);
 	else if (queue_admit(&relay->queue, event, window, relay->now))
 		return;					/* it belongs to the queue now */

@@ -18,6 +18,9 @@
 
 #include "relay/relay_internal.h"
 
+/* A topic's trouble is not told more often. */
+#define LANE_LOG_PAUSE_MS	60000
+
 static const char *const activities[] = {
 	[RELAY_STARTING] = "starting",
 	[RELAY_IDLE] = "waiting for events",
@@ -105,6 +108,38 @@ relay_forget_endpoint(Relay *relay)
 {
 	relay->reporter.report.endpoint.known = false;
 	relay->reporter.changed = true;
+}
+
+/*
+ * A lane was answered: "error" is NULL if that went well.  One line when it goes
+ * down and one when it is back, but not all the time if it goes to and fro.
+ * That everything is down is the destination's to say.
+ */
+void
+relay_report_lane(Relay *relay, RelayLane *lane, const char *error)
+{
+	bool		down = lane->breaker.state == BREAKER_OPEN && error;
+
+	if (down == lane->reported_down ||
+		(down && lanes_suspect_outage(&relay->queue.lanes)))
+		return;
+	if (down && lane->reported_at > 0 &&
+		relay->now - lane->reported_at < LANE_LOG_PAUSE_MS)
+		return;
+	lane->reported_down = down;
+	if (!down)
+	{
+		ereport(LOG,
+				(errcode(ERRCODE_SUCCESSFUL_COMPLETION),
+				 errmsg("outbox: topic \"%s\" is back", lane->topic)));
+		return;
+	}
+	lane->reported_at = relay->now;
+	ereport(LOG,
+			(errcode(ERRCODE_CONNECTION_EXCEPTION),
+			 errmsg("outbox: topic \"%s\" is down", lane->topic),
+			 errdetail("%s", error),
+			 errhint("One of its events is tried every outbox.breaker_probe_interval; other topics go on.")));
 }
 
 void

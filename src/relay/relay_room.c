@@ -28,16 +28,34 @@ relay_has_room(const Relay *relay)
 		relay->queue.bytes < (Size) guc_relay_memory * 1024;
 }
 
-/* Is there room for another row, and use for it?  New events keep some room. */
+/* Is there room for another row?  New events keep some of it. */
+bool
+relay_has_room_for_rows(const Relay *relay)
+{
+	return relay->queue.nentries < ROOM_FOR_ROWS(4 * guc_batch_size) &&
+		relay->queue.bytes < ROOM_FOR_ROWS((Size) guc_relay_memory * 1024);
+}
+
+/* The bytes of rows that there is room for; at least one. */
+Size
+relay_room_for_rows(const Relay *relay)
+{
+	Size		room = ROOM_FOR_ROWS((Size) guc_relay_memory * 1024);
+
+	return room > relay->queue.bytes ? room - relay->queue.bytes : 1;
+}
+
+/* Is there room for more rows, and use for them? */
 bool
 relay_wants_rows(const Relay *relay)
 {
-	return relay->queue.nentries < ROOM_FOR_ROWS(4 * guc_batch_size) &&
-		relay->queue.bytes < ROOM_FOR_ROWS((Size) guc_relay_memory * 1024) &&
-		relay_is_short(relay);
+	return relay_has_room_for_rows(relay) && relay_is_short(relay);
 }
 
-/* Is less ready than can be sent at once, although something can be sent? */
+/*
+ * Is less ready than can be sent at once, although something can be sent?  What
+ * waits for its lane to be in order, or for its share, is not ready to go.
+ */
 bool
 relay_is_short(const Relay *relay)
 {
@@ -48,7 +66,7 @@ relay_is_short(const Relay *relay)
 		enough = (int64) guc_max_in_flight *
 			publisher_max_batch(relay->publisher, &bytes);
 	return relay_can_send(relay) &&
-		relay->queue.nready < Min(enough, guc_batch_size);
+		lanes_ready_to_go(&relay->queue.lanes) < Min(enough, guc_batch_size);
 }
 
 /* Is there room for more events, and use for them? */

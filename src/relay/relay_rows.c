@@ -3,21 +3,20 @@
  * relay_rows.c
  *		Taking back what is in the table.
  *
- * Rows of outbox_delivery come back into memory in four ways:
+ * Rows of outbox_delivery come back into memory in five ways:
  *
  * - What people ask for (outbox_request) is done first, also while nothing can
  *   be sent.
  * - Rows that are due, by a cursor over their times.
  * - The tail of a key, when its queue runs low (relay_keys.c).
+ * - The tail of a lane, when it can send and has little left (relay_lane.c).
  * - A walk over all rows, when the relay starts or settings have changed, finds
- *   those that nobody would come back to otherwise.  When it is at its end, all
- *   keys with rows are known.
+ *   those that nobody would come back to.  At its end, all keys are known.
  *
- * Of the rows with a key, the last three only find the key: its rows are then
+ * Of the rows with a key, all but the first only find the key: its rows are then
  * read from the first one on, up to one that must not be sent.  So nothing
- * passes an earlier event of its key.  After a restart, that may still be in
- * the part of the window that is read again: no row of a key is taken whose id
- * that has not come to.
+ * passes an earlier event of its key.  After a restart, that may be in what is
+ * read again of the window: no row of a key is taken whose id that is before.
  *
  * Taking rows writes nothing; what was settled is written before any is read,
  * so that the table says what is true.
@@ -36,10 +35,13 @@
 #define WALK_ROWS		1000
 #define SERVE_REQUESTS	100
 
-/* Keys whose rows are read in one go. */
-#define REFILLS			100
+/* Rows of a lane that are read in one go. */
+#define LANE_ROWS		200
 
-/* With so many keys to be looked into, the walk waits for them. */
+/* So often in a step are rows of a key or a lane read. */
+#define MAX_READS		100
+
+/* With so many keys to be looked into, walks wait for them. */
 #define MANY_REFILLS	1000
 
 /* Rows may be due that were not before. */
@@ -134,20 +136,11 @@ first_window_read(const Relay *relay)
 	return window->store.cursor;
 }
 
-/* The bytes of events that there is room for; at least one. */
-static Size
-room_for_rows(const Relay *relay)
-{
-	Size		room = ROOM_FOR_ROWS((Size) guc_relay_memory * 1024);
-
-	return room > relay->queue.bytes ? room - relay->queue.bytes : 1;
-}
-
 /* How many events of the largest size there is memory for; at least one. */
 static int
 event_limit(const Relay *relay, int limit)
 {
-	return Max(1, Min(limit, room_for_rows(relay) / guc_max_payload_size));
+	return Max(1, Min(limit, relay_room_for_rows(relay) / guc_max_payload_size));
 }
 
 /* May something be taken?  Whenever the store has failed, it is left alone. */
@@ -156,6 +149,13 @@ may_take(const Relay *relay)
 {
 	return !relay->journal.must_checkpoint && !relay->journal.extension_gone &&
 		relay_wants_rows(relay);
+}
+
+/* May walks find more keys?  Not while there are many to be looked into. */
+static bool
+may_look_for_keys(const Relay *relay)
+{
+	return relay->queue.keys.nrefills <= MANY_REFILLS;
 }
 
 static void
@@ -183,10 +183,15 @@ look_into_keys(Relay *relay, List *keys)
 	foreach(lc, keys)
 	{
 		StoreKey   *key = lfirst(lc);
-		KeyQueue   *queue = keys_make(table, key->topic, key->key);
 
 		/* earlier ones are in memory, or will be found like this one */
-		keys_read_from(table, queue, queue->nentries == 0 ? 0 : key->id - 1);
+		if (!queue_find(&relay->queue, key->id))
+		{
+			KeyQueue   *queue = keys_make(table, key->topic, key->key);
+
+			keys_read_from(table, queue,
+						   queue->nentries == 0 ? 0 : key->id - 1);
+		}
 	}
 	store_free_keys(keys);
 }
@@ -217,7 +222,7 @@ apply_served(Relay *relay, const StoreServed *served, TimestampTz now)
 	if (served->gone)
 	{
 		forget_entry(relay, entry);
-		if (served->key.topic && keys->nrefills > MANY_REFILLS)
+		if (served->key.topic && !may_look_for_keys(relay))
 			start_walk(&relay->rows);
 		else if (served->key.topic)
 			keys_read_from(keys, keys_make(keys, served->key.topic,
@@ -332,7 +337,7 @@ refill_key(Relay *relay, KeyQueue *queue, int64 upto, TimestampTz now)
 	if (!relay_store_ok(relay,
 						store_read_key(&key, queue->last_id, upto, now,
 									   keys_share(keys),
-									   Min(room_for_rows(relay), share), &rows)))
+									   Min(relay_room_for_rows(relay), share), &rows)))
 		return;
 
 	/* nothing yet: try again when the window has been read further */
@@ -349,6 +354,74 @@ refill_key(Relay *relay, KeyQueue *queue, int64 upto, TimestampTz now)
 	keys_refilled(keys, queue, rows.last, rows.rest == KEY_MORE);
 }
 
+/*
+ * Take events that have rows and no key.  Those of a lane with a tail are left
+ * there, where the lane will come to them.
+ */
+static void
+admit_walked(Relay *relay, List *events)
+{
+	LaneTable  *lanes = &relay->queue.lanes;
+	ListCell   *lc;
+
+	foreach(lc, events)
+	{
+		OutboxEvent *event = lfirst(lc);
+		RelayLane  *lane = lanes_find(lanes, event->msg.topic);
+
+		if (lane && lane->tail && !queue_find(&relay->queue, event->msg.id))
+		{
+			lane_has_row(lanes, lane, event->msg.id);
+			pfree(event);
+		}
+		else if (!queue_admit(&relay->queue, event, NULL, relay->now))
+			pfree(event);
+	}
+	list_free(events);
+}
+
+/* Read the next rows of a lane; if it is down, one that it may try. */
+static void
+walk_lane(Relay *relay, RelayLane *lane)
+{
+	int			limit = lane_is_stopped(lane) ? 1 : LANE_ROWS;
+	StoreRows	found;
+
+	MemoryContextSwitchTo(relay->queue.context);
+	if (!relay_store_ok(relay, store_walk_topic(lane->topic, &lane->walked,
+												limit,
+												event_limit(relay, limit),
+												&found)))
+		return;
+	admit_rows(relay, found.events);
+	look_into_keys(relay, found.keys);
+	lane_walked(&relay->queue.lanes, lane, found.more);
+}
+
+/*
+ * Read what queues of keys and lanes ask for, while there is room.  What lanes
+ * find of keys is read before they find more.
+ */
+static void
+read_tails(Relay *relay, int64 upto, TimestampTz now)
+{
+	for (int i = 0; i < MAX_READS; i++)
+	{
+		KeyQueue   *queue;
+		RelayLane  *lane;
+
+		if (!may_take(relay))
+			break;
+		if ((queue = keys_next_refill(&relay->queue.keys, upto)) != NULL)
+			refill_key(relay, queue, upto, now);
+		else if (may_look_for_keys(relay) &&
+				 (lane = lanes_next_walk(&relay->queue.lanes)) != NULL)
+			walk_lane(relay, lane);
+		else
+			break;
+	}
+}
+
 /* Look at the next rows of the walk. */
 static void
 walk(Relay *relay, int64 upto)
@@ -361,7 +434,7 @@ walk(Relay *relay, int64 upto)
 											   event_limit(relay, WALK_ROWS),
 											   &found)))
 		return;
-	admit_rows(relay, found.events);
+	admit_walked(relay, found.events);
 	look_into_keys(relay, found.keys);
 	if (!found.more)
 	{
@@ -381,6 +454,7 @@ relay_rows_wanted(Relay *relay)
 	if (!relay_wants_rows(relay))
 		return false;
 	return rows->walking || is_due(relay, clock_now()) ||
+		lanes_next_walk(&relay->queue.lanes) != NULL ||
 		keys_next_refill(&relay->queue.keys, first_window_read(relay)) != NULL;
 }
 
@@ -391,7 +465,6 @@ relay_take_rows(Relay *relay)
 	RelayRows  *rows = &relay->rows;
 	int64		upto = first_window_read(relay);
 	TimestampTz now = clock_now();
-	KeyQueue   *queue;
 
 	if (rows->asked)
 		serve_requests(relay, now);
@@ -399,11 +472,8 @@ relay_take_rows(Relay *relay)
 		sweep(relay);
 	if (may_take(relay) && is_due(relay, now))
 		take_due(relay, now);
-	for (int i = 0; i < REFILLS && may_take(relay) &&
-		 (queue = keys_next_refill(&relay->queue.keys, upto)) != NULL; i++)
-		refill_key(relay, queue, upto, now);
-	if (rows->walking && relay->queue.keys.nrefills <= MANY_REFILLS &&
-		may_take(relay))
+	read_tails(relay, upto, now);
+	if (rows->walking && may_look_for_keys(relay) && may_take(relay))
 		walk(relay, upto);
 }
 

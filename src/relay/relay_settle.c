@@ -9,6 +9,10 @@
  * waits that grow.  A wait that the destination asked for is honoured in
  * either.  After outbox.max_retry_times retries the event is dead.
  *
+ * Only failures that tell something of the event count.  While its topic or the
+ * destination is in trouble, it waits for that to end: in its lane, which tries
+ * one event now and then.
+ *
  * What may have failed because of others is sent again at once, alone
  * (relay_submit.c).  An event is excused so only once, or a publisher that says
  * so each time would have it sent for ever.
@@ -84,6 +88,15 @@ settle_persistent(Relay *relay, RelayEntry *entry, int64 wait)
 	queue_remove(&relay->queue, entry);
 }
 
+/* This try has crashed nothing: write that down as well. */
+static void
+forget_recorded(Relay *relay, RelayEntry *entry)
+{
+	if (entry->recorded)
+		relay_spill_entry(relay, entry);
+	entry->recorded = false;
+}
+
 /*
  * It may be tried again: from which tier, and when?  "counted": the failure
  * is the event's own, or the destination was there for others.  "asked" is the
@@ -100,6 +113,14 @@ settle_failed(Relay *relay, RelayEntry *entry, bool counted, int64 asked)
 		return;
 	}
 
+	/* the lane says when, and tries another one first */
+	if (!counted && lane_is_stopped(entry->lane))
+	{
+		forget_recorded(relay, entry);
+		queue_make_ready(&relay->queue, entry);
+		return;
+	}
+
 	/*
 	 * What does not count stays in memory however often it happens: it is the
 	 * destination's trouble, which the breaker ends soon.  A long wait that
@@ -110,9 +131,7 @@ settle_failed(Relay *relay, RelayEntry *entry, bool counted, int64 asked)
 		asked <= guc_minimum_retry_interval)
 	{
 		wait = Max(guc_local_failed_retry_interval, asked);
-		if (entry->recorded)
-			relay_spill_entry(relay, entry);	/* this try crashed nothing */
-		entry->recorded = false;
+		forget_recorded(relay, entry);
 		queue_back_off(&relay->queue, entry, relay->now + wait);
 		return;
 	}
@@ -125,9 +144,7 @@ static void
 settle_excused(Relay *relay, RelayEntry *entry)
 {
 	entry->alone = true;
-	if (entry->recorded)
-		relay_spill_entry(relay, entry);	/* this try crashed nothing */
-	entry->recorded = false;
+	forget_recorded(relay, entry);
 	queue_make_ready(&relay->queue, entry);
 }
 
@@ -142,42 +159,80 @@ note_failure(Relay *relay, RelayEntry *entry, const OutboxAnswer *answer)
 }
 
 /*
- * Tell the breaker what the answer says of the destination.  True if a failure
- * counts as the event's attempt, unless the event is "excused".
+ * An event has gone through, or somebody knows what is wrong with it: all else is
+ * well.  But that the destination was there does not mean that it is, if the
+ * publisher says no.
+ */
+static void
+note_success(Relay *relay, RelayLane *lane)
+{
+	breaker_succeeded(&relay->breaker);
+	if (!breaker_is_down(&relay->breaker))
+		relay_found_endpoint(relay, NULL);
+	lane_succeeded(&relay->queue.lanes, lane, relay->now);
+	relay_report_lane(relay, lane, NULL);
+}
+
+/*
+ * This event failed, and it can't be told whether the fault is its own, its
+ * topic's or, if others fare no better, the destination's.  True if the failure
+ * counts as an attempt.
  */
 static bool
-judge_destination(Relay *relay, const OutboxAnswer *answer, bool excused)
+judge_lane(Relay *relay, RelayLane *lane, const OutboxAnswer *answer)
 {
+	LaneTable  *lanes = &relay->queue.lanes;
+	bool		counted = false;
+
+	/* somebody was there to fail it */
+	breaker_reached(&relay->breaker);
+
+	/* a rate that is limited is nobody's fault */
+	if (answer->retry_after_ms >= 0)
+		lane_hold(lanes, lane, relay->now +
+				  Min(answer->retry_after_ms, guc_max_retry_interval));
+	else
+		counted = lane_failed(lanes, lane, relay->now);
+	relay_report_lane(relay, lane, answer->error);
+	return counted;
+}
+
+/*
+ * Tell the breakers what the answer says of destination and topic.  True if a
+ * failure counts as the event's attempt, unless the event is "excused".
+ */
+static bool
+judge_answer(Relay *relay, RelayEntry *entry, const OutboxAnswer *answer,
+			 bool excused)
+{
+	if (answer->outcome != OUTBOX_UNAVAILABLE)
+		lane_answered(&relay->queue.lanes, entry->lane,
+					  relay->now - entry->sent_at, relay->now);
 	switch (answer->outcome)
 	{
 		case OUTBOX_DELIVERED:
 		case OUTBOX_FAILED:
 		case OUTBOX_REJECTED:
-
-			/*
-			 * Whoever knows what is wrong with an event is there.  But that
-			 * it was there does not mean that it is, if the publisher says
-			 * no.
-			 */
-			breaker_succeeded(&relay->breaker);
-			if (!breaker_is_down(&relay->breaker))
-				relay_found_endpoint(relay, NULL);
+			note_success(relay, entry->lane);
 			return true;
 
 		case OUTBOX_RETRY:
 
 			/* one event may have failed many, which is no outage */
 			if (excused)
-				return true;
-			break;
+				return false;
+
+			/* nor is it the lane, if the publisher says who it is */
+			if (relay->breaker.told)
+				break;
+			return judge_lane(relay, entry->lane, answer);
 
 		case OUTBOX_UNAVAILABLE:
 			break;
 	}
 	breaker_failed(&relay->breaker, relay->now);
 	relay_found_endpoint(relay, answer->error);
-	return answer->outcome == OUTBOX_RETRY ||
-		breaker_counts_attempt(&relay->breaker);
+	return breaker_counts_attempt(&relay->breaker);
 }
 
 /* The publisher's answer to a message in flight. */
@@ -201,7 +256,7 @@ relay_settle(Relay *relay, const OutboxAnswer *answer)
 	if (answer->outcome != OUTBOX_DELIVERED)
 		note_failure(relay, entry, answer);
 	excused = answer->alone && !entry->alone;
-	counted = judge_destination(relay, answer, excused) && !excused;
+	counted = judge_answer(relay, entry, answer, excused) && !excused;
 	if (answer->outcome != OUTBOX_DELIVERED && counted)
 		entry->attempts++;
 
@@ -215,14 +270,18 @@ relay_settle(Relay *relay, const OutboxAnswer *answer)
 		settle_failed(relay, entry, counted, answer->retry_after_ms);
 }
 
-/* Nobody waits any longer for answers that were due until then. */
+/*
+ * Nobody waits any longer for answers that were due until then: that is the
+ * outcome.
+ */
 static void
-give_up_overdue(Relay *relay, int64 due_until, const char *reason)
+give_up_overdue(Relay *relay, int64 due_until, OutboxOutcome outcome,
+				const char *reason)
 {
 	OutboxAnswer answer;
 
 	memset(&answer, 0, sizeof(answer));
-	answer.outcome = OUTBOX_UNAVAILABLE;
+	answer.outcome = outcome;
 	answer.retry_after_ms = -1;
 	answer.error = reason;
 
@@ -251,7 +310,7 @@ relay_take_answers(Relay *relay)
 
 	while ((answer = publisher_next_answer(relay->publisher)) != NULL)
 		relay_settle(relay, answer);
-	give_up_overdue(relay, relay->now,
+	give_up_overdue(relay, relay->now, OUTBOX_RETRY,
 					"the publisher did not answer in time");
 }
 
@@ -267,7 +326,7 @@ relay_give_up_in_flight(Relay *relay, const char *reason)
 	 */
 	strlcpy(copy, reason, sizeof(copy));
 	relay_take_answers(relay);
-	give_up_overdue(relay, PG_INT64_MAX, copy);
+	give_up_overdue(relay, PG_INT64_MAX, OUTBOX_UNAVAILABLE, copy);
 }
 
 /* Another publisher shall take what this one has in flight. */

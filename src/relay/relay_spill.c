@@ -4,14 +4,14 @@
  *		What must not stay in memory alone: it gets a row in outbox_delivery.
  *
  * What takes long must not hold the position, or a crash would have everything
- * behind it sent again: an entry that is in flight, to be tried again, or
- * behind such a one of its key for more than a second gets a row, and stays in
- * memory.
+ * behind it sent again: an entry that is in flight, to be tried again, ready in
+ * a lane that others have overtaken, or behind such a one of its key for more
+ * than a second gets a row, and stays in memory.
  *
  * What waits must not fill the memory: when that is full and there is too
- * little to send, keys with many entries keep the first of them, and the
- * others become their tail.  When the first entry of a key leaves memory in
- * trouble, all of them do.
+ * little to send, keys with many entries keep the first of them, and so do lanes
+ * that are not in order; the others become their tail.  When the first entry of
+ * a key leaves memory in trouble, all of them do.
  *
  * Crash-safe order: of a key, no event gets a row while an earlier one that is
  * not settled is in memory only.  Otherwise the later one, which is known at
@@ -35,18 +35,25 @@
 /* Of a key, so many events stay in memory when it is full of large ones. */
 #define KEPT_OF_LARGE	2
 
+/* Of a lane's entries, this many stay in memory when that is full. */
+#define KEPT_OF_FULL	64
+
+/* If that is too many, lanes keep a part of it. */
+#define KEPT_PART		4
+
 /* Give the entry a row, in the state that it has here. */
 static void
 store_entry(Relay *relay, RelayEntry *entry)
 {
-	bool		waits = entry->state == ENTRY_WAITING;
+	bool		waits = entry->state == ENTRY_WAITING ||
+	entry->state == ENTRY_READY;
 
 	relay_add_delivery(relay, entry->event,
 					   waits ? DELIVERY_PENDING : DELIVERY_IN_PROGRESS,
 					   entry->attempts, entry->event->crashes, 0,
 					   entry->last_status, entry->last_error);
 	keys_stored(entry);
-	entry->waited = waits && entry->attempts == 0;
+	entry->waited = waits && entry->attempts == 0 && !entry->last_error;
 	queue_leave_window(entry);
 }
 
@@ -84,6 +91,29 @@ relay_add_to_tail(Relay *relay, OutboxEvent *event)
 	store_key(relay, key);
 	key->tail = true;
 	keys_note_rows(keys, key->topic, key->key);
+	relay_add_delivery(relay, event, DELIVERY_PENDING, 0, 0, 0, 0, NULL);
+}
+
+/*
+ * A new event of a lane that has a tail becomes a row there.  What the lane
+ * comes to then, it looks into the key of.
+ */
+void
+relay_add_to_lane(Relay *relay, OutboxEvent *event)
+{
+	const OutboxMessage *msg = &event->msg;
+	KeyTable   *keys = &relay->queue.keys;
+	KeyQueue   *key = msg->key ? keys_find(keys, msg->topic, msg->key) : NULL;
+
+	if (key && key->nentries > 0)
+	{
+		relay_add_to_tail(relay, event);
+		return;
+	}
+	if (msg->key)
+		keys_note_rows(keys, msg->topic, msg->key);
+	lane_has_row(&relay->queue.lanes,
+				 lanes_find(&relay->queue.lanes, msg->topic), msg->id);
 	relay_add_delivery(relay, event, DELIVERY_PENDING, 0, 0, 0, 0, NULL);
 }
 
@@ -132,13 +162,21 @@ relay_spill_entry(Relay *relay, RelayEntry *entry)
 	queue_leave_window(entry);
 }
 
-/* Does it hold the position for as long as the destination pleases? */
+/*
+ * Does it hold the position for as long as the destination pleases?  What is
+ * ready may as well, if its lane is in trouble or slow and others go on.
+ */
 static bool
-holds_position(const RelayEntry *entry)
+holds_position(const Relay *relay, const RelayEntry *entry)
 {
+	const RelayEntry *active = entry;
+
 	if (entry->state == ENTRY_WAITING)
-		entry = keys_active(entry->key);
-	return entry->state == ENTRY_IN_FLIGHT || entry->state == ENTRY_BACKOFF;
+		active = keys_active(entry->key);
+	if (active->state == ENTRY_READY)
+		return entry->lane->place != LANE_FAST &&
+			queue_has_gone_beyond(&relay->queue, entry);
+	return active->state == ENTRY_IN_FLIGHT || active->state == ENTRY_BACKOFF;
 }
 
 /*
@@ -157,7 +195,7 @@ find_old(Relay *relay, RelayWindow *window, List **old)
 		/* entries of a window came in their order, so the rest is younger */
 		if (relay->now - entry->read_at < SPILL_AFTER_MS)
 			return false;
-		if (holds_position(entry))
+		if (holds_position(relay, entry))
 			*old = lappend(*old, entry);
 	}
 	return true;
@@ -203,6 +241,66 @@ cut_long_keys(Relay *relay)
 	}
 }
 
+/* The entry leaves memory for the tail of its lane, if need be by a new row. */
+static void
+move_to_lane(Relay *relay, RelayEntry *entry)
+{
+	if (!entry->stored || !entry->waited)
+		relay_add_delivery(relay, entry->event, DELIVERY_PENDING,
+						   entry->attempts, entry->event->crashes, 0,
+						   entry->last_status, entry->last_error);
+	keys_stored(entry);
+	lane_has_row(&relay->queue.lanes, entry->lane, entry->event->msg.id);
+	queue_remove(&relay->queue, entry);
+}
+
+/* The lane keeps so many entries, if others are ready, and whole keys. */
+static void
+cut_lane(Relay *relay, RelayLane *lane, int kept)
+{
+	while (lane->nentries > kept && lane->nready > 0)
+	{
+		RelayEntry *last = dlist_tail_element(RelayEntry, in_list,
+											  &lane->ready);
+		KeyQueue   *key = last->key;
+
+		/* from the end, so that none comes to be the first and is ready */
+		while (key && key->nentries > 1)
+			move_to_lane(relay, dlist_tail_element(RelayEntry, in_key,
+												   &key->entries));
+		if (key)
+			keys_retire(&relay->queue.keys, key);
+		move_to_lane(relay, last);
+	}
+}
+
+/*
+ * Memory fills with events of lanes that are stopped, or wait for their share:
+ * make room for the others.
+ */
+static void
+cut_lanes(Relay *relay)
+{
+	LaneTable  *lanes = &relay->queue.lanes;
+
+	if (lanes_ready(lanes) == lanes_ready_to_go(lanes))
+		return;
+	for (int kept = KEPT_OF_FULL;; kept /= KEPT_PART)
+	{
+		HASH_SEQ_STATUS status;
+		RelayLane  *lane;
+
+		hash_seq_init(&status, lanes->lanes);
+		while ((lane = hash_seq_search(&status)) != NULL)
+		{
+			if (lane->place != LANE_FAST)
+				cut_lane(relay, lane, kept);
+		}
+		if (kept == 0 || relay_has_room_for_rows(relay))
+			break;
+	}
+}
+
 /* Spill what has held the position for too long. */
 void
 relay_spill(Relay *relay)
@@ -226,8 +324,14 @@ relay_spill(Relay *relay)
 		else
 			store_entry(relay, entry);
 	}
-	if (!relay_has_room(relay) && relay_is_short(relay))
+	if (!relay_is_short(relay))
+		return;
+	if (!relay_has_room(relay))
 		cut_long_keys(relay);
+
+	/* sooner, since these may stay for long, and rows of others come back */
+	if (!relay_has_room_for_rows(relay))
+		cut_lanes(relay);
 }
 
 /* When the entry that holds the position is to be spilled, if ever. */
@@ -244,7 +348,7 @@ relay_spill_time(Relay *relay)
 		if (dlist_is_empty(&window->entries))
 			continue;
 		entry = dlist_head_element(RelayEntry, in_window, &window->entries);
-		if (holds_position(entry))
+		if (holds_position(relay, entry))
 			return entry->read_at + SPILL_AFTER_MS;
 		break;
 	}

@@ -4,10 +4,11 @@
  *		Which events are sent now, and in which requests.
  *
  * At most outbox.max_in_flight requests are under way; or, for a publisher that
- * says so, because it has a pipeline, as many messages as it wants.  One that
- * can take several messages in one request is given batches: of what is ready,
- * without waiting for more, messages of one topic that may share a request.
- * Two events of one key are never ready at a time, so that no batch has both.
+ * says so, because it has a pipeline, as many messages as it wants.  Whose turn
+ * the next request is, relay_turn.c says.  A publisher that can take several
+ * messages in one is given batches: of what is ready in a lane, without waiting
+ * for more, messages that may share a request.  Two events of one key are never
+ * ready at a time, so that no batch has both.
  *
  * After a crash of the relay, the events that may have been in flight then
  * are watched: a try is written down before it is made, and an event that was
@@ -18,33 +19,27 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
+
 #include "guc.h"
 #include "relay/relay_internal.h"
 
 /* A message that is not answered is given up so long after its time. */
 #define ANSWER_GRACE_MS	1000
 
-/* Messages that will share a request; in the context of the step. */
-typedef struct Batch
-{
-	const char *topic;			/* NULL: nothing can be added */
-	RelayEntry **entries;
-	int			n;
-	Size		bytes;
-} Batch;
+/* For each place in a request, so many entries are looked at. */
+#define LOOKS_PER_PLACE	4
 
-/* What is to be submitted. */
+/* What is to be submitted: entries that are in flight already. */
 typedef struct Submission
 {
-	Batch	   *batches;
-	int			nbatches;
-	int			room;			/* at most so many batches */
-	int64		max_entries;	/* at most so many entries in all of them */
-	int			nready;			/* entries to choose from */
+	RelayEntry **entries;
+	int			n;
+	int			nrequests;
+	int			room;			/* at most so many requests */
+	int			max_entries;	/* at most so many entries in all of them */
 	int			max_batch;
 	Size		max_bytes;
-	int			nentries;		/* in all batches */
-	bool		exclusive;		/* one entry, and nothing else in flight */
 } Submission;
 
 /*
@@ -60,22 +55,15 @@ relay_be_careful(Relay *relay, int64 max_id)
 	relay->sender.careful_max_id = max_id;
 }
 
-/* Would one more crash make it dead?  That one shall tell for certain. */
-static bool
-is_suspect(const RelayEntry *entry)
-{
-	return entry->event->crashes >= EVENT_MAX_CRASHES - 1;
-}
-
 /*
- * Must nothing else be in flight with it?  In a pipeline, each message can be
- * the reason why others fail; a request is alone already when it is not shared.
+ * Must nothing else be in flight with it, now that its lane has its turn?  In a
+ * pipeline, each message can be the reason why others fail; a request is alone
+ * already when it is not shared.
  */
 static bool
 goes_exclusively(const Relay *relay, const RelayEntry *entry)
 {
-	return is_suspect(entry) ||
-		(entry->alone && publisher_max_messages(relay->publisher) > 0);
+	return entry->alone && publisher_max_messages(relay->publisher) > 0;
 }
 
 /*
@@ -94,86 +82,107 @@ can_share_request(Relay *relay, RelayEntry *entry)
 	return entry->can_batch == BATCH_YES;
 }
 
-/* The batch that this entry can join, the newest first; NULL if none. */
-static Batch *
-find_batch(Submission *sub, RelayEntry *entry)
+/*
+ * The entries of the lane's next request: the first that is ready, and those
+ * that may share a request with it.  Returns how many.
+ */
+static int
+choose_entries(Relay *relay, RelayLane *lane, int max_batch, Size max_bytes,
+			   RelayEntry **entries)
 {
-	const OutboxMessage *msg = &entry->event->msg;
+	RelayEntry *first = dlist_head_element(RelayEntry, in_list, &lane->ready);
+	Size		bytes = first->event->msg.payload_len;
+	int			n = 1;
+	int			looks = LOOKS_PER_PLACE * max_batch;
+	dlist_iter	iter;
 
-	for (int i = sub->nbatches - 1; i >= 0; i--)
+	entries[0] = first;
+	if (max_batch == 1 || !can_share_request(relay, first))
+		return n;
+	dlist_foreach(iter, &lane->ready)
 	{
-		Batch	   *batch = &sub->batches[i];
+		RelayEntry *entry = dlist_container(RelayEntry, in_list, iter.cur);
+		Size		len = entry->event->msg.payload_len;
 
-		if (batch->topic && batch->n < sub->max_batch &&
-			batch->bytes + msg->payload_len <= sub->max_bytes &&
-			strcmp(batch->topic, msg->topic) == 0)
-			return batch;
+		if (n == max_batch || looks-- == 0)
+			break;
+		if (entry == first || bytes + len > max_bytes ||
+			!can_share_request(relay, entry))
+			continue;
+		entries[n++] = entry;
+		bytes += len;
 	}
-	return NULL;
-}
-
-/* Begin a new batch with this entry. */
-static void
-add_batch(Submission *sub, RelayEntry *entry, bool open)
-{
-	Batch	   *batch = &sub->batches[sub->nbatches++];
-
-	batch->topic = open ? entry->event->msg.topic : NULL;
-	batch->entries = palloc(sizeof(RelayEntry *) *
-							(open ? Min(sub->max_batch, sub->nready) : 1));
-	batch->entries[0] = entry;
-	batch->n = 1;
-	batch->bytes = entry->event->msg.payload_len;
-	sub->nentries++;
-}
-
-/* Put the entry into a batch, if there is one for it.  False: there is not. */
-static bool
-put_into_batch(Relay *relay, Submission *sub, RelayEntry *entry)
-{
-	bool		open = sub->max_batch > 1 && can_share_request(relay, entry);
-	Batch	   *batch = open ? find_batch(sub, entry) : NULL;
-
-	if (batch)
-	{
-		batch->entries[batch->n++] = entry;
-		batch->bytes += entry->event->msg.payload_len;
-		sub->nentries++;
-	}
-	else if (sub->nbatches < sub->room)
-		add_batch(sub, entry, open);
-	else
-		return false;
-	return true;
+	return n;
 }
 
 /*
- * Choose from the entries that are ready, in their order.  When there is no
- * room for another batch, those there are may still be filled.
+ * Put entries into flight that share a request.  The publisher has them only
+ * later; but it may answer at once, and what they are counts for what may be
+ * chosen next.
  */
 static void
-choose_entries(Relay *relay, Submission *sub)
+add_request(Relay *relay, Submission *sub, int n, bool exclusive)
 {
-	dlist_iter	iter;
+	RelayEntry **entries = sub->entries + sub->n;
+	int64		deadline = relay->now + guc_request_timeout + ANSWER_GRACE_MS;
 
-	dlist_foreach(iter, &relay->queue.ready)
+	for (int i = 0; i < n; i++)
 	{
-		RelayEntry *entry = dlist_container(RelayEntry, in_list, iter.cur);
+		entries[i]->event->msg.attempt = entries[i]->attempts + 1;
+		entries[i]->event->msg.batch = sub->nrequests;
+	}
+	queue_submitted(&relay->queue, entries, n, relay->now, deadline,
+					exclusive);
+	sub->n += n;
+	sub->nrequests++;
+}
 
-		/* nothing passes it, or it would never have its turn */
-		if (goes_exclusively(relay, entry))
-		{
-			if (sub->nentries == 0 && relay->queue.nrequests == 0)
-			{
-				add_batch(sub, entry, false);
-				sub->exclusive = true;
-			}
-			break;
-		}
-		if (!put_into_batch(relay, sub, entry) && sub->max_batch == 1)
-			break;
-		if (sub->nentries >= sub->max_entries)
-			break;
+/*
+ * The entries of the next request; returns how many.  0: there is none, or what
+ * comes next waits until nothing is in flight.
+ */
+static int
+choose_next(Relay *relay, const Submission *sub)
+{
+	LaneTable  *lanes = &relay->queue.lanes;
+	RelayLane  *lane = lanes_next(lanes, relay->now);
+	RelayEntry *first;
+	int			max_batch = Min(sub->max_batch, sub->max_entries - sub->n);
+
+	if (!lane)
+		return 0;
+	lanes_take_turn(lanes, lane);
+	first = dlist_head_element(RelayEntry, in_list, &lane->ready);
+	if (goes_exclusively(relay, first))
+	{
+		queue_make_exclusive(&relay->queue, first);
+		return 0;
+	}
+
+	/* a try that finds out how things are goes alone */
+	if (lane_sends_one(lanes, lane))
+		max_batch = 1;
+	return choose_entries(relay, lane, max_batch, sub->max_bytes,
+						  sub->entries + sub->n);
+}
+
+/* Choose what to send: what goes exclusively, else lane by lane. */
+static void
+choose_requests(Relay *relay, Submission *sub)
+{
+	RelayEntry *exclusive;
+	int			n;
+
+	while (!queue_next_exclusive(&relay->queue) &&
+		   sub->nrequests < sub->room && sub->n < sub->max_entries &&
+		   (n = choose_next(relay, sub)) > 0)
+		add_request(relay, sub, n, false);
+
+	exclusive = queue_next_exclusive(&relay->queue);
+	if (exclusive && relay->queue.nrequests == 0)
+	{
+		sub->entries[0] = exclusive;
+		add_request(relay, sub, 1, true);
 	}
 }
 
@@ -199,24 +208,30 @@ record_tries(Relay *relay, Submission *sub)
 {
 	bool		any = false;
 
-	for (int b = 0; b < sub->nbatches; b++)
+	for (int i = 0; i < sub->n; i++)
 	{
-		for (int i = 0; i < sub->batches[b].n; i++)
-		{
-			RelayEntry *entry = sub->batches[b].entries[i];
+		RelayEntry *entry = sub->entries[i];
 
-			/* what a crash is known of is watched for as long as it is here */
-			if (entry->event->crashes == 0 &&
-				(relay->sender.careful <= 0 ||
-				 entry->event->msg.id > relay->sender.careful_max_id))
-				continue;
-			relay->sender.careful--;
-			if (!entry->recorded)
-				record_try(relay, entry);
-			any = true;
-		}
+		/* what a crash is known of is watched for as long as it is here */
+		if (entry->event->crashes == 0 &&
+			(relay->sender.careful <= 0 ||
+			 entry->event->msg.id > relay->sender.careful_max_id))
+			continue;
+		relay->sender.careful--;
+		if (!entry->recorded)
+			record_try(relay, entry);
+		any = true;
 	}
 	return !any || relay_checkpoint(relay, true, false);
+}
+
+/* So many requests may be in flight; or messages, in a pipeline. */
+int
+relay_slots(const Relay *relay)
+{
+	int			window = publisher_max_messages(relay->publisher);
+
+	return window > 0 ? window : guc_max_in_flight;
 }
 
 /*
@@ -240,41 +255,15 @@ request_room(const Relay *relay)
 
 /* Is there something that may be sent now? */
 bool
-relay_can_submit(const Relay *relay)
+relay_can_submit(Relay *relay)
 {
-	if (relay->queue.nready == 0 || request_room(relay) <= 0)
+	if (request_room(relay) <= 0)
 		return false;
 
-	/* what stands at the head and goes exclusively waits until it can */
-	return relay->queue.nrequests == 0 ||
-		!goes_exclusively(relay, queue_next_ready(&relay->queue));
-}
-
-/* Hand the chosen entries to the publisher, batch by batch. */
-static void
-submit_entries(Relay *relay, Submission *sub)
-{
-	const OutboxMessage **messages;
-	int64		deadline = relay->now + guc_request_timeout + ANSWER_GRACE_MS;
-	int			n = 0;
-
-	messages = palloc(sizeof(OutboxMessage *) * sub->nentries);
-	for (int b = 0; b < sub->nbatches; b++)
-	{
-		for (int i = 0; i < sub->batches[b].n; i++)
-		{
-			RelayEntry *entry = sub->batches[b].entries[i];
-
-			entry->event->msg.attempt = entry->attempts + 1;
-			entry->event->msg.batch = b;
-			messages[n++] = &entry->event->msg;
-		}
-
-		/* in flight before the publisher has them: it may answer at once */
-		queue_submitted(&relay->queue, sub->batches[b].entries,
-						sub->batches[b].n, deadline, sub->exclusive);
-	}
-	publisher_submit(relay->publisher, messages, n);
+	/* nothing passes it, or it would never have its turn */
+	if (queue_next_exclusive(&relay->queue))
+		return relay->queue.nrequests == 0;
+	return lanes_next(&relay->queue.lanes, relay->now) != NULL;
 }
 
 /*
@@ -286,6 +275,7 @@ bool
 relay_submit(Relay *relay)
 {
 	Submission	sub = {0};
+	const OutboxMessage **messages;
 
 	if (!relay_can_submit(relay))
 		return false;
@@ -296,12 +286,21 @@ relay_submit(Relay *relay)
 	if (relay->breaker.state == BREAKER_HALF_OPEN)
 		sub.max_batch = 1;
 	sub.max_entries = publisher_max_messages(relay->publisher) > 0 ? sub.room :
-		(int64) sub.room * sub.max_batch;
-	sub.nready = relay->queue.nready;
-	sub.batches = palloc(sizeof(Batch) * Min(sub.room, sub.nready));
-	choose_entries(relay, &sub);
-	if (sub.nbatches == 0 || !record_tries(relay, &sub))
+		INT_MAX;
+	sub.entries = palloc(sizeof(RelayEntry *) * queue_nready(&relay->queue));
+	choose_requests(relay, &sub);
+	if (sub.n == 0)
 		return false;
-	submit_entries(relay, &sub);
+	if (!record_tries(relay, &sub))
+	{
+		for (int i = 0; i < sub.n; i++)
+			queue_make_ready(&relay->queue, sub.entries[i]);
+		return false;
+	}
+
+	messages = palloc(sizeof(OutboxMessage *) * sub.n);
+	for (int i = 0; i < sub.n; i++)
+		messages[i] = &sub.entries[i]->event->msg;
+	publisher_submit(relay->publisher, messages, sub.n);
 	return true;
 }

@@ -134,6 +134,19 @@ row_scan_key(RowScan *rows, const char *topic, const char *key, int64 after)
 	index_rescan(rows->scan, keys, lengthof(keys), NULL, 0);
 }
 
+/* Scan the rows of a topic behind an id, by an index on (topic, id). */
+void
+row_scan_topic(RowScan *rows, const char *topic, int64 after)
+{
+	ScanKeyData keys[2];
+
+	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ,
+				store_text(topic));
+	ScanKeyInit(&keys[1], 2, BTGreaterStrategyNumber, F_INT8GT,
+				Int64GetDatum(after));
+	index_rescan(rows->scan, keys, lengthof(keys), NULL, 0);
+}
+
 /* Scan the rows that become due from the cursor on, up to a time. */
 void
 row_scan_due(RowScan *rows, const StoreDueCursor *cursor, TimestampTz until)

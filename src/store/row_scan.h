@@ -26,6 +26,7 @@ typedef struct RowScan
 extern void row_scan_begin(RowScan *rows, const char *index, int nkeys);
 extern void row_scan_key(RowScan *rows, const char *topic, const char *key,
 						 int64 after);
+extern void row_scan_topic(RowScan *rows, const char *topic, int64 after);
 extern void row_scan_due(RowScan *rows, const StoreDueCursor *cursor,
 						 TimestampTz until);
 extern void row_scan_behind(RowScan *rows, int64 id);

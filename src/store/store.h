@@ -143,6 +143,9 @@ extern StoreResult store_next_due(const StoreDueCursor *cursor,
 extern void store_free_keys(List *keys);
 extern StoreResult store_walk_rows(int64 *cursor, int limit, int max_events,
 								   StoreRows *rows);
+extern StoreResult store_walk_topic(const char *topic, int64 *cursor,
+									int limit, int max_events,
+									StoreRows *rows);
 extern StoreResult store_read_key(const StoreKey *key, int64 after, int64 upto,
 								  TimestampTz now, int limit, Size max_bytes,
 								  StoreKeyRows *rows);

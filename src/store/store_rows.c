@@ -3,9 +3,10 @@
  * store_rows.c
  *		Taking exceptions back: which rows of outbox_delivery may be sent now.
  *
- * Rows are read in three ways: by the time that they are due, key by key, and
- * by a walk over all there are when a relay starts.  None of them writes, but
- * for scheduled rows whose time has come.  The caller keeps cursors, so that
+ * Rows are read in four ways: by the time that they are due, key by key, by a
+ * walk over those that wait in a topic, and by one over all there are when a
+ * relay starts.  None of them writes, but for scheduled rows whose time has
+ * come.  The caller keeps cursors, so that
  * no row is read again and again, and no dead one is passed twice while
  * somebody holds an old snapshot.
  *
@@ -193,7 +194,8 @@ typedef struct RowsArgs
 {
 	MemoryContext context;		/* of the result */
 	StoreDueCursor *due;		/* of one reader */
-	int64	   *walked;			/* of the other one */
+	int64	   *walked;			/* of a walk */
+	const char *topic;			/* it is one over a topic; or NULL */
 	TimestampTz now;
 	int			limit;
 	int			max_events;
@@ -376,8 +378,16 @@ walk_body(void *arg)
 	int			nrows = 0;
 	RowScan		rows;
 
-	row_scan_begin(&rows, "outbox_delivery_pkey", 1);
-	row_scan_behind(&rows, *args->walked);
+	if (args->topic)
+	{
+		row_scan_begin(&rows, "outbox_delivery_topic_idx", 2);
+		row_scan_topic(&rows, args->topic, *args->walked);
+	}
+	else
+	{
+		row_scan_begin(&rows, "outbox_delivery_pkey", 1);
+		row_scan_behind(&rows, *args->walked);
+	}
 	args->result->more = true;
 	while (nrows < args->limit && n < args->max_events)
 	{
@@ -395,6 +405,19 @@ walk_body(void *arg)
 	read_events(args, ids, n);
 }
 
+static StoreResult
+walk_rows(int64 *cursor, RowsArgs *args)
+{
+	int64		before = *cursor;
+	StoreResult result;
+
+	args->walked = cursor;
+	result = read_rows(walk_body, args);
+	if (result != STORE_OK)
+		*cursor = before;
+	return result;
+}
+
 /*
  * Look at the next rows behind the id *cursor, which moves behind them: at most
  * "limit" of them, with at most "max_events" that have no key.  The result is in
@@ -403,12 +426,19 @@ walk_body(void *arg)
 StoreResult
 store_walk_rows(int64 *cursor, int limit, int max_events, StoreRows *rows)
 {
-	int64		before = *cursor;
-	RowsArgs	args = {.walked = cursor,.limit = limit,
-	.max_events = max_events,.result = rows};
-	StoreResult result = read_rows(walk_body, &args);
+	RowsArgs	args = {.limit = limit,.max_events = max_events,
+	.result = rows};
 
-	if (result != STORE_OK)
-		*cursor = before;
-	return result;
+	return walk_rows(cursor, &args);
+}
+
+/* The same, of the rows of a topic that are pending only. */
+StoreResult
+store_walk_topic(const char *topic, int64 *cursor, int limit, int max_events,
+				 StoreRows *rows)
+{
+	RowsArgs	args = {.topic = topic,.limit = limit,
+	.max_events = max_events,.result = rows};
+
+	return walk_rows(cursor, &args);
 }

@@ -113,7 +113,10 @@ foreach my $case (
 	my ($name, $rule, $pubsub, $status, $error) = @$case;
 
 	promise "what may be the event's fault is tried max_retry_times: $name" => sub {
-		reload($node, 'outbox.dapr_pubsub_name' => $pubsub);
+		reload(
+			$node,
+			'outbox.dapr_pubsub_name' => $pubsub,
+			'outbox.breaker_threshold' => 0);
 		$receiver->faults([ $rule // () ]);
 		my $id = publish($node, $name);
 		wait_state($node, $id, 'dead');

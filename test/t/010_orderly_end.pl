@@ -14,7 +14,8 @@ use Time::HiRes qw(time);
 
 use constant {
 	ANSWER_TIME => 0.02,    # seconds
-	IN_FLIGHT => 64,
+	IN_FLIGHT => 64,    # of one topic: all but a sixteenth of ...
+	SLOTS => 68,
 	LEAVE_LIMIT => 1.5,     # a second, and what a busy machine adds
 	COMMAND_LIMIT => 2,     # seconds, of a command that waits for the relay
 };
@@ -26,7 +27,7 @@ my $node = new_node(
 	conf => {
 		'outbox.dapr_endpoint' => $dapr->url,
 		'outbox.http_url' => $http->url,
-		'outbox.max_in_flight' => IN_FLIGHT,
+		'outbox.max_in_flight' => SLOTS,
 		'outbox.request_timeout' => '20s',
 	});
 

@@ -21,7 +21,7 @@ my $node = new_node(
 	'crash',
 	conf => {
 		'outbox.dapr_endpoint' => $receiver->url,
-		'outbox.max_in_flight' => 16,
+		'outbox.max_in_flight' => 17,    # 16 of one topic
 		'outbox.request_timeout' => '20s',
 	});
 query($node, 'CREATE EXTENSION outbox');

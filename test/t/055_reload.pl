@@ -97,6 +97,7 @@ promise 'settings of retries are followed' => sub {
 	} ]);
 	reload(
 		$node,
+		'outbox.breaker_threshold' => 0,
 		'outbox.local_retry_times' => 1,
 		'outbox.failed_retry_interval' => '30min');
 	my $slow = publish($node, 'retry');

@@ -285,6 +285,7 @@ sub leave_events
 	wait_delivered($receiver, \@published);
 	reload(
 		$node,
+		'outbox.breaker_threshold' => 0,
 		'outbox.failed_retry_interval' => '1h',
 		'outbox.local_retry_times' => 0);
 	$receiver->faults(
@@ -366,6 +367,7 @@ promise 'in binary upgrade mode neither launcher nor relay runs' => sub {
 promise 'a clock that was wrong causes neither storm nor stop' => sub {
 	reload(
 		$node,
+		'outbox.breaker_threshold' => 0,
 		'outbox.failed_retry_interval' => '10min',
 		'outbox.local_retry_times' => 0,
 		'outbox.cleaning_local_queue_expire_interval' => '100ms');

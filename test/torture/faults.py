@@ -1,7 +1,8 @@
 """The faults, drawn beforehand from the seed, and the threads that inject them.
 
-There are three lanes, which run side by side, so that the server dies while the receiver hangs:
-"server" (processes), "receiver", and "mild" (what belongs to ordinary life).  In a lane, one fault
+There are four lanes, which run side by side, so that the server dies while the receiver hangs:
+"server" (processes), "receiver", "topic" (one of them is in trouble), and "mild" (what belongs to
+ordinary life).  In a lane, one fault
 ends before the next begins.
 
 Each fault leaves a Disturbance: what, and from when to when it was felt.  The checker uses them to
@@ -9,12 +10,14 @@ tell duplicates that have a reason from those that have none, and to know when t
 """
 
 import random
+import re
 import signal
 import threading
 import time
+import urllib.parse
 from dataclasses import dataclass
 
-from load import POISON
+from load import POISON, TOPICS
 from server import LAUNCHER, RELAY, WAL_WRITER, send_signal
 
 # What a fault may do to the relay's bookkeeping, as the checker sees it.
@@ -36,13 +39,15 @@ RECEIVER_FAULTS = {
     'down': (OUTAGE, 3), 'kill_receiver': (OUTAGE, 2), 'hang': (ANSWERS, 3), 'reset_before': (ANSWERS, 2),
     'reset_after': (ANSWERS, 3), 'status': (ANSWERS, 6), 'broken_answer': (ANSWERS, 5), 'slow': (ANSWERS, 3),
     'endless': (ANSWERS, 1), 'freeze_receiver': (OUTAGE, 2)}
+TOPIC_FAULTS = {'topic_fails': (ANSWERS, 4), 'topic_hangs': (ANSWERS, 2), 'topic_limited': (ANSWERS, 1)}
 MILD_FAULTS = {
     'terminate_backend': (NONE, 3), 'cancel_relay': (NONE, 2), 'vacuum': (NONE, 2), 'vacuum_freeze': (NONE, 1),
     'vacuum_full': (PAUSE, 1), 'lock_table': (PAUSE, 2), 'reload': (NONE, 6), 'reload_bad': (NONE, 1),
     'disable': (PAUSE, 1), 'no_publisher': (RESTART, 1), 'retry_by_hand': (NONE, 3), 'checkpoint': (NONE, 1)}
 
 # Lane: (its faults, mean seconds between two of them)
-LANES = {'server': (SERVER_FAULTS, 3.0), 'receiver': (RECEIVER_FAULTS, 1.5), 'mild': (MILD_FAULTS, 1.5)}
+LANES = {'server': (SERVER_FAULTS, 3.0), 'receiver': (RECEIVER_FAULTS, 1.5), 'topic': (TOPIC_FAULTS, 3.0),
+         'mild': (MILD_FAULTS, 1.5)}
 
 # In each cycle of so many seconds the last ones are quiet: then nothing excuses a stall or a duplicate.
 CYCLE = 15
@@ -288,7 +293,7 @@ class Injector:
                 self.receiver.faults(rules)
 
     def _misbehave(self, fault, rng, **rule):
-        """Requests meet the rule for a while: all, or each n-th one, or those of one topic."""
+        """Requests meet the rule for a while: all, or each n-th one."""
         if rng.random() < 0.6:
             rule['every'] = rng.randint(2, 5)
         self._set_rules('receiver', [rule])
@@ -339,6 +344,27 @@ class Injector:
     def slow(self, fault, rng):
         """Before or after the event is taken; sometimes longer than the relay waits."""
         self._misbehave(fault, rng, **{rng.choice(('delay_commit', 'delay_response')): rng.choice((0.05, 0.3, 1.5))})
+
+    # --- one topic
+
+    def _fail_topic(self, fault, rng, **rule):
+        """Whatever is published to a topic meets the rule."""
+        segment = urllib.parse.quote(rng.choice(TOPICS), safe='')
+        path = f'/{re.escape(segment)}([?].*)?$'
+        self._set_rules('topic', [{'match': {'path': path}, **rule}])
+        self.stopping.wait(3 * fault.length)
+        self._set_rules('topic', [])
+
+    def topic_fails(self, fault, rng):
+        status = rng.choice((403, 404, 500))
+        code = {403: 'ERR_PUBSUB_FORBIDDEN', 404: 'ERR_PUBSUB_NOT_FOUND', 500: 'ERR_PUBSUB_PUBLISH_MESSAGE'}[status]
+        self._fail_topic(fault, rng, action='status', status=status, body={'errorCode': code, 'message': 'this topic'})
+
+    def topic_hangs(self, fault, rng):
+        self._fail_topic(fault, rng, action='hang', on_release=rng.choice(('drop', 'answer')))
+
+    def topic_limited(self, fault, rng):
+        self._fail_topic(fault, rng, action='status', status=429, headers={'Retry-After': '1'})
 
     # --- ordinary life
 

@@ -1,0 +1,152 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay_lane.h
+ *		Topics in the relay's memory: which of them may send now.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_RELAY_LANE_H
+#define OUTBOX_RELAY_LANE_H
+
+#include "lib/ilist.h"
+#include "lib/pairingheap.h"
+#include "utils/hsearch.h"
+
+#include "relay/breaker.h"
+
+/* A lane whose answers take longer in the mean is slow. */
+#define LANE_SLOW_MS	250
+
+/* What is known of how fast a lane is answered. */
+typedef enum LanePace
+{
+	PACE_UNKNOWN,				/* nothing was answered yet */
+	PACE_FAST,
+	PACE_SLOW,
+	NPACES
+} LanePace;
+
+/* Where a lane waits for its turn. */
+typedef enum LanePlace
+{
+	LANE_FAST,					/* in a list: to send, as are the next three */
+	LANE_SLOW,
+	LANE_NEW,					/* nothing answered, nothing in flight */
+	LANE_UNANSWERED,			/* nothing answered, something in flight */
+	NLANE_LISTS,
+	LANE_ASLEEP = NLANE_LISTS,	/* in a heap: down, or held */
+	LANE_NOWHERE,				/* nothing to send, or an answer comes first */
+	NLANE_PLACES
+} LanePlace;
+
+/* A topic's name, hashed. */
+typedef struct LaneId
+{
+	uint64		a;
+	uint64		b;
+} LaneId;
+
+/* One topic. */
+typedef struct RelayLane
+{
+	LaneId		id;				/* hash key */
+	char	   *topic;
+	int			nentries;		/* in memory */
+	dlist_head	ready;			/* of RelayEntries, to be submitted */
+	int			nready;
+	int			nrequests;		/* in flight */
+	bool		tail;			/* rows of it may be pending in the table ... */
+	int64		walked;			/* ... none of them up to this id */
+	bool		wants_rows;		/* it is in LaneTable.walks */
+	dlist_node	in_walks;
+
+	Breaker		breaker;		/* OPEN, HALF_OPEN: it is down */
+	bool		probing;		/* HALF_OPEN: an event is trying */
+	int64		held_until;		/* the destination asked for this; 0: not */
+	uint32		failed_in;		/* LaneTable.period of the last failure */
+
+	LanePace	pace;
+	double		mean_ms;		/* of the answers' times */
+	int64		waits_since;	/* for any answer; if it has requests */
+	bool		watched;		/* it may turn out to be slow */
+	dlist_node	in_watched;
+
+	LanePlace	place;
+	dlist_node	node;			/* in the list of its place */
+	pairingheap_node in_asleep;
+	int64		wake_at;		/* ASLEEP: when it may try */
+	int			counted;		/* of "nready", in LaneTable.nready */
+	bool		counted_working;	/* in LaneTable.nworking */
+	bool		counted_down;	/* in LaneTable.ndown */
+
+	bool		unused;			/* it is in LaneTable.unused */
+	dlist_node	in_unused;
+
+	bool		reported_down;	/* relay_report.c: the log says so */
+	int64		reported_at;	/* ... since then; 0: never */
+} RelayLane;
+
+/* All topics that something is known of; see relay_lane.c. */
+typedef struct LaneTable
+{
+	MemoryContext context;
+	HTAB	   *lanes;
+	dlist_head	lists[NLANE_LISTS];
+	int			nslots;			/* most requests in flight */
+	int			turn;			/* the list that is asked first */
+	pairingheap *asleep;
+	dlist_head	walks;			/* lanes whose rows are to be read */
+	dlist_head	watched;		/* the longest without an answer first */
+	dlist_head	unused;			/* nothing to do; the oldest first */
+	int			nunused;
+
+	int			nready[NLANE_PLACES];	/* entries */
+	int			nrequests[NPACES];	/* in flight, by the lane's pace */
+	int			nprobes;
+	int			nworking;		/* lanes with events that are not down */
+	int			ndown;			/* ... and that are */
+
+	bool		proven;			/* an event has gone through */
+	int64		succeeded_at;	/* the last one */
+	int			failures;		/* since then, in all lanes */
+	int			nfailing;		/* lanes that had one since then */
+	uint32		period;			/* counts successes */
+} LaneTable;
+
+/* relay_lane.c */
+extern void lanes_init(LaneTable *table, MemoryContext context);
+extern RelayLane *lanes_find(const LaneTable *table, const char *topic);
+extern RelayLane *lanes_make(LaneTable *table, const char *topic);
+extern void lane_update(LaneTable *table, RelayLane *lane);
+extern void lane_add_entry(LaneTable *table, RelayLane *lane);
+extern void lane_remove_entry(LaneTable *table, RelayLane *lane);
+extern void lane_add_ready(LaneTable *table, RelayLane *lane, dlist_node *node);
+extern void lane_remove_ready(LaneTable *table, RelayLane *lane,
+							  dlist_node *node);
+extern void lane_request_begins(LaneTable *table, RelayLane *lane, int64 now);
+extern void lane_request_ends(LaneTable *table, RelayLane *lane);
+extern void lane_answered(LaneTable *table, RelayLane *lane, int64 ms,
+						  int64 now);
+extern void lane_succeeded(LaneTable *table, RelayLane *lane, int64 now);
+extern bool lane_failed(LaneTable *table, RelayLane *lane, int64 now);
+extern void lane_hold(LaneTable *table, RelayLane *lane, int64 until);
+extern void lanes_reconfigured(LaneTable *table, int nslots, int64 now);
+extern bool lane_sends_one(const LaneTable *table, const RelayLane *lane);
+extern bool lane_is_down(const RelayLane *lane);
+extern bool lane_is_stopped(const RelayLane *lane);
+extern bool lanes_suspect_outage(const LaneTable *table);
+extern void lanes_find_slow(LaneTable *table, int64 now);
+extern void lane_has_row(LaneTable *table, RelayLane *lane, int64 id);
+extern void lane_ask_for_rows(LaneTable *table, RelayLane *lane);
+extern void lane_walked(LaneTable *table, RelayLane *lane, bool more);
+
+/* relay_turn.c */
+extern RelayLane *lanes_next(LaneTable *table, int64 now);
+extern void lanes_take_turn(LaneTable *table, RelayLane *lane);
+extern RelayLane *lanes_next_walk(const LaneTable *table);
+extern int	lanes_ready(const LaneTable *table);
+extern int	lanes_ready_to_go(const LaneTable *table);
+extern bool lanes_all_down(const LaneTable *table, int64 now);
+extern int64 lanes_wake_time(const LaneTable *table, int64 now);
+
+#endif							/* OUTBOX_RELAY_LANE_H */

@@ -1,0 +1,218 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay_turn.c
+ *		Which lane sends next, or is read next.
+ *
+ * Lanes take turns, one request each.  But requests that are answered late
+ * would end up with every slot, so that slow lanes together have a share of
+ * them, and no lane has all.  A lane that was never answered has one request
+ * until then while others have something to send.  With less than four slots,
+ * there is nothing to share.
+ *
+ * Lanes that are down try one event each, the one that has waited longest first;
+ * together they have a share as well.
+ *
+ * Choosing looks at a few lanes, however many there are.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "guc.h"
+#include "relay/relay_lane.h"
+
+/* With fewer slots, there is nothing to share. */
+#define MIN_SHARED		4
+
+/* So many slots are everybody's but those of one kind, which is "part" less. */
+static int
+share_without(const LaneTable *table, int part)
+{
+	return table->nslots - Max(1, table->nslots / part);
+}
+
+/*
+ * May the lane, which waits in this list, have another request in flight?  Of
+ * what no single lane gets, those that are new have a half, so that others find
+ * a slot while they are on trial.
+ */
+static bool
+has_share(const LaneTable *table, const RelayLane *lane)
+{
+	int			slow = table->nrequests[PACE_SLOW];
+	int			late = slow + table->nrequests[PACE_UNKNOWN];
+
+	if (table->nslots < MIN_SHARED)
+		return true;
+	if (lane->nrequests >= share_without(table, 16))
+		return false;
+	switch (lane->place)
+	{
+		case LANE_SLOW:
+			return slow == lane->nrequests || slow < share_without(table, 4);
+		case LANE_NEW:
+		case LANE_UNANSWERED:
+			return late == lane->nrequests || late < share_without(table, 16) +
+				Max(1, table->nslots / 32);
+		default:
+			return true;
+	}
+}
+
+/* The lane of a list whose turn it is; NULL if none of it may send. */
+static RelayLane *
+next_of_list(LaneTable *table, LanePlace place)
+{
+	dlist_head *list = &table->lists[place];
+
+	/* at most one of them has so many requests that it must be passed over */
+	for (int i = 0; i < 2 && !dlist_is_empty(list); i++)
+	{
+		RelayLane  *lane = dlist_head_element(RelayLane, node, list);
+
+		if (has_share(table, lane))
+			return lane;
+		dlist_delete(&lane->node);
+		dlist_push_tail(list, &lane->node);
+	}
+	return NULL;
+}
+
+/* The lane that has waited longest to try an event; NULL: none may. */
+static RelayLane *
+next_probe(LaneTable *table, int64 now)
+{
+	while (!pairingheap_is_empty(table->asleep))
+	{
+		RelayLane  *lane = pairingheap_container(RelayLane, in_asleep,
+												 pairingheap_first(table->asleep));
+
+		if (lane->wake_at > now)
+			break;
+		if (lane->nready == 0)
+		{
+			lane_ask_for_rows(table, lane);
+			continue;
+		}
+		if (lane_is_down(lane))
+			return table->nprobes < Max(1, table->nslots / 8) ? lane : NULL;
+
+		/* it was only held */
+		lane->held_until = 0;
+		lane_update(table, lane);
+	}
+	return NULL;
+}
+
+/*
+ * The lane that may begin a request now; NULL if there is none.  It has an
+ * entry that is ready.  Unless it takes its turn, it is the next one again.
+ */
+RelayLane *
+lanes_next(LaneTable *table, int64 now)
+{
+	RelayLane  *lane;
+
+	lanes_find_slow(table, now);
+	lane = next_probe(table, now);
+	if (lane)
+		return lane;
+	for (int i = 0; i < LANE_UNANSWERED; i++)
+	{
+		LanePlace	place = (table->turn + i) % LANE_UNANSWERED;
+
+		/* in an outage, those that have a request in flight leave the list */
+		while ((lane = next_of_list(table, place)) != NULL)
+		{
+			lane_update(table, lane);
+			if (lane->place == place)
+				return lane;
+		}
+	}
+	while ((lane = next_of_list(table, LANE_UNANSWERED)) != NULL)
+	{
+		lane_update(table, lane);
+		if (lane->place == LANE_UNANSWERED)
+			return lane;
+	}
+	return NULL;
+}
+
+/* The lane, which was the next one, takes its turn: others come first now. */
+void
+lanes_take_turn(LaneTable *table, RelayLane *lane)
+{
+	if (lane->place >= NLANE_LISTS)
+		return;
+	dlist_delete(&lane->node);
+	dlist_push_tail(&table->lists[lane->place], &lane->node);
+	if (lane->place < LANE_UNANSWERED)
+		table->turn = lane->place + 1;
+}
+
+/* The lane whose rows are to be read next; NULL if there is none. */
+RelayLane *
+lanes_next_walk(const LaneTable *table)
+{
+	dlist_head *walks = unconstify(dlist_head *, &table->walks);
+
+	if (dlist_is_empty(walks))
+		return NULL;
+	return dlist_head_element(RelayLane, in_walks, walks);
+}
+
+/* Entries that are ready. */
+int
+lanes_ready(const LaneTable *table)
+{
+	int			n = 0;
+
+	for (int i = 0; i < NLANE_PLACES; i++)
+		n += table->nready[i];
+	return n;
+}
+
+/* Entries that are ready, and whose lanes do not wait for their share. */
+int
+lanes_ready_to_go(const LaneTable *table)
+{
+	int			slow = table->nrequests[PACE_SLOW];
+	int			n = table->nready[LANE_FAST];
+
+	/* what is not known yet will be soon */
+	n += table->nready[LANE_NEW] + table->nready[LANE_UNANSWERED];
+	if (table->nslots < MIN_SHARED || slow < share_without(table, 4))
+		n += table->nready[LANE_SLOW];
+	return n;
+}
+
+/* Is every lane with something to do down, and has nothing gone through? */
+bool
+lanes_all_down(const LaneTable *table, int64 now)
+{
+	return table->ndown > 0 && table->nworking == 0 &&
+		now - table->succeeded_at >= guc_breaker_probe_interval;
+}
+
+/*
+ * When a lane may try that may not now, or is found to be slow; PG_INT64_MAX if
+ * there is no such time.
+ */
+int64
+lanes_wake_time(const LaneTable *table, int64 now)
+{
+	int64		until = PG_INT64_MAX;
+	RelayLane  *lane;
+
+	if (!dlist_is_empty(unconstify(dlist_head *, &table->watched)))
+	{
+		lane = dlist_head_element(RelayLane, in_watched,
+								  unconstify(dlist_head *, &table->watched));
+		until = lane->waits_since + LANE_SLOW_MS + 1;
+	}
+	if (pairingheap_is_empty(table->asleep))
+		return until;
+	lane = pairingheap_container(RelayLane, in_asleep,
+								 pairingheap_first(table->asleep));
+	return lane->wake_at > now ? Min(until, lane->wake_at) : until;
+}
