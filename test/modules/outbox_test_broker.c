@@ -82,8 +82,8 @@ typedef struct Broker
 	Kept	   *kept;
 	int			nkept;
 	TimestampTz submitted_at;
-	OutboxSocket sockets[2];	/* the pipe, and what can't be polled */
-	int			nsockets;
+	OutboxSocket sockets[2];	/* what can't be polled, and the pipe */
+	int			nsockets;		/* the last ones of them */
 	bool		broken;
 	int			regular;		/* descriptor of a file */
 	int			pipe[2];
@@ -167,8 +167,8 @@ broker_startup(OutboxPublisherState *state)
 	broker->regular = open(guc_file, O_RDONLY | O_CREAT, 0600);
 	if (broker->regular < 0 || pipe(broker->pipe) < 0)
 		ereport(ERROR, (errmsg("could not open what is to be polled: %m")));
-	broker->sockets[0].fd = broker->pipe[0];
-	broker->sockets[0].events = WL_SOCKET_READABLE;
+	broker->sockets[1].fd = broker->pipe[0];
+	broker->sockets[1].events = WL_SOCKET_READABLE;
 	broker->nsockets = 1;
 	state->private_data = broker;
 }
@@ -195,7 +195,7 @@ broker_check_configured(OutboxPublisherState *state, const char **reason)
 static void
 break_sockets(Broker *broker, const OutboxMessage *message)
 {
-	OutboxSocket *extra = &broker->sockets[1];
+	OutboxSocket *extra = &broker->sockets[0];
 
 	extra->fd = CLOSED_DESCRIPTOR;
 	if (is_topic(message, "regular"))
@@ -264,7 +264,7 @@ broker_sockets(OutboxPublisherState *state, const OutboxSocket **sockets,
 
 	waste_memory();
 	*timeout_ms = TICK_MS;
-	*sockets = broker->sockets;
+	*sockets = broker->sockets + lengthof(broker->sockets) - broker->nsockets;
 	return broker->nsockets;
 }
 
