@@ -14,10 +14,13 @@ SET datestyle = 'ISO';
 DO $$
 BEGIN
 	FOR i IN 1..6000 LOOP
-		EXIT WHEN EXISTS (SELECT FROM outbox_relays
-						  WHERE datname = current_database() AND state = 'disabled');
+		IF EXISTS (SELECT FROM outbox_relays
+						  WHERE datname = current_database() AND state = 'disabled') THEN
+			RETURN;
+		END IF;
 		PERFORM pg_sleep(0.01);
 	END LOOP;
+	RAISE 'gave up waiting for the relay';
 END
 $$;
 BEGIN;
