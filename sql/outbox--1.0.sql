@@ -98,7 +98,8 @@ CREATE INDEX outbox_delivery_dead_idx
 	ON @extschema@.outbox_delivery (topic, key, id)
 	WHERE state = 'dead';
 CREATE INDEX outbox_delivery_state_idx
-	ON @extschema@.outbox_delivery (state, updated_at);
+	ON @extschema@.outbox_delivery (state, updated_at)
+	WHERE state <> 'pending';
 
 COMMENT ON TABLE @extschema@.outbox_delivery IS
 'Only the events that did not go through at the first try, are scheduled, wait behind a failed event of their key, or are dead. Private: read outbox_events.';

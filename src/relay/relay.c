@@ -92,7 +92,8 @@ relay_start(Relay *relay)
 		return false;
 	}
 
-	window = queue_add_window(&relay->queue, position.lo, position.hi);
+	window = queue_add_window(&relay->queue, position.lo, position.hi,
+							  relay->now);
 	window->store.cursor = position.last_id;
 	relay->queue.first_window = window;
 

@@ -77,7 +77,8 @@ queue_init(RelayQueue *queue, MemoryContext context)
 
 /* A new last window, with copies of the snapshots; "hi" may be NULL. */
 RelayWindow *
-queue_add_window(RelayQueue *queue, StoreSnapshot lo, StoreSnapshot hi)
+queue_add_window(RelayQueue *queue, StoreSnapshot lo, StoreSnapshot hi,
+				 int64 now)
 {
 	MemoryContext context = AllocSetContextCreate(queue->context,
 												  "outbox window",
@@ -86,6 +87,7 @@ queue_add_window(RelayQueue *queue, StoreSnapshot lo, StoreSnapshot hi)
 	RelayWindow *window = palloc0(sizeof(RelayWindow));
 
 	window->context = context;
+	window->opened_at = now;
 	window->store.lo = store_copy_snapshot(lo);
 	window->store.hi = hi ? store_copy_snapshot(hi) : NULL;
 	MemoryContextSwitchTo(old);

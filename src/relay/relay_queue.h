@@ -30,6 +30,7 @@ typedef struct RelayWindow
 	dlist_node	node;			/* in queue->windows, oldest first */
 	MemoryContext context;		/* of this struct and the snapshots */
 	StoreWindow store;
+	int64		opened_at;		/* when reading it began */
 	dlist_head	entries;		/* unsettled, in the order of their ids */
 	int64		max_gone;		/* largest id that was settled, or has a row */
 } RelayWindow;
@@ -157,7 +158,7 @@ extern void keys_forget_all_rows(KeyTable *keys);
 /* relay_queue.c */
 extern void queue_init(RelayQueue *queue, MemoryContext context);
 extern RelayWindow *queue_add_window(RelayQueue *queue, StoreSnapshot lo,
-									 StoreSnapshot hi);
+									 StoreSnapshot hi, int64 now);
 extern RelayWindow *queue_last_window(const RelayQueue *queue);
 extern void queue_drop_window(RelayQueue *queue, RelayWindow *window);
 extern bool queue_has_gone_beyond(const RelayQueue *queue, const RelayEntry *entry);

@@ -192,7 +192,7 @@ window_to_read(Relay *relay)
 		note_look(relay, 0);
 		return NULL;
 	}
-	return queue_add_window(&relay->queue, last->store.hi, NULL);
+	return queue_add_window(&relay->queue, last->store.hi, NULL, relay->now);
 }
 
 /* New events, while there are few to be sent and there is room for more. */

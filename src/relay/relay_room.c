@@ -69,9 +69,15 @@ relay_is_short(const Relay *relay)
 		lanes_ready_to_go(&relay->queue.lanes) < Min(enough, guc_batch_size);
 }
 
-/* Is there room for more events, and use for them? */
+/*
+ * Is there room for more events, and use for them?  Once memory was full, many
+ * are read at a time.
+ */
 bool
 relay_wants_events(const Relay *relay)
 {
-	return relay_has_room(relay) && relay_is_short(relay);
+	bool		room = relay->reader.full_since == 0 ?
+	relay_has_room(relay) : relay_has_room_for_rows(relay);
+
+	return room && relay_is_short(relay);
 }

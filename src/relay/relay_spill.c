@@ -9,9 +9,10 @@
  * than a second gets a row, and stays in memory.
  *
  * What waits must not fill the memory: when that is full and there is too
- * little to send, keys with many entries keep the first of them, and so do lanes
- * that are not in order; the others become their tail.  When the first entry of
- * a key leaves memory in trouble, all of them do.
+ * little to send, lanes that are not in order keep a few entries, and so do keys
+ * with many, unless they are sent so quickly that writing would not be faster;
+ * the others become their tail.  When the first entry of a key leaves memory in
+ * trouble, all of them do.
  *
  * Crash-safe order: of a key, no event gets a row while an earlier one that is
  * not settled is in memory only.  Otherwise the later one, which is known at
@@ -31,6 +32,14 @@
 
 /* What is in flight or to be tried again for so long gets a row. */
 #define SPILL_AFTER_MS	1000
+
+/*
+ * Memory that is full of what waits may stay so for so long before keys are
+ * cut: what frees a quarter of it in that time is sent nearly as fast as it
+ * could be written down.  And so long may what is behind it wait in all.
+ */
+#define CUT_AFTER_MS	100
+#define CUT_BEHIND_MS	1000
 
 /* Of a key, so many events stay in memory when it is full of large ones. */
 #define KEPT_OF_LARGE	2
@@ -221,7 +230,33 @@ cut_key(Relay *relay, KeyQueue *key, int kept)
 	}
 }
 
-/* Memory is full of events that wait for others of their keys: make room. */
+/* When events that wait for others must make room for what is not read yet. */
+static int64
+cut_time(const Relay *relay)
+{
+	const RelayWindow *window = queue_last_window(&relay->queue);
+	int64		full_since = relay->reader.full_since;
+
+	if (full_since == 0)
+		return PG_INT64_MAX;
+	if (window->store.exhausted)
+		return full_since + CUT_AFTER_MS;
+	return Min(full_since + CUT_AFTER_MS, window->opened_at + CUT_BEHIND_MS);
+}
+
+/* Take note of whether memory is full. */
+static void
+watch_room(Relay *relay)
+{
+	RelayReader *reader = &relay->reader;
+
+	if (relay_has_room_for_rows(relay))
+		reader->full_since = 0;
+	else if (reader->full_since == 0 && !relay_has_room(relay))
+		reader->full_since = relay->now;
+}
+
+/* Make room, by the events that wait for others of their keys. */
 static void
 cut_long_keys(Relay *relay)
 {
@@ -239,6 +274,7 @@ cut_long_keys(Relay *relay)
 		if (key->nentries > kept)
 			cut_key(relay, key, kept);
 	}
+	relay->reader.full_since = 0;
 }
 
 /* The entry leaves memory for the tail of its lane, if need be by a new row. */
@@ -326,7 +362,8 @@ relay_spill(Relay *relay)
 	}
 	if (!relay_is_short(relay))
 		return;
-	if (!relay_has_room(relay))
+	watch_room(relay);
+	if (relay->now >= cut_time(relay))
 		cut_long_keys(relay);
 
 	/* sooner, since these may stay for long, and rows of others come back */
@@ -334,10 +371,11 @@ relay_spill(Relay *relay)
 		cut_lanes(relay);
 }
 
-/* When the entry that holds the position is to be spilled, if ever. */
+/* When what holds the position, or fills memory, is to be spilled, if ever. */
 int64
 relay_spill_time(Relay *relay)
 {
+	int64		until = relay_is_short(relay) ? cut_time(relay) : PG_INT64_MAX;
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &relay->queue.windows)
@@ -349,10 +387,10 @@ relay_spill_time(Relay *relay)
 			continue;
 		entry = dlist_head_element(RelayEntry, in_window, &window->entries);
 		if (holds_position(relay, entry))
-			return entry->read_at + SPILL_AFTER_MS;
+			until = Min(until, entry->read_at + SPILL_AFTER_MS);
 		break;
 	}
-	return PG_INT64_MAX;
+	return until;
 }
 
 /*

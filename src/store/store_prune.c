@@ -74,7 +74,7 @@ static Statement delete_exceptions = {
 	" DELETE FROM @s@.outbox_delivery g WHERE g.id IN ("
 	"  SELECT d.id FROM unnest('{published,discarded}'::text[]) s(state),"
 	"   LATERAL (SELECT i.id FROM @s@.outbox_delivery i"
-	"    WHERE i.state = s.state"
+	"    WHERE i.state = s.state AND i.state <> 'pending'"	/* as the index */
 	"    AND i.updated_at <= now() - $1 * interval '1 second'"
 	"    LIMIT $2) d"
 	"  LIMIT $2)"

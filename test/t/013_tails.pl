@@ -3,6 +3,8 @@
 # Promises:
 # - A deep backlog of one key is delivered in order, once, and leaves no rows
 #   behind; it is not read again and again.
+# - A backlog that is quickly sent is not written down first.
+# - Nor does it keep others waiting for all of it.
 # - Order is by topic and key: an event of the same key in another topic does
 #   not wait.
 # - Thousands of dead events of one key are sent again in order by one call.
@@ -26,6 +28,7 @@ use OutboxTest;
 
 use constant {
 	DEEP => 6000,       # more than four times batch_size, which stay in memory
+	QUICK => 300,       # the same, of ten
 	ROWS => 20_000,     # that wait
 	HEALTHY => 1000,
 	STATISTICS => 1.5,  # seconds after which statistics have been sent
@@ -79,14 +82,22 @@ sub rows_read
 		FROM pg_stat_all_indexes WHERE relname = 'outbox_delivery'});
 }
 
-# The same when the relay has told all: it does so once a second, if it has
-# something to do.
-sub settled_rows_read
+# Rows of outbox_delivery that were written so far
+sub rows_written
 {
+	return query($node, q{
+		SELECT n_tup_ins FROM pg_stat_all_tables WHERE relname = 'outbox_delivery'});
+}
+
+# What $count returns when the relay has told all: it does so once a second, if
+# it has something to do.
+sub settled
+{
+	my ($count) = @_;
 	my ($read, $since) = (-1, 0);
 	poll_until(
 		sub {
-			my $now = rows_read();
+			my $now = $count->();
 			publish($node, 'tick');
 			($read, $since) = ($now, time) if $now != $read;
 			return time - $since > STATISTICS;
@@ -110,15 +121,36 @@ sub dead_key
 promise 'a deep backlog of one key goes in order' => sub {
 	reload($node, 'outbox.enabled' => 'off');
 	publish($node, 'deep', key => 'k', count => DEEP);
-	my $read = settled_rows_read();
+	my $read = settled(\&rows_read);
 	my $before = $receiver->stats->{distinct_ids};
 	reload($node, 'outbox.enabled' => 'on');
 	wait_delivered($receiver, $before + DEEP, 120);
-	cmp_ok(settled_rows_read() - $read, '<', 8 * DEEP,
+	cmp_ok(settled(\&rows_read) - $read, '<', 8 * DEEP,
 		'rows are not read again and again');
 	is_deeply(taken('deep'), [ 1 .. DEEP ], 'in order, each of them once');
 	wait_published('deep');
 	cmp_ok(rows_of('deep'), '<', 100, 'rows that only waited are gone');
+};
+
+promise 'a backlog that is quickly sent is not written down' => sub {
+	reload($node, 'outbox.enabled' => 'off', 'outbox.batch_size' => 10);
+	publish($node, 'quick', key => 'k', count => QUICK);
+	my $written = settled(\&rows_written);
+	reload($node, 'outbox.enabled' => 'on');
+	wait_published('quick');
+	cmp_ok(settled(\&rows_written) - $written, '<', QUICK / 2, 'rows are few');
+	is_deeply(taken('quick'), [ 1 .. QUICK ], 'all are sent, in order');
+};
+
+promise 'a backlog that is quickly sent does not keep others waiting' => sub {
+	reload($node, 'outbox.enabled' => 'off', 'outbox.batch_size' => 10);
+	$receiver->faults([ { match => { topic => 'quick-and-deep' }, delay_response => 0.001 } ]);
+	publish($node, 'quick-and-deep', key => 'k', count => DEEP);
+	my $other = publish($node, 'other', key => 'other');
+	reload($node, 'outbox.enabled' => 'on');
+	wait_delivered($receiver, [$other]);
+	cmp_ok(scalar(@{ taken('quick-and-deep') }), '<', DEEP / 2, 'most of it is still to be sent');
+	wait_published('quick-and-deep', 120);
 };
 
 promise 'the same key in another topic does not wait' => sub {
@@ -151,11 +183,11 @@ promise 'what waits costs the others nothing, whatever the planner knows' => sub
 	dead_key('rows', ROWS);
 	foreach my $when ('before ANALYZE', 'after ANALYZE')
 	{
-		my $read = settled_rows_read();
+		my $read = settled(\&rows_read);
 		wait_delivered($receiver,
 			[ publish($node, "beside $when",
 				more => q{key => 'beside ' || n}, count => HEALTHY) ]);
-		cmp_ok(settled_rows_read() - $read, '<', HEALTHY,
+		cmp_ok(settled(\&rows_read) - $read, '<', HEALTHY,
 			"$when: the table is not read for events of other keys");
 		query($node, 'ANALYZE outbox_delivery');
 	}
