@@ -4,9 +4,9 @@
  *		New events: when they are looked for, and where they go.
  *
  * New events are looked for when a commit has woken us, and after
- * outbox.poll_interval for what nobody wakes us for (COMMIT PREPARED).  While
- * we are going to look anyway, or can send nothing, commits need not wake us.
- * They are read while there are few to be sent and there is room for more.
+ * outbox.poll_interval: a backend may have died before it could.  While we are
+ * going to look anyway, or can send nothing, commits need not wake us.  Events
+ * are read while there are few to be sent and there is room for more.
  *
  * An event becomes an entry in memory, unless its time has not come, or its key
  * or its lane has rows in the table that it has to wait behind: then it becomes

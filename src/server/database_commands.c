@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * database_commands.c
- *		Commands on whole databases, which want them without connections.
+ *		Commands that concern a relay as well: on whole databases, which want
+ *		them without connections, and COMMIT PREPARED.
  *
  * DROP DATABASE, ALTER DATABASE ... RENAME TO / SET TABLESPACE and CREATE
  * DATABASE ... TEMPLATE fail after five seconds while somebody is connected
@@ -15,6 +16,9 @@
  *
  * Renaming the extension's schema is refused here as well, for the sake of
  * pg_dump.
+ *
+ * Nobody knows of a prepared transaction whether it has published, or created
+ * the extension.  So COMMIT PREPARED wakes the relay, where there is one to be.
  *
  * Locks: shmem.c's, none of which is held while the relay is waited for.
  * Errors: whatever is thrown after the relay was asked to leave, by the command
@@ -225,12 +229,34 @@ make_way_for(Node *stmt)
 	}
 }
 
+static bool
+commits_prepared(Node *stmt)
+{
+	return IsA(stmt, TransactionStmt) &&
+		((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED;
+}
+
+/*
+ * A prepared transaction has just been committed.  It may have asked for
+ * something, or have created the extension, which is then seen here.
+ */
+static void
+wake_for_prepared(void)
+{
+	ExtensionRow extension;
+
+	if (extension_row_read(&extension))
+		shmem_wake_relay_at_commit(RELAY_REQUEST_SERVE);
+}
+
 static void
 outbox_ProcessUtility(PlannedStmt *pstmt, const char *queryString,
 					  bool readOnlyTree, ProcessUtilityContext context,
 					  ParamListInfo params, QueryEnvironment *queryEnv,
 					  DestReceiver *dest, QueryCompletion *qc)
 {
+	bool		prepared = commits_prepared(pstmt->utilityStmt);
+
 	refuse_to_rename_our_schema(pstmt->utilityStmt);
 	make_way_for(pstmt->utilityStmt);
 	if (prev_ProcessUtility)
@@ -239,6 +265,8 @@ outbox_ProcessUtility(PlannedStmt *pstmt, const char *queryString,
 	else
 		standard_ProcessUtility(pstmt, queryString, readOnlyTree, context,
 								params, queryEnv, dest, qc);
+	if (prepared)
+		wake_for_prepared();
 }
 
 /* From _PG_init() in the postmaster. */

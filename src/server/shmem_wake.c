@@ -14,8 +14,7 @@
  * before that.
  *
  * Nothing is said at PREPARE TRANSACTION: whichever backend runs COMMIT
- * PREPARED knows nothing of events.  The relay finds them at its next look, at
- * the latest after outbox.poll_interval.
+ * PREPARED does it (database_commands.c).
  *
  * Locks: the lock of shared memory, shared where the relay is there and only
  * its latch has to be set.  Errors: none; a callback after commit must not

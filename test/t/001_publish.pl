@@ -8,8 +8,8 @@
 # - An event_id that is there already is not published again, and counted.
 # - Topics, keys and metadata arrive as they are, whatever they consist of.
 # - deliver_after is kept to.
-# - A commit wakes the relay, in a crowd and after it was disabled as well; only
-#   COMMIT PREPARED is found by the poll.
+# - A commit wakes the relay, in a crowd and after it was disabled as well; so
+#   does COMMIT PREPARED.
 # - outbox_stats counts what was published.
 
 use strict;
@@ -287,15 +287,20 @@ promise 'what was committed while the relay was disabled is found' => sub {
 		'what was committed while the relay was disabled is found');
 };
 
-# Nothing tells the relay of COMMIT PREPARED in another session.
-promise 'the poll finds COMMIT PREPARED' => sub {
+promise 'COMMIT PREPARED wakes the relay' => sub {
 	my $id = query($node,
 		'BEGIN; ' . publish_sql('prepared') . q{; PREPARE TRANSACTION 'one'});
 	settle_all();
 	is(scalar($receiver->log(id => $id)), 0, 'a prepared event is not sent');
-	reload($node, 'outbox.poll_interval' => '100ms');
 	query($node, q{COMMIT PREPARED 'one'});
-	is(delivered($id)->{topic}, 'prepared', 'the poll finds COMMIT PREPARED');
+	is(delivered($id)->{topic}, 'prepared', 'after COMMIT PREPARED it is');
+
+	$id = publish($node, 'prepared', more => q{deliver_after => now() + interval '1 hour'});
+	delivered(scalar publish($node, 'settle'));
+	wait_state($node, $id, 'scheduled');
+	query($node, "BEGIN; SELECT outbox_retry('$id'); PREPARE TRANSACTION 'retry'");
+	query($node, q{COMMIT PREPARED 'retry'});
+	wait_state($node, $id, 'published');
 
 	$id = query($node,
 		'BEGIN; ' . publish_sql('prepared') . q{; PREPARE TRANSACTION 'two'});

@@ -97,6 +97,17 @@ promise 'default privileges give no rights' => sub {
 	query($node, 'DROP ROLE regress_app');
 };
 
+promise 'an extension created in a prepared transaction has a relay' => sub {
+	query($node, 'CREATE DATABASE prepared');
+	poll_until(sub { relay_count() == 2 }, 'the new database to be looked into');
+	$node->safe_psql('prepared', q{
+		BEGIN; CREATE EXTENSION outbox; PREPARE TRANSACTION 'extension'});
+	is(relay_count(), 2, 'not before COMMIT PREPARED');
+	$node->safe_psql('prepared', q{COMMIT PREPARED 'extension'});
+	wait_relay($node, db => 'prepared');
+	quick('DROP DATABASE prepared');
+};
+
 promise 'the name of the schema may need quotes' => sub {
 	my $schema = 'Out.Box; %s @s@';
 	query($node, 'CREATE DATABASE quoted');
