@@ -4,7 +4,8 @@
  *		Files that hold what must not be the value of a setting.
  *
  * Anybody may be shown a setting, so that secrets are files and settings name
- * them.  The server's user reads the file; a superuser has set its name.
+ * them.  The server's user reads the file; a superuser has set its name.  Who may
+ * read it besides follows the server's rule for ssl_key_file.
  *
  * Errors.  A file that cannot be read is an answer.  Errors are thrown out of
  * memory, and if there is no room for one more open file.
@@ -25,7 +26,35 @@
 #define FILE_MAX (64 * 1024)
 
 /*
- * Read a small regular file: *str is its contents, and a NUL.  False and a
+ * Why not to read an open file; NULL: there is no reason.  A secret is the
+ * server's user's alone, or root's, who may let the user's group read it.
+ */
+static const char *
+secret_file_problem(int fd, const char *path)
+{
+	struct stat st;
+	mode_t		others;
+
+	if (fstat(fd, &st) < 0)
+		return psprintf("could not stat file \"%s\": %m", path);
+	if (!S_ISREG(st.st_mode))
+		return psprintf("\"%s\" is not a regular file", path);
+	if (st.st_uid != geteuid() && st.st_uid != 0)
+		return psprintf("file \"%s\" must be owned by the server's user or root, not by user ID %u",
+						path, (unsigned) st.st_uid);
+	others = st.st_uid == 0 ? S_IWGRP | S_IXGRP | S_IRWXO : S_IRWXG | S_IRWXO;
+	if (st.st_mode & others)
+		return psprintf("file \"%s\" has permissions 0%03o, it must have %s", path,
+						(unsigned) (st.st_mode & ~S_IFMT),
+						st.st_uid == 0 ? "0640 or less, as it is owned by root" :
+						"0600 or less");
+	if (st.st_size > FILE_MAX)
+		return psprintf("file \"%s\" is too large", path);
+	return NULL;
+}
+
+/*
+ * Read a small regular file that nobody else can: *str is its contents, and a NUL.  False and a
  * reason, which shows nothing of the contents, if that is not possible.  A NUL
  * inside is not possible, either: what is behind it would be lost without a
  * word.  Both texts are in the current memory context.
@@ -35,9 +64,7 @@ secret_file_read(const char *path, char **str, const char **reason)
 {
 	/* O_NONBLOCK: a pipe must not make us wait for somebody to write to it */
 	int			fd = OpenTransientFile(path, O_RDONLY | O_NONBLOCK);
-	struct stat st;
 	ssize_t		len;
-	bool		ok = false;
 
 	if (fd < 0)
 	{
@@ -45,18 +72,14 @@ secret_file_read(const char *path, char **str, const char **reason)
 		return false;
 	}
 	*str = palloc0(FILE_MAX + 1);
-	if (fstat(fd, &st) < 0)
-		*reason = psprintf("could not stat file \"%s\": %m", path);
-	else if (!S_ISREG(st.st_mode))
-		*reason = psprintf("\"%s\" is not a regular file", path);
-	else if (st.st_size > FILE_MAX)
-		*reason = psprintf("file \"%s\" is too large", path);
-	else if ((len = read(fd, *str, FILE_MAX)) < 0)
-		*reason = psprintf("could not read file \"%s\": %m", path);
-	else if (strlen(*str) != len)
-		*reason = psprintf("file \"%s\" contains a NUL character", path);
-	else
-		ok = true;
+	*reason = secret_file_problem(fd, path);
+	if (*reason == NULL)
+	{
+		if ((len = read(fd, *str, FILE_MAX)) < 0)
+			*reason = psprintf("could not read file \"%s\": %m", path);
+		else if (strlen(*str) != len)
+			*reason = psprintf("file \"%s\" contains a NUL character", path);
+	}
 	CloseTransientFile(fd);
-	return ok;
+	return *reason == NULL;
 }

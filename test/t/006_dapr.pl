@@ -4,7 +4,7 @@
 # - An answer that this event will get for ever makes it dead at once; what may
 #   be its fault or the broker's is tried a limited number of times; what is
 #   the sidecar's or the operator's costs no event an attempt.
-# - The token comes from a file, and is shown nowhere.
+# - The token comes from a file that nobody else may read, and is shown nowhere.
 # - Dapr is reached over a Unix socket and by https, which is verified.
 # - Redirects are not followed, proxies of the environment not used.
 
@@ -198,8 +198,7 @@ sub guard
 sub change_token
 {
 	my ($text) = @_;
-	unlink $token_file;
-	append_to_file($token_file, $text);
+	write_secret($token_file, $text);
 	$node->reload;
 	return;
 }
@@ -218,6 +217,25 @@ promise 'without the file of its token nothing is sent' => sub {
 		[ grep { $_ ne NEW_TOKEN } map { $_->{headers}{'dapr-api-token'} // '' }
 			  $guarded->log(topic => 'guarded') ],
 		[], 'nothing was sent without it');
+};
+
+promise 'a token that others may read is not used' => sub {
+	my $guarded = guard();
+	foreach my $mode (0640, 0604, 0620)
+	{
+		write_secret($token_file, NEW_TOKEN);
+		chmod $mode, $token_file or die "chmod: $!";
+		my $shown = sprintf('permissions 0%o, it must have 0600 or less', $mode);
+		$node->reload;
+		poll_until(
+			sub { check_value($node, 'publisher configured', 'detail') =~ /$shown/ },
+			$shown);
+		like(check_value($node, 'publisher configured', 'detail'), qr/$shown/, $shown);
+	}
+	my $id = publish($node, 'guarded-by-mode');
+	chmod 0400, $token_file or die "chmod: $!";
+	$node->reload;
+	wait_delivered($guarded, [$id]);
 };
 
 promise 'with a wrong token nothing is taken, a new one counts after a reload' =>

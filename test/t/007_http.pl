@@ -176,8 +176,7 @@ promise 'structured mode is that of CloudEvents' => sub {
 
 # A secret that is a part of another, and one with a blank behind it
 promise 'headers are sent, and those of the file are shown nowhere' => sub {
-	unlink $headers_file;
-	append_to_file($headers_file,
+	write_secret($headers_file,
 		"X-Part: @{[substr(SECRET, 0, 8)]}\nAuthorization: Bearer @{[SECRET]} \r\n\nX-File: a: b\n");
 	reload(
 		$node,
@@ -202,8 +201,7 @@ promise 'headers are sent, and those of the file are shown nowhere' => sub {
 };
 
 promise 'a bad line of the file is reported by its number' => sub {
-	unlink $headers_file;
-	append_to_file($headers_file, "X-One: 1\n\nEvil\n");
+	write_secret($headers_file, "X-One: 1\n\nEvil\n");
 	reload($node, 'outbox.http_headers_file' => $headers_file);
 	poll_until(
 		sub {

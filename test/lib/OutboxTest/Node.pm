@@ -23,6 +23,7 @@ our @EXPORT = qw(
   reload
   restart_after_kill9
   wait_log
+  write_secret
 );
 
 # Settings that new_node() begins with: whatever takes its time in production is
@@ -193,6 +194,18 @@ sub wait_log
 	poll_until(sub { slurp_file($node->logfile, $offset) =~ $pattern },
 		"$pattern in the log");
 	return slurp_file($node->logfile, $offset);
+}
+
+# write_secret($path, $text)
+#
+# A new file that only the server's user may read
+sub write_secret
+{
+	my ($path, $text) = @_;
+	unlink $path;
+	append_to_file($path, $text);
+	chmod 0600, $path or die "chmod $path: $!";
+	return;
 }
 
 # private_memory($pid): kilobytes that are the process's own
