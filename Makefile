@@ -60,6 +60,7 @@ OBJS = \
 	src/store/store_delivery.o \
 	src/store/store_event.o \
 	src/store/store_guard.o \
+	src/store/store_position.o \
 	src/store/store_prune.o \
 	src/store/store_request.o \
 	src/store/store_rows.o \

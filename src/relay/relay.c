@@ -95,7 +95,6 @@ relay_start(Relay *relay)
 	window = queue_add_window(&relay->queue, position.lo, position.hi,
 							  relay->now);
 	window->store.cursor = position.last_id;
-	relay->queue.first_window = window;
 
 	/* from here on, a crash of ours is to be found by the next relay */
 	if (!relay_checkpoint(relay, true, false))

@@ -94,7 +94,7 @@ keys_make(KeyTable *keys, const char *topic, const char *key)
 	queue->tail = false;
 	queue->last_id = 0;
 	queue->listed = false;
-	queue->tried_upto = 0;
+	queue->unread_window = 0;
 	return queue;
 }
 
@@ -114,7 +114,7 @@ list_refill(KeyTable *keys, KeyQueue *queue)
 		return;
 	queue->listed = true;
 	keys->nrefills++;
-	queue->tried_upto = 0;
+	queue->unread_window = 0;
 	dlist_push_tail(&keys->refills, &queue->node);
 }
 
@@ -240,11 +240,24 @@ keys_read_from(KeyTable *keys, KeyQueue *queue, int64 after)
 }
 
 /*
- * The next key whose rows are to be read, or NULL.  One of which nothing could
- * be read up to "upto" is left alone until that has changed.
+ * The next row of the key has to wait until its event is read: it may be in this
+ * window, the last one, or else in a later one.
+ */
+void
+keys_await_reader(KeyQueue *queue, const RelayWindow *window, int64 unread)
+{
+	bool		later = window->store.exhausted || unread <= window->store.cursor;
+
+	queue->unread_window = window->number;
+	queue->unread_until = later ? PG_INT64_MAX : unread;
+}
+
+/*
+ * The next key whose rows are to be read, or NULL.  One that waits for the
+ * reader is left alone until that has come further in "window", the last one.
  */
 KeyQueue *
-keys_next_refill(KeyTable *keys, int64 upto)
+keys_next_refill(KeyTable *keys, const RelayWindow *window)
 {
 	dlist_iter	iter;
 
@@ -252,7 +265,8 @@ keys_next_refill(KeyTable *keys, int64 upto)
 	{
 		KeyQueue   *queue = dlist_container(KeyQueue, node, iter.cur);
 
-		if (queue->tried_upto != upto)
+		if (queue->unread_window != window->number ||
+			queue->unread_until <= window->store.cursor)
 			return queue;
 	}
 	return NULL;

@@ -88,6 +88,7 @@ queue_add_window(RelayQueue *queue, StoreSnapshot lo, StoreSnapshot hi,
 
 	window->context = context;
 	window->opened_at = now;
+	window->number = ++queue->nwindows;
 	window->store.lo = store_copy_snapshot(lo);
 	window->store.hi = hi ? store_copy_snapshot(hi) : NULL;
 	MemoryContextSwitchTo(old);
@@ -109,8 +110,6 @@ void
 queue_drop_window(RelayQueue *queue, RelayWindow *window)
 {
 	Assert(dlist_is_empty(&window->entries));
-	if (queue->first_window == window)
-		queue->first_window = NULL;
 	dlist_delete(&window->node);
 	MemoryContextDelete(window->context);
 }

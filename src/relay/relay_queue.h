@@ -31,6 +31,7 @@ typedef struct RelayWindow
 	MemoryContext context;		/* of this struct and the snapshots */
 	StoreWindow store;
 	int64		opened_at;		/* when reading it began */
+	int64		number;			/* 1, 2, ... since the relay's start */
 	dlist_head	entries;		/* unsettled, in the order of their ids */
 	int64		max_gone;		/* largest id that was settled, or has a row */
 } RelayWindow;
@@ -58,7 +59,9 @@ typedef struct KeyQueue
 	int64		last_id;		/* rows up to this one are taken */
 	bool		listed;			/* its rows are to be read ... */
 	dlist_node	node;			/* ... and so it is in KeyTable.refills */
-	int64		tried_upto;		/* nothing could be read up to here */
+	int64		unread_window;	/* the next row's event had not been read from
+								 * the window of this number ... */
+	int64		unread_until;	/* ... which may help once it is read to here */
 } KeyQueue;
 
 /* What comes back from the table takes no more than this of the room. */
@@ -118,7 +121,7 @@ typedef struct RelayQueue
 {
 	MemoryContext context;		/* of everything but the windows */
 	dlist_head	windows;
-	RelayWindow *first_window;	/* that the relay found; NULL: it is done */
+	int64		nwindows;		/* so many there have been */
 	LaneTable	lanes;			/* with what is ready ... */
 	dlist_head	exclusives;		/* ... but for these, to be sent alone */
 	dlist_head	in_flight;		/* in the order of submission */
@@ -142,7 +145,9 @@ extern void keys_stored(RelayEntry *entry);
 extern RelayEntry *keys_leave(KeyTable *keys, RelayEntry *entry);
 extern RelayEntry *keys_active(const KeyQueue *queue);
 extern void keys_read_from(KeyTable *keys, KeyQueue *queue, int64 after);
-extern KeyQueue *keys_next_refill(KeyTable *keys, int64 upto);
+extern KeyQueue *keys_next_refill(KeyTable *keys, const RelayWindow *window);
+extern void keys_await_reader(KeyQueue *queue, const RelayWindow *window,
+							  int64 unread);
 extern int	keys_in_turn(const KeyTable *keys);
 extern int	keys_share(const KeyTable *keys);
 extern void keys_refilled(KeyTable *keys, KeyQueue *queue, int64 last_id,

@@ -15,8 +15,9 @@
  *
  * Of the rows with a key, all but the first only find the key: its rows are then
  * read from the first one on, up to one that must not be sent.  So nothing
- * passes an earlier event of its key.  After a restart, that may be in what is
- * read again of the window: no row of a key is taken whose id that is before.
+ * passes an earlier event of its key.  After a restart, that may be an event that
+ * is still to be read again: no row of a key is taken before its own event has
+ * been read.
  *
  * Taking rows writes nothing; what was settled is written before any is read,
  * so that the table says what is true.
@@ -121,21 +122,6 @@ relay_recheck(Relay *relay)
 	relay->rows.sweep = true;
 }
 
-/*
- * Up to which id rows of keys may be taken: how far the window is read that
- * this relay found at its start.  Those opened since have only events that
- * nobody has to wait for.
- */
-static int64
-first_window_read(const Relay *relay)
-{
-	const RelayWindow *window = relay->queue.first_window;
-
-	if (!window || window->store.exhausted)
-		return PG_INT64_MAX;
-	return window->store.cursor;
-}
-
 /* How many events of the largest size there is memory for; at least one. */
 static int
 event_limit(const Relay *relay, int limit)
@@ -167,6 +153,10 @@ admit_rows(Relay *relay, List *events)
 	{
 		OutboxEvent *event = lfirst(lc);
 
+		/* what a restart reads again may be in front of others only */
+		Assert(!event->msg.key ||
+			   store_has_read(&queue_last_window(&relay->queue)->store,
+							  event->xid, event->msg.id));
 		if (!queue_admit(&relay->queue, event, NULL, relay->now))
 			pfree(event);		/* it is here already */
 	}
@@ -325,9 +315,10 @@ take_due(Relay *relay, TimestampTz now)
 
 /* Read the next rows of a key. */
 static void
-refill_key(Relay *relay, KeyQueue *queue, int64 upto, TimestampTz now)
+refill_key(Relay *relay, KeyQueue *queue, TimestampTz now)
 {
 	KeyTable   *keys = &relay->queue.keys;
+	RelayWindow *window = queue_last_window(&relay->queue);
 	StoreKey	key = {queue->topic, queue->key, 0};
 	StoreKeyRows rows;
 	Size		share = ROOM_FOR_ROWS((Size) guc_relay_memory * 1024) /
@@ -335,23 +326,18 @@ refill_key(Relay *relay, KeyQueue *queue, int64 upto, TimestampTz now)
 
 	MemoryContextSwitchTo(relay->queue.context);
 	if (!relay_store_ok(relay,
-						store_read_key(&key, queue->last_id, upto, now,
-									   keys_share(keys),
+						store_read_key(&key, queue->last_id, &window->store,
+									   now, keys_share(keys),
 									   Min(relay_room_for_rows(relay), share), &rows)))
 		return;
-
-	/* nothing yet: try again when the window has been read further */
-	if (rows.rest == KEY_MORE && rows.last == queue->last_id)
-	{
-		queue->tried_upto = upto;
-		return;
-	}
 
 	/* what has rows is in memory now, and new events go behind it there */
 	if (rows.rest == KEY_END)
 		keys_forget_rows(keys, queue);
 	admit_rows(relay, rows.events);
 	keys_refilled(keys, queue, rows.last, rows.rest == KEY_MORE);
+	if (rows.unread != 0)
+		keys_await_reader(queue, window, rows.unread);
 }
 
 /*
@@ -403,8 +389,10 @@ walk_lane(Relay *relay, RelayLane *lane)
  * find of keys is read before they find more.
  */
 static void
-read_tails(Relay *relay, int64 upto, TimestampTz now)
+read_tails(Relay *relay, TimestampTz now)
 {
+	RelayWindow *window = queue_last_window(&relay->queue);
+
 	for (int i = 0; i < MAX_READS; i++)
 	{
 		KeyQueue   *queue;
@@ -412,8 +400,8 @@ read_tails(Relay *relay, int64 upto, TimestampTz now)
 
 		if (!may_take(relay))
 			break;
-		if ((queue = keys_next_refill(&relay->queue.keys, upto)) != NULL)
-			refill_key(relay, queue, upto, now);
+		if ((queue = keys_next_refill(&relay->queue.keys, window)) != NULL)
+			refill_key(relay, queue, now);
 		else if (may_look_for_keys(relay) &&
 				 (lane = lanes_next_walk(&relay->queue.lanes)) != NULL)
 			walk_lane(relay, lane);
@@ -424,7 +412,7 @@ read_tails(Relay *relay, int64 upto, TimestampTz now)
 
 /* Look at the next rows of the walk. */
 static void
-walk(Relay *relay, int64 upto)
+walk(Relay *relay)
 {
 	RelayRows  *rows = &relay->rows;
 	StoreRows	found;
@@ -455,7 +443,8 @@ relay_rows_wanted(Relay *relay)
 		return false;
 	return rows->walking || is_due(relay, clock_now()) ||
 		lanes_next_walk(&relay->queue.lanes) != NULL ||
-		keys_next_refill(&relay->queue.keys, first_window_read(relay)) != NULL;
+		keys_next_refill(&relay->queue.keys,
+						 queue_last_window(&relay->queue)) != NULL;
 }
 
 /* Take rows while there is room.  The journal has been written. */
@@ -463,7 +452,6 @@ void
 relay_take_rows(Relay *relay)
 {
 	RelayRows  *rows = &relay->rows;
-	int64		upto = first_window_read(relay);
 	TimestampTz now = clock_now();
 
 	if (rows->asked)
@@ -472,9 +460,9 @@ relay_take_rows(Relay *relay)
 		sweep(relay);
 	if (may_take(relay) && is_due(relay, now))
 		take_due(relay, now);
-	read_tails(relay, upto, now);
+	read_tails(relay, now);
 	if (rows->walking && may_look_for_keys(relay) && may_take(relay))
-		walk(relay, upto);
+		walk(relay);
 }
 
 /* Milliseconds until a time of the wall clock. */

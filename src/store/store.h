@@ -93,6 +93,8 @@ typedef struct StoreKeyRows
 {
 	List	   *events;			/* OutboxEvent * */
 	int64		last;			/* rows up to this id were looked at */
+	int64		unread;			/* the next one's event has not been read from
+								 * a window; 0: it has, or there is none */
 	StoreKeyRest rest;
 } StoreKeyRows;
 
@@ -123,6 +125,11 @@ extern const char *store_last_error(void);
 extern bool store_lock_database(void);
 extern StoreSnapshot store_copy_snapshot(StoreSnapshot snapshot);
 
+/* store_position.c */
+extern bool store_is_covered(const StorePosition *position, uint64 xid,
+							 int64 id);
+extern bool store_has_read(const StoreWindow *window, uint64 xid, int64 id);
+
 /* store_guard.c: how long they may take */
 extern void store_interrupt(void);
 extern void store_allow_last(int limit_ms);
@@ -146,8 +153,9 @@ extern StoreResult store_walk_rows(int64 *cursor, int limit, int max_events,
 extern StoreResult store_walk_topic(const char *topic, int64 *cursor,
 									int limit, int max_events,
 									StoreRows *rows);
-extern StoreResult store_read_key(const StoreKey *key, int64 after, int64 upto,
-								  TimestampTz now, int limit, Size max_bytes,
+extern StoreResult store_read_key(const StoreKey *key, int64 after,
+								  const StoreWindow *window, TimestampTz now,
+								  int limit, Size max_bytes,
 								  StoreKeyRows *rows);
 
 /* store_delivery.c: exceptions and checkpoints */

@@ -158,19 +158,6 @@ deliveries_to_arrays(const Delivery *const *deliveries, int n, Datum *arrays)
 		arrays[c] = store_array(columns[c], nulls[c], n, types[c]);
 }
 
-/* Does the position say of this event that it is published? */
-static bool
-position_covers(const StorePosition *position, const Delivery *delivery)
-{
-	Datum		xid = FullTransactionIdGetDatum(FullTransactionIdFromU64(delivery->xid));
-
-	return DatumGetBool(DirectFunctionCall2(pg_visible_in_snapshot, xid,
-											PointerGetDatum(position->lo))) ||
-		(delivery->id <= position->last_id &&
-		 DatumGetBool(DirectFunctionCall2(pg_visible_in_snapshot, xid,
-										  PointerGetDatum(position->hi))));
-}
-
 /*
  * Write the rows; those of events that are gone are deleted, which says that
  * they are published.  Where the position does not say so yet, the row does.
@@ -191,7 +178,8 @@ write_rows(StoreCheckpoint *checkpoint)
 		written[i] = checkpoint->deliveries[i];
 		if (written[i].state == DELIVERY_GONE)
 		{
-			if (position_covers(&checkpoint->position, &written[i]))
+			if (store_is_covered(&checkpoint->position, written[i].xid,
+								 written[i].id))
 			{
 				gone[ngone++] = written[i].id;
 				continue;

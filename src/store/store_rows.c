@@ -61,7 +61,7 @@ typedef struct KeyArgs
 	MemoryContext context;		/* of the events */
 	const StoreKey *key;
 	int64		after;
-	int64		upto;
+	const StoreWindow *window;
 	TimestampTz now;
 	int			limit;
 	Size		max_bytes;
@@ -93,14 +93,45 @@ find_rows_of_key(const KeyArgs *args, int64 *ids, StoreKeyRest *rest)
 			*rest = KEY_WAITS;
 			break;
 		}
-
-		/* the window may have an earlier one that has not been read yet */
-		if (row_id(&rows) > args->upto)
-			break;
 		ids[n++] = row_id(&rows);
 	}
 	row_scan_end(&rows);
 	return n;
+}
+
+/*
+ * Rows of a relay before this one may be of events that this one has not come
+ * to.  What has no row and comes in front of such an event is known to nobody
+ * before it is read: the row is left until then, and those behind it.
+ */
+static void
+leave_unread(const KeyArgs *args)
+{
+	StoreKeyRows *result = args->result;
+	int64		last = args->after;
+	int			kept = 0;
+	ListCell   *lc;
+
+	foreach(lc, result->events)
+	{
+		OutboxEvent *event = lfirst(lc);
+
+		if (result->unread == 0 &&
+			!store_has_read(args->window, event->xid, event->msg.id))
+			result->unread = event->msg.id;
+		if (result->unread != 0)
+			pfree(event);
+		else
+		{
+			last = event->msg.id;
+			kept++;
+		}
+	}
+	if (result->unread == 0)
+		return;
+	result->events = list_truncate(result->events, kept);
+	result->last = last;
+	result->rest = KEY_MORE;
 }
 
 static void
@@ -129,22 +160,24 @@ read_key_body(void *arg)
 		result->last = ((OutboxEvent *) llast(result->events))->msg.id;
 		result->rest = KEY_MORE;
 	}
+	leave_unread(args);
 }
 
 /*
- * The rows of a key that may be sent now, behind "after" and up to "upto", at
- * most "limit" and not many more than "max_bytes", in the order of their ids,
- * in the current memory context.
+ * The rows of a key that may be sent now, behind "after" and of events that were
+ * read in "window", the last one, or before it; at most "limit" and not many
+ * more than "max_bytes", in the order of their ids, in the current memory
+ * context.
  */
 StoreResult
-store_read_key(const StoreKey *key, int64 after, int64 upto, TimestampTz now,
-			   int limit, Size max_bytes, StoreKeyRows *rows)
+store_read_key(const StoreKey *key, int64 after, const StoreWindow *window,
+			   TimestampTz now, int limit, Size max_bytes, StoreKeyRows *rows)
 {
-	KeyArgs		args = {CurrentMemoryContext, key, after, upto, now, limit,
+	KeyArgs		args = {CurrentMemoryContext, key, after, window, now, limit,
 	max_bytes, rows};
 	StoreResult result;
 
-	rows->events = NIL;
+	memset(rows, 0, sizeof(*rows));
 	result = store_transaction(read_key_body, &args);
 	if (result != STORE_OK)
 		list_free_deep(rows->events);

@@ -30,6 +30,18 @@ class TakenBeforeRead(Relay):
         return True
 
 
+class FirstWindowOnly(Relay):
+    """R2: rows wait for the reader only while it reads the window that the relay has found."""
+    seed = 45
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.first = self.windows[0]
+
+    def may_take(self, row):
+        return self.first.exhausted or super().may_take(row)
+
+
 class LaterWrittenFirst(Relay):
     """R1: an event gets a row while an earlier one of its unit is only in memory."""
     def close_journal(self):
@@ -247,8 +259,8 @@ class RegistryOfQueue(Relay):
         return True
 
 
-ALL = [ForgottenTail, TailOfQueueForgotten, TakenBeforeRead, LaterWrittenFirst, FollowerLetGo, FollowerReady,
-       WronglyComplete, CompleteTooEarly, LooksTooEarly, LateIsForgotten, LateIntoTail, RefillGivesUp, CursorNeverBack,
-       DeletedTooEarly, PositionTooFar, NeverSpilled, StopForgets, NotFlushed, RequestTooEarly,
-       ReviveForgotten, ScheduledStays, CrashLeftover, AllPutAway,
-       TailInFront, UptoLast, RefillSaysAll, DiscardedInFlight, DeadForEver, RegistryOfQueue]
+ALL = [ForgottenTail, TailOfQueueForgotten, TakenBeforeRead, FirstWindowOnly, LaterWrittenFirst, FollowerLetGo,
+       FollowerReady, WronglyComplete, CompleteTooEarly, LooksTooEarly, LateIsForgotten, LateIntoTail, RefillGivesUp,
+       CursorNeverBack, DeletedTooEarly, PositionTooFar, NeverSpilled, StopForgets, NotFlushed, RequestTooEarly,
+       ReviveForgotten, ScheduledStays, CrashLeftover, AllPutAway, TailInFront, UptoLast, RefillSaysAll,
+       DiscardedInFlight, DeadForEver, RegistryOfQueue]

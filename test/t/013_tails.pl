@@ -13,7 +13,8 @@
 # - Nor is a key overtaken when there are more of them than are remembered.
 # - What comes back from the table leaves room for new events.
 # - A request that is committed late does not have an event sent again.
-# - After a restart, what waits is found, in order.
+# - After a restart, what waits is found, in order; also behind what has to be
+#   read again, however far the relay had read.
 # - An open transaction that deletes an event holds up no other one.
 
 use strict;
@@ -269,6 +270,31 @@ promise 'after a restart, what waits is found in order' => sub {
 		},
 		'the others to go on', 60);
 	is_deeply(taken('restart'), [ 2 .. 2002 ], 'in order, each of them once');
+};
+
+# The table is made to say what a relay leaves that has read two windows when it
+# crashes: the position is before both of them, and only what was scheduled has a
+# row.
+promise 'after a crash, a row waits for what is read again in front of it' => sub {
+	disable($node);
+	publish($node, 'first window');
+	query($node, q{
+		INSERT INTO outbox_progress (lo, hi, last_id, clean)
+		SELECT hi, pg_current_snapshot(), 0, false
+		FROM outbox_progress ORDER BY id DESC LIMIT 1});
+	publish($node, 'again', key => 'k', payload => q{'1'});
+	publish($node, 'again', key => 'k', payload => q{'2'},
+		more => 'deliver_after => now()');
+	query($node, q{
+		INSERT INTO outbox_delivery (id, topic, key, state, next_attempt_at)
+		SELECT id, topic, key, 'scheduled', deliver_after FROM outbox_event
+		WHERE topic = 'again' AND deliver_after IS NOT NULL});
+	$node->stop('immediate');
+	$node->start;
+	wait_relay($node);
+	reload($node, 'outbox.enabled' => 'on');
+	wait_published('again');
+	is_deeply(taken('again'), [ 1, 2 ], 'in order, each of them once');
 };
 
 promise 'an open transaction that deletes an event holds up no other' => sub {
