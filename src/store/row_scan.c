@@ -8,8 +8,10 @@
  * was empty when it was last analysed.  An index scan of our own reads what it
  * is asked for.
  *
- * In a transaction of the store, with its snapshot; what is opened is closed by
- * the end of the scan or of the transaction.
+ * In a transaction of the store; what is opened is closed by the end of the scan
+ * or of the transaction.  A scan has a snapshot of its own, taken when the table
+ * is locked: to an older one, a table that ALTER TABLE has rewritten meanwhile is
+ * empty.
  *
  *-------------------------------------------------------------------------
  */
@@ -54,8 +56,9 @@ row_scan_begin(RowScan *rows, const char *index, int nkeys)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("index \"%s\" is not valid", index),
 				 errhint("Use REINDEX INDEX.")));
+	rows->snapshot = RegisterSnapshot(GetTransactionSnapshot());
 	rows->scan = index_beginscan_compat(rows->table, rows->index,
-										GetActiveSnapshot(), nkeys);
+										rows->snapshot, nkeys);
 	rows->slot = table_slot_create(rows->table, NULL);
 }
 
@@ -76,6 +79,7 @@ row_scan_end(RowScan *rows)
 {
 	ExecDropSingleTupleTableSlot(rows->slot);
 	index_endscan(rows->scan);
+	UnregisterSnapshot(rows->snapshot);
 	index_close(rows->index, AccessShareLock);
 	table_close(rows->table, AccessShareLock);
 }

@@ -11,6 +11,7 @@
 #include "access/genam.h"
 #include "executor/tuptable.h"
 #include "utils/relcache.h"
+#include "utils/snapshot.h"
 
 #include "store/store.h"
 
@@ -19,6 +20,7 @@ typedef struct RowScan
 {
 	Relation	table;
 	Relation	index;
+	Snapshot	snapshot;		/* registered */
 	IndexScanDesc scan;
 	TupleTableSlot *slot;		/* the current row */
 } RowScan;

@@ -10,7 +10,8 @@
 # - Thousands of dead events of one key are sent again in order by one call.
 # - However many rows wait in the table, and whatever the planner was told about
 #   it, delivering the events of others reads no more of it.
-# - Nor is a key overtaken when there are more of them than are remembered.
+# - Nor is a key overtaken when there are more of them than are remembered, also
+#   if the table is rewritten meanwhile.
 # - What comes back from the table leaves room for new events.
 # - A request that is committed late does not have an event sent again.
 # - After a restart, what waits is found, in order; also behind what has to be
@@ -209,6 +210,25 @@ promise 'more keys with rows than are remembered, and none is overtaken' => sub 
 	wait_delivered($receiver, [ publish($node, 'keys', key => 'tick') ]) for 1 .. 10;
 	$publish->("'k' || $keys + 1 - n");
 	wait_states($node, 'keys', "dead*$keys published*10 blocked*$keys");
+
+	# The relay waits for the table within the transaction that looks for rows.
+	my $session = $node->background_psql('postgres');
+	$session->query_safe(
+		'BEGIN; ALTER TABLE outbox_delivery ADD rewritten timestamptz'
+		  . ' DEFAULT clock_timestamp()');
+	my $pid = wait_relay($node);
+	publish($node, 'keys', key => "k$keys");
+	poll_until(
+		sub {
+			query($node, qq{
+				SELECT count(*) FROM pg_locks WHERE pid = $pid AND NOT granted});
+		},
+		'the relay to wait for the table');
+	$session->query_safe('COMMIT; ALTER TABLE outbox_delivery DROP rewritten');
+	$session->quit;
+	wait_delivered($receiver, [ publish($node, 'keys', key => 'tick') ]);
+	wait_states($node, 'keys',
+		"dead*$keys published*10 blocked*" . ($keys + 1) . ' published*1');
 };
 
 promise 'what comes back leaves room for new events' => sub {
