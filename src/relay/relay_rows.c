@@ -441,10 +441,14 @@ relay_rows_wanted(Relay *relay)
 		return true;
 	if (!relay_wants_rows(relay))
 		return false;
-	return rows->walking || is_due(relay, clock_now()) ||
-		lanes_next_walk(&relay->queue.lanes) != NULL ||
+	if (is_due(relay, clock_now()) ||
 		keys_next_refill(&relay->queue.keys,
-						 queue_last_window(&relay->queue)) != NULL;
+						 queue_last_window(&relay->queue)) != NULL)
+		return true;
+
+	/* a walk that has to wait for keys is no reason for another step */
+	return may_look_for_keys(relay) &&
+		(rows->walking || lanes_next_walk(&relay->queue.lanes) != NULL);
 }
 
 /* Take rows while there is room.  The journal has been written. */
