@@ -227,6 +227,12 @@ apply_served(Relay *relay, const StoreServed *served, TimestampTz now)
 		queue_make_ready(&relay->queue, entry);
 }
 
+static bool
+is_in_memory(int64 id, void *arg)
+{
+	return queue_find(arg, id) != NULL;
+}
+
 /* Do what people have asked for. */
 static void
 serve_requests(Relay *relay, TimestampTz now)
@@ -236,7 +242,8 @@ serve_requests(Relay *relay, TimestampTz now)
 	ListCell   *lc;
 	bool		more;
 
-	if (!relay_store_ok(relay, store_serve_requests(window, now,
+	if (!relay_store_ok(relay, store_serve_requests(window, is_in_memory,
+													&relay->queue, now,
 													SERVE_REQUESTS, &served,
 													&more)))
 		return;

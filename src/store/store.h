@@ -170,7 +170,8 @@ extern StoreResult store_prune_step(StorePrune *prune, int limit,
 
 /* store_request.c: what people ask */
 extern StoreResult store_serve_requests(const StoreWindow *window,
-										TimestampTz now, int limit,
+										bool (*in_memory) (int64 id, void *arg),
+										void *arg, TimestampTz now, int limit,
 										List **served, bool *more);
 
 /* store_session.c: in the caller's transaction */

@@ -12,6 +12,9 @@
  * state no longer allows is served by doing nothing.  An event that shall be
  * sent again is due at once, and taken like any other row that is due.
  *
+ * An event without a row is settled if it has been read and is not in memory any
+ * more, though the position may be held before it by another one.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -19,6 +22,7 @@
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
+#include "utils/uuid.h"
 
 #include "store/store_internal.h"
 
@@ -39,6 +43,11 @@ static Statement read_requests = {
 	"    FROM @s@.outbox_progress p ORDER BY p.id DESC LIMIT 1) p" \
 	"   WHERE pg_visible_in_snapshot(e.xid, p.lo)" \
 	"   OR (e.id <= p.last_id AND pg_visible_in_snapshot(e.xid, p.hi)))"
+
+/* Has "e" been read from the window with $2 lo, $3 hi, $4 cursor or before? */
+#define READ \
+	"(pg_visible_in_snapshot(e.xid, $2)" \
+	"  OR (e.id <= $4 AND pg_visible_in_snapshot(e.xid, $3)))"
 
 /*
  * $1 id, $2 now; a scheduled event may have no row yet, and one that somebody
@@ -66,25 +75,34 @@ static Statement retry_unread = {
 	"DELETE FROM @s@.outbox_delivery d WHERE d.id = $1"
 	" AND d.state = 'discarded' AND NOT EXISTS"
 	" (SELECT 1 FROM @s@.outbox_event e WHERE e.id = d.id"
-	"  AND (e.deliver_after > now() OR pg_visible_in_snapshot(e.xid, $2)"
-	"   OR (e.id <= $4 AND pg_visible_in_snapshot(e.xid, $3))))",
+	"  AND (e.deliver_after > now() OR " READ "))",
 	4, {INT8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID}
 };
 
-/* $1 id, $2 who asked; not what the position covers: that is published */
+/*
+ * $1 id, $2 lo, $3 hi, $4 cursor of the window that is being read, $5 it is in
+ * memory, $6 who asked
+ */
 static Statement discard = {
 	"INSERT INTO @s@.outbox_delivery AS d (id, topic, key, state, last_error)"
-	" SELECT e.id, e.topic, e.key, 'discarded', 'discarded by ' || $2"
+	" SELECT e.id, e.topic, e.key, 'discarded', 'discarded by ' || $6"
 	" FROM @s@.outbox_event e"
-	" WHERE e.id = $1 AND (EXISTS (SELECT 1 FROM @s@.outbox_delivery x"
-	"   WHERE x.id = e.id)"
-	"  OR NOT " COVERED ")"
+	" WHERE e.id = $1 AND ($5 OR NOT " READ
+	"  OR EXISTS (SELECT 1 FROM @s@.outbox_delivery x WHERE x.id = e.id))"
 	" ON CONFLICT (id) DO UPDATE SET state = excluded.state,"
 	"  next_attempt_at = NULL, last_error = excluded.last_error,"
 	"  updated_at = clock_timestamp()"
 	" WHERE d.state NOT IN ('published', 'discarded')"
 	" RETURNING d.id, d.topic, d.key",
-	2, {INT8OID, TEXTOID}
+	6, {INT8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, BOOLOID, TEXTOID}
+};
+
+/* $1 id; what could not be discarded, unless it was before, is published */
+static Statement find_published = {
+	"SELECT e.event_id FROM @s@.outbox_event e WHERE e.id = $1"
+	" AND NOT EXISTS (SELECT 1 FROM @s@.outbox_delivery d"
+	"  WHERE d.id = e.id AND d.state = 'discarded')",
+	1, {INT8OID}
 };
 
 /* $1 topic, $2 every topic, $3 died before, $4 limit, $5 now */
@@ -125,6 +143,8 @@ typedef struct ServeArgs
 {
 	MemoryContext context;		/* of the result */
 	const StoreWindow *window;
+	bool		(*in_memory) (int64 id, void *arg);
+	void	   *arg;
 	TimestampTz now;
 	int			limit;
 	List	  **served;
@@ -175,25 +195,54 @@ add_unknown(ServeArgs *args, Datum event)
 	MemoryContextSwitchTo(old);
 }
 
+/* $2, $3 and $4 of READ. */
+static void
+window_to_values(const StoreWindow *window, Datum *values)
+{
+	Assert(window->hi);
+	values[1] = PointerGetDatum(window->lo);
+	values[2] = PointerGetDatum(window->hi);
+	values[3] = Int64GetDatum(window->exhausted ? PG_INT64_MAX :
+							  window->cursor);
+}
+
 static void
 serve_retry(ServeArgs *args, const Request *request)
 {
-	const StoreWindow *window = args->window;
 	Datum		values[4];
 
 	values[0] = request->event;
-	if (window->hi)
-	{
-		values[1] = PointerGetDatum(window->lo);
-		values[2] = PointerGetDatum(window->hi);
-		values[3] = Int64GetDatum(window->exhausted ? PG_INT64_MAX :
-								  window->cursor);
-		if (store_execute(&retry_unread, values, NULL) > 0)
-			return;
-	}
+	window_to_values(args->window, values);
+	if (store_execute(&retry_unread, values, NULL) > 0)
+		return;
 	values[1] = TimestampTzGetDatum(args->now);
 	store_execute(&retry, values, NULL);
 	(void) add_served(args, false);
+}
+
+/* If the answer came first, the event is published, and the log says so. */
+static void
+serve_discard(ServeArgs *args, const Request *request)
+{
+	Datum		values[6];
+	bool		isnull;
+
+	values[0] = request->event;
+	window_to_values(args->window, values);
+	values[4] = BoolGetDatum(args->in_memory(DatumGetInt64(request->event),
+											 args->arg));
+	values[5] = request->requested_by;
+	store_execute(&discard, values, NULL);
+	if (add_served(args, true) > 0 ||
+		store_execute(&find_published, values, NULL) == 0)
+		return;
+	ereport(LOG,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("outbox: event \"%s\" was published before it could be discarded",
+					DatumGetCString(DirectFunctionCall1(uuid_out,
+														store_result(0, 1, &isnull)))),
+			 errdetail("It was to be discarded by \"%s\".",
+					   TextDatumGetCString(request->requested_by))));
 }
 
 /* Serve one request; true if there is nothing left to do for it. */
@@ -206,11 +255,7 @@ serve_request(ServeArgs *args, const Request *request)
 	if (strcmp(request->action, "retry") == 0)
 		serve_retry(args, request);
 	else if (strcmp(request->action, "discard") == 0)
-	{
-		values[1] = request->requested_by;
-		store_execute(&discard, values, NULL);
-		(void) add_served(args, true);
-	}
+		serve_discard(args, request);
 	else if (strcmp(request->action, "forget") == 0)
 	{
 		store_execute(&forget, values, NULL);
@@ -279,14 +324,17 @@ serve_body(void *arg)
 /*
  * Serve at most "limit" requests, and of one that means many events as many of
  * these.  What is to be sent again is due "now"; "window" is the one that is
- * being read.  *served becomes a list of StoreServed *, in the current memory
+ * being read, and "in_memory" says, when it is given "arg", whether the relay has
+ * an event.  *served becomes a list of StoreServed *, in the current memory
  * context, and *more tells whether there is more to be done.
  */
 StoreResult
-store_serve_requests(const StoreWindow *window, TimestampTz now, int limit,
-					 List **served, bool *more)
+store_serve_requests(const StoreWindow *window,
+					 bool (*in_memory) (int64 id, void *arg), void *arg,
+					 TimestampTz now, int limit, List **served, bool *more)
 {
-	ServeArgs	args = {CurrentMemoryContext, window, now, limit, served, more};
+	ServeArgs	args = {CurrentMemoryContext, window, in_memory, arg, now, limit,
+	served, more};
 
 	*served = NIL;
 	*more = false;

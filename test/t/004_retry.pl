@@ -11,7 +11,8 @@
 # - Every try of an event is the same, byte for byte.
 # - Retry-After is honoured.
 # - Events that failed, died or were given up can be sent again by hand, and
-#   given up before they are published.
+#   given up before they are published; not after that, even if the position
+#   does not say so yet.
 # - What a crashed relay was about is taken up after minimum_retry_interval.
 #
 # Intervals are as long as in production; time is let pass.  One promise waits
@@ -370,6 +371,27 @@ promise 'what somebody asks for in an open transaction holds nothing up' => sub 
 	wait_state($node, [ $retried, $discarded ], 'published');
 	taken_once($receiver, [ $retried, $discarded ],
 		'what is published meanwhile stays so');
+};
+
+# What hangs holds the position for a second.
+promise 'what is given up too late is published, and the log says so' => sub {
+	disable($node);
+	$receiver->faults([ { match => { topic => 'holds' }, action => 'hang' } ]);
+	my $holds = publish($node, 'holds');
+	my $id = publish($node, 'too late');
+	my $operator = $node->background_psql('postgres');
+	$operator->query_safe("BEGIN; SELECT outbox_discard('$id')");
+	my $offset = -s $node->logfile;
+	reload($node, 'outbox.enabled' => 'on');
+	wait_delivered($receiver, [$id]);
+	$operator->query_safe('COMMIT');
+	$operator->quit;
+	wait_log($node,
+		qr/event "$id" was published before it could be discarded/, $offset);
+	query($node, "SELECT outbox_discard('$holds')");
+	wait_state($node, $id, 'published');
+	wait_state($node, $holds, 'discarded');
+	taken_once($receiver, [$id], 'it was sent once');
 };
 
 # --- A crash
