@@ -88,6 +88,9 @@ struct Relay
 	RelayJournal journal;
 	RelayReporter reporter;
 
+	/* relay_settle.c */
+	int64		recovered_at;	/* the last time that not all failed any more */
+
 	/* relay.c */
 	int64		prune_at;
 	StorePrune	prune;

@@ -11,7 +11,8 @@
  *
  * Only failures that tell something of the event count.  While its topic or the
  * destination is in trouble, it waits for that to end: in its lane, which tries
- * one event now and then.
+ * one event now and then.  What was sent during an outage tells nothing even if
+ * it fails when that is over.
  *
  * What may have failed because of others is sent again at once, alone
  * (relay_submit.c).  An event is excused so only once, or a publisher that says
@@ -169,8 +170,21 @@ note_success(Relay *relay, RelayLane *lane)
 	breaker_succeeded(&relay->breaker);
 	if (!breaker_is_down(&relay->breaker))
 		relay_found_endpoint(relay, NULL);
+	if (lanes_suspect_outage(&relay->queue.lanes))
+		relay->recovered_at = relay->now;
 	lane_succeeded(&relay->queue.lanes, lane, relay->now);
 	relay_report_lane(relay, lane, NULL);
+}
+
+/*
+ * Was the event sent while everything failed?  Then its failure is part of that,
+ * also if others go through again by the time that it is known.
+ */
+static bool
+was_sent_in_outage(const Relay *relay, const RelayEntry *entry)
+{
+	return lanes_suspect_outage(&relay->queue.lanes) ||
+		entry->sent_at <= relay->recovered_at;
 }
 
 /*
@@ -179,9 +193,10 @@ note_success(Relay *relay, RelayLane *lane)
  * counts as an attempt.
  */
 static bool
-judge_lane(Relay *relay, RelayLane *lane, const OutboxAnswer *answer)
+judge_lane(Relay *relay, RelayEntry *entry, const OutboxAnswer *answer)
 {
 	LaneTable  *lanes = &relay->queue.lanes;
+	RelayLane  *lane = entry->lane;
 	bool		counted = false;
 
 	/* somebody was there to fail it */
@@ -192,7 +207,8 @@ judge_lane(Relay *relay, RelayLane *lane, const OutboxAnswer *answer)
 		lane_hold(lanes, lane, relay->now +
 				  Min(answer->retry_after_ms, guc_max_retry_interval));
 	else
-		counted = lane_failed(lanes, lane, relay->now);
+		counted = lane_failed(lanes, lane, relay->now) &&
+			!was_sent_in_outage(relay, entry);
 	relay_report_lane(relay, lane, answer->error);
 	return counted;
 }
@@ -225,14 +241,15 @@ judge_answer(Relay *relay, RelayEntry *entry, const OutboxAnswer *answer,
 			/* nor is it the lane, if the publisher says who it is */
 			if (relay->breaker.told)
 				break;
-			return judge_lane(relay, entry->lane, answer);
+			return judge_lane(relay, entry, answer);
 
 		case OUTBOX_UNAVAILABLE:
 			break;
 	}
 	breaker_failed(&relay->breaker, relay->now);
 	relay_found_endpoint(relay, answer->error);
-	return breaker_counts_attempt(&relay->breaker);
+	return breaker_counts_attempt(&relay->breaker) &&
+		!was_sent_in_outage(relay, entry);
 }
 
 /* The publisher's answer to a message in flight. */

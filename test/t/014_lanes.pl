@@ -15,6 +15,8 @@
 # - Of 50 topics 49 may be slow, and the other one is not.
 # - An outage of everything that is answered with 503 uses up no attempts; the
 #   first event goes through soon after its end.
+# - What was tried in an outage loses no attempt by it, when that is over by the
+#   time that it is answered.
 # - One event that always fails, among others of its topic that do not, dies.
 
 use strict;
@@ -271,6 +273,23 @@ promise 'an outage by 503 of many topics costs nothing' => sub {
 	wait_settled($node, 120);
 	is(scalar($http->accepted(path => qr{^/outage}, fields => ['time', 'path'])),
 		2000, 'all arrive, once');
+};
+
+promise 'an error that comes after the outage costs nothing' => sub {
+	warm_up($http);
+	$http->faults([
+		{ match => { path => '^/late-' }, status => 503, delay_response => 4 },
+		{ status => 503 } ]);
+	query($node, q{SELECT outbox_publish('late-' || t, '1') FROM generate_series(1, 16) t});
+	poll_until(sub { relay_value($node, 'in_flight') >= 16 }, 'them to be tried');
+	query($node, q{SELECT outbox_publish('at-once-' || t, '1') FROM generate_series(1, 50) t});
+	my $failed = stat_value($node, 'failed_attempts');
+	poll_until(sub { stat_value($node, 'failed_attempts') > $failed + 50 }, 'an outage');
+	$http->faults([]);
+	wait_settled($node);
+	cmp_ok(scalar(logged($http, 'late-\d+')), '>=', 32, 'each was tried again');
+	is( query($node, q{SELECT max(attempts) FROM outbox_events
+			WHERE topic LIKE 'late-%'}), '1', 'the first try does not count');
 };
 
 promise 'an event that fails alone dies' => sub {
