@@ -39,6 +39,7 @@ OBJS = \
 	src/relay/relay_keys.o \
 	src/relay/relay_lane.o \
 	src/relay/relay_main.o \
+	src/relay/relay_pace.o \
 	src/relay/relay_queue.o \
 	src/relay/relay_read.o \
 	src/relay/relay_report.o \

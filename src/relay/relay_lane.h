@@ -123,10 +123,6 @@ extern void lane_remove_entry(LaneTable *table, RelayLane *lane);
 extern void lane_add_ready(LaneTable *table, RelayLane *lane, dlist_node *node);
 extern void lane_remove_ready(LaneTable *table, RelayLane *lane,
 							  dlist_node *node);
-extern void lane_request_begins(LaneTable *table, RelayLane *lane, int64 now);
-extern void lane_request_ends(LaneTable *table, RelayLane *lane);
-extern void lane_answered(LaneTable *table, RelayLane *lane, int64 ms,
-						  int64 now);
 extern void lane_succeeded(LaneTable *table, RelayLane *lane, int64 now);
 extern bool lane_failed(LaneTable *table, RelayLane *lane, int64 now);
 extern void lane_hold(LaneTable *table, RelayLane *lane, int64 until);
@@ -135,10 +131,16 @@ extern bool lane_sends_one(const LaneTable *table, const RelayLane *lane);
 extern bool lane_is_down(const RelayLane *lane);
 extern bool lane_is_stopped(const RelayLane *lane);
 extern bool lanes_suspect_outage(const LaneTable *table);
-extern void lanes_find_slow(LaneTable *table, int64 now);
 extern void lane_has_row(LaneTable *table, RelayLane *lane, int64 id);
 extern void lane_ask_for_rows(LaneTable *table, RelayLane *lane);
 extern void lane_walked(LaneTable *table, RelayLane *lane, bool more);
+
+/* relay_pace.c */
+extern void lane_request_begins(LaneTable *table, RelayLane *lane, int64 now);
+extern void lane_request_ends(LaneTable *table, RelayLane *lane);
+extern void lane_answered(LaneTable *table, RelayLane *lane, int64 ms,
+						  int64 now);
+extern void lanes_find_slow(LaneTable *table, int64 now);
 
 /* relay_turn.c */
 extern RelayLane *lanes_next(LaneTable *table, int64 now);
