@@ -52,7 +52,7 @@ COMMENT ON COLUMN @extschema@.outbox_event.id IS 'order of publishing within a k
 COMMENT ON COLUMN @extschema@.outbox_event.xid IS 'top-level transaction that published it; stamped by a trigger';
 COMMENT ON COLUMN @extschema@.outbox_event.event_id IS 'the event''s id everywhere outside; made here (UUIDv7) unless given';
 COMMENT ON COLUMN @extschema@.outbox_event.topic IS 'where to publish it: 1 to 255 bytes';
-COMMENT ON COLUMN @extschema@.outbox_event.key IS 'events of one topic and key are delivered in order, one at a time; NULL: no order';
+COMMENT ON COLUMN @extschema@.outbox_event.key IS 'events of one topic and key (outbox.key_scope: of one key) are delivered in order, one at a time; NULL: no order';
 COMMENT ON COLUMN @extschema@.outbox_event.type IS 'CloudEvents type; NULL: the topic';
 COMMENT ON COLUMN @extschema@.outbox_event.payload IS 'the event as JSON; either this or body is set';
 COMMENT ON COLUMN @extschema@.outbox_event.body IS 'the event as bytes; either this or payload is set';
@@ -91,12 +91,18 @@ CREATE INDEX outbox_delivery_due_idx
 CREATE INDEX outbox_delivery_key_idx
 	ON @extschema@.outbox_delivery (topic, key, id)
 	WHERE key IS NOT NULL AND state IN ('pending', 'in_progress', 'failed');
+CREATE INDEX outbox_delivery_all_key_idx	-- outbox.key_scope = all
+	ON @extschema@.outbox_delivery (key, id)
+	WHERE key IS NOT NULL AND state IN ('pending', 'in_progress', 'failed');
 CREATE INDEX outbox_delivery_topic_idx
 	ON @extschema@.outbox_delivery (topic, id)
 	WHERE state = 'pending';
 CREATE INDEX outbox_delivery_dead_idx
 	ON @extschema@.outbox_delivery (topic, key, id)
 	WHERE state = 'dead';
+CREATE INDEX outbox_delivery_all_dead_idx
+	ON @extschema@.outbox_delivery (key, id)
+	WHERE key IS NOT NULL AND state = 'dead';
 CREATE INDEX outbox_delivery_state_idx
 	ON @extschema@.outbox_delivery (state, updated_at)
 	WHERE state <> 'pending';
@@ -345,18 +351,32 @@ COMMENT ON VIEW @extschema@.outbox_relays IS
 CREATE VIEW @extschema@.outbox_events AS
 	SELECT s.event_id, s.topic, s.key, s.type,
 		   CASE WHEN s.state OPERATOR(pg_catalog.=) 'pending' AND s.key IS NOT NULL AND s.has_delivery
-					 AND (EXISTS (SELECT 1 FROM @extschema@.outbox_delivery b
-								  WHERE b.topic OPERATOR(pg_catalog.=) s.topic
-								  AND b.key OPERATOR(pg_catalog.=) s.key
-								  AND b.id OPERATOR(pg_catalog.<) s.id
-								  AND b.state IN ('pending', 'in_progress', 'failed'))
-						  OR (pg_catalog.current_setting('outbox.dead_key_policy', true)
-							  IS DISTINCT FROM 'skip'
-							  AND EXISTS (SELECT 1 FROM @extschema@.outbox_delivery b
-										  WHERE b.topic OPERATOR(pg_catalog.=) s.topic
-										  AND b.key OPERATOR(pg_catalog.=) s.key
-										  AND b.id OPERATOR(pg_catalog.<) s.id
-										  AND b.state OPERATOR(pg_catalog.=) 'dead')))
+					 -- each EXISTS is served by an index of its own
+					 AND CASE WHEN pg_catalog.current_setting('outbox.key_scope', true)
+								   IS NOT DISTINCT FROM 'all'
+						 THEN EXISTS (SELECT 1 FROM @extschema@.outbox_delivery b
+									  WHERE b.key OPERATOR(pg_catalog.=) s.key
+									  AND b.id OPERATOR(pg_catalog.<) s.id
+									  AND b.state IN ('pending', 'in_progress', 'failed'))
+							  OR (pg_catalog.current_setting('outbox.dead_key_policy', true)
+								  IS DISTINCT FROM 'skip'
+								  AND EXISTS (SELECT 1 FROM @extschema@.outbox_delivery b
+											  WHERE b.key OPERATOR(pg_catalog.=) s.key
+											  AND b.id OPERATOR(pg_catalog.<) s.id
+											  AND b.state OPERATOR(pg_catalog.=) 'dead'))
+						 ELSE EXISTS (SELECT 1 FROM @extschema@.outbox_delivery b
+									  WHERE b.topic OPERATOR(pg_catalog.=) s.topic
+									  AND b.key OPERATOR(pg_catalog.=) s.key
+									  AND b.id OPERATOR(pg_catalog.<) s.id
+									  AND b.state IN ('pending', 'in_progress', 'failed'))
+							  OR (pg_catalog.current_setting('outbox.dead_key_policy', true)
+								  IS DISTINCT FROM 'skip'
+								  AND EXISTS (SELECT 1 FROM @extschema@.outbox_delivery b
+											  WHERE b.topic OPERATOR(pg_catalog.=) s.topic
+											  AND b.key OPERATOR(pg_catalog.=) s.key
+											  AND b.id OPERATOR(pg_catalog.<) s.id
+											  AND b.state OPERATOR(pg_catalog.=) 'dead'))
+						 END
 				THEN 'blocked'
 				ELSE s.state
 		   END AS state,
@@ -440,7 +460,7 @@ CREATE VIEW @extschema@.outbox_events AS
 		) t
 	) s;
 COMMENT ON VIEW @extschema@.outbox_events IS
-'Every event that is still kept, with its state: scheduled, pending, blocked (behind an unsettled event of its topic and key), in_progress, published, failed, dead, discarded. What was asked by outbox_retry() and the like counts as done. Payloads are not shown: monitoring has no need of them.';
+'Every event that is still kept, with its state: scheduled, pending, blocked (behind an unsettled event of its key, in its topic or with outbox.key_scope = all in any), in_progress, published, failed, dead, discarded. What was asked by outbox_retry() and the like counts as done. Payloads are not shown: monitoring has no need of them.';
 
 CREATE VIEW @extschema@.outbox_stats AS
 	SELECT s.started_at, s.published, s.failed_attempts, s.dead,

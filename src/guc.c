@@ -43,6 +43,7 @@ int			guc_http_content_mode = HTTP_MODE_BINARY;
 char	   *guc_http_headers = NULL;
 char	   *guc_http_headers_file = NULL;
 char	   *guc_http_url = NULL;
+int			guc_key_scope = KEY_SCOPE_TOPIC;
 int			guc_local_failed_retry_interval = 3000;
 int			guc_local_retry_times = 3;
 int			guc_max_databases = 100;
@@ -77,6 +78,12 @@ static const struct config_enum_entry dead_key_policies[] = {
 static const struct config_enum_entry http_content_modes[] = {
 	{"binary", HTTP_MODE_BINARY, false},
 	{"structured", HTTP_MODE_STRUCTURED, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry key_scopes[] = {
+	{"topic", KEY_SCOPE_TOPIC, false},
+	{"all", KEY_SCOPE_ALL, false},
 	{NULL, 0, false}
 };
 
@@ -263,7 +270,10 @@ static const struct
 	&guc_dead_key_policy, dead_key_policies},
 	{"outbox.http_content_mode",
 		"CloudEvents content mode of the http publisher.",
-	&guc_http_content_mode, http_content_modes}
+	&guc_http_content_mode, http_content_modes},
+	{"outbox.key_scope",
+		"Whether events of a key are delivered in order within a topic or across all topics.",
+	&guc_key_scope, key_scopes}
 };
 
 /* Settings that follow a reload. */

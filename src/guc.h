@@ -14,6 +14,12 @@ typedef enum DeadKeyPolicy
 	DEAD_KEY_SKIP
 }			DeadKeyPolicy;
 
+typedef enum KeyScope
+{
+	KEY_SCOPE_TOPIC,
+	KEY_SCOPE_ALL
+} KeyScope;
+
 typedef enum DaprBulk
 {
 	DAPR_BULK_OFF,
@@ -47,6 +53,7 @@ extern int	guc_http_content_mode;
 extern char *guc_http_headers;	/* one a line */
 extern char *guc_http_headers_file;
 extern char *guc_http_url;
+extern int	guc_key_scope;
 extern int	guc_local_failed_retry_interval;
 extern int	guc_local_retry_times;
 extern int	guc_max_databases;

@@ -37,6 +37,15 @@
 /* With nothing at all to do, still look after things this often. */
 #define MAX_WAIT_MS		60000
 
+/* Begin with nothing in memory. */
+static void
+make_queue(Relay *relay)
+{
+	queue_init(&relay->queue, AllocSetContextCreate(relay->context,
+													"outbox queue",
+													ALLOCSET_DEFAULT_SIZES));
+}
+
 /* "database" is its name, not copied. */
 Relay *
 relay_create(const char *database)
@@ -51,8 +60,7 @@ relay_create(const char *database)
 	relay->publisher = publisher_create(context, database);
 	relay->prune.context = context;
 	relay->prune_at = relay->now + guc_cleaning_expire_interval;
-	queue_init(&relay->queue, AllocSetContextCreate(context, "outbox queue",
-													ALLOCSET_DEFAULT_SIZES));
+	make_queue(relay);
 	relay_journal_init(relay);
 	relay_read_init(relay);
 	relay_rows_init(relay);
@@ -72,7 +80,8 @@ relay_idle(Relay *relay, const char *why)
 }
 
 /*
- * Begin where the last relay of this database stopped.  If it did not stop in
+ * Begin where the last relay of this database stopped, or this one before it
+ * forgot everything.  If it did not stop in
  * order, one of the events that it was about to try may be the reason: the
  * first tries of this one, and the rows it left, are watched.  False if the
  * store failed; call it again later.
@@ -84,6 +93,7 @@ relay_start(Relay *relay)
 	RelayWindow *window;
 
 	relay->now = clock_ms();
+	keys_follow_scope(&relay->queue.keys);
 	if (!relay_store_ok(relay, store_load_position(&position)) ||
 		!relay_store_ok(relay, store_take_over(guc_minimum_retry_interval,
 											   !position.clean, NULL, 0)))
@@ -388,6 +398,13 @@ relay_changes_publisher(const Relay *relay)
 	return !publisher_is_current(relay->publisher);
 }
 
+/* Does outbox.key_scope want events in other queues than they are in? */
+bool
+relay_changes_scope(const Relay *relay)
+{
+	return keys_scope_changed(&relay->queue.keys);
+}
+
 /* Is the extension not, or not any longer, the one that we work for? */
 bool
 relay_extension_is_gone(const Relay *relay)
@@ -395,12 +412,34 @@ relay_extension_is_gone(const Relay *relay)
 	return relay->journal.extension_gone;
 }
 
-/* Stop in order: the next relay goes on exactly here. */
-void
+/*
+ * Stop in order: the next relay goes on exactly here.  False if that could not
+ * be written down: it may be tried again.
+ */
+bool
 relay_stop(Relay *relay)
 {
 	relay->now = clock_ms();
 	relay_take_answers(relay);
 	relay_release(relay);
-	(void) relay_checkpoint(relay, true, true);
+	return relay_checkpoint(relay, true, true);
+}
+
+/*
+ * Forget everything that is in memory: relay_stop() has written it down, and
+ * relay_start() is to follow.  What is in flight is not waited for any longer.
+ */
+void
+relay_forget(Relay *relay)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &relay->queue.in_flight)
+	{
+		RelayEntry *entry = dlist_container(RelayEntry, in_list, iter.cur);
+
+		publisher_cancel(relay->publisher, entry->event->msg.id);
+	}
+	MemoryContextDelete(relay->queue.context);
+	make_queue(relay);
 }

@@ -32,7 +32,9 @@ extern void relay_sockets_ready(Relay *relay, const OutboxSocket *ready,
 								int n);
 extern bool relay_settle_answered(Relay *relay);
 extern bool relay_changes_publisher(const Relay *relay);
+extern bool relay_changes_scope(const Relay *relay);
 extern bool relay_extension_is_gone(const Relay *relay);
-extern void relay_stop(Relay *relay);
+extern bool relay_stop(Relay *relay);
+extern void relay_forget(Relay *relay);
 
 #endif							/* OUTBOX_RELAY_H */

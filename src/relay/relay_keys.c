@@ -3,8 +3,8 @@
  * relay_keys.c
  *		The order of events: queues of keys, in memory and beyond.
  *
- * Events of one topic and key are sent one at a time, in the order of their
- * ids.  Those in memory are a KeyQueue.  When there are too many of them, or
+ * Events of one topic and key (with outbox.key_scope = all: of one key) are sent
+ * one at a time, in the order of their ids.  Those in memory are a KeyQueue.  When there are too many of them, or
  * the first is in trouble, the others become its tail: rows of outbox_delivery,
  * of which the next are read when the queue runs low (a refill).  A queue with
  * neither entries nor a wish to be refilled is forgotten; its rows are then
@@ -53,12 +53,28 @@ keys_init(KeyTable *keys, MemoryContext context)
 							 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 }
 
+/* Has outbox.key_scope another value than the one that the queues are made by? */
+bool
+keys_scope_changed(const KeyTable *keys)
+{
+	return keys->all_topics != (guc_key_scope == KEY_SCOPE_ALL);
+}
+
+/* Make the queues by its value from now on.  There must be none yet. */
+void
+keys_follow_scope(KeyTable *keys)
+{
+	Assert(hash_get_num_entries(keys->queues) == 0 &&
+		   hash_get_num_entries(keys->rows) == 0);
+	keys->all_topics = guc_key_scope == KEY_SCOPE_ALL;
+}
+
 static KeyId
-make_id(const char *topic, const char *key)
+make_id(const KeyTable *keys, const char *topic, const char *key)
 {
 	const unsigned char *t = (const unsigned char *) topic;
 	const unsigned char *k = (const unsigned char *) key;
-	int			tlen = strlen(topic);
+	int			tlen = keys->all_topics ? 0 : strlen(topic);
 	int			klen = strlen(key);
 	KeyId		id;
 
@@ -71,7 +87,7 @@ make_id(const char *topic, const char *key)
 KeyQueue *
 keys_find(const KeyTable *keys, const char *topic, const char *key)
 {
-	KeyId		id = make_id(topic, key);
+	KeyId		id = make_id(keys, topic, key);
 
 	return hash_search(keys->queues, &id, HASH_FIND, NULL);
 }
@@ -80,13 +96,14 @@ keys_find(const KeyTable *keys, const char *topic, const char *key)
 KeyQueue *
 keys_make(KeyTable *keys, const char *topic, const char *key)
 {
-	KeyId		id = make_id(topic, key);
+	KeyId		id = make_id(keys, topic, key);
 	bool		found;
 	KeyQueue   *queue = hash_search(keys->queues, &id, HASH_ENTER, &found);
 
 	if (found)
 		return queue;
-	queue->topic = MemoryContextStrdup(keys->context, topic);
+	queue->topic = keys->all_topics ? NULL :
+		MemoryContextStrdup(keys->context, topic);
 	queue->key = MemoryContextStrdup(keys->context, key);
 	dlist_init(&queue->entries);
 	queue->nentries = 0;
@@ -102,7 +119,8 @@ static void
 forget_queue(KeyTable *keys, KeyQueue *queue)
 {
 	Assert(dlist_is_empty(&queue->entries) && !queue->listed);
-	pfree(queue->topic);
+	if (queue->topic)
+		pfree(queue->topic);
 	pfree(queue->key);
 	hash_search(keys->queues, &queue->id, HASH_REMOVE, NULL);
 }
@@ -236,7 +254,7 @@ keys_read_from(KeyTable *keys, KeyQueue *queue, int64 after)
 	queue->tail = true;
 	queue->last_id = Min(queue->last_id, after);
 	list_refill(keys, queue);
-	keys_note_rows(keys, queue->topic, queue->key);
+	(void) keys_note_rows(keys, queue->topic, queue->key);
 }
 
 /*
@@ -297,32 +315,36 @@ keys_retire(KeyTable *keys, KeyQueue *queue)
 {
 	queue->tail = false;
 	unlist_refill(keys, queue);
-	keys_note_rows(keys, queue->topic, queue->key);
+	(void) keys_note_rows(keys, queue->topic, queue->key);
 }
 
-/* The key has unsettled rows. */
-void
+/*
+ * The key has unsettled rows.  False if there is no room for that: only a look
+ * into the table tells it then.
+ */
+bool
 keys_note_rows(KeyTable *keys, const char *topic, const char *key)
 {
-	KeyId		id = make_id(topic, key);
+	KeyId		id = make_id(keys, topic, key);
 
 	if (hash_search(keys->rows, &id, HASH_FIND, NULL))
-		return;
+		return true;
 	if (hash_get_num_entries(keys->rows) >=
 		(Size) guc_relay_memory * 1024 / 8 / ROW_BYTES)
 	{
 		keys->overflowed = true;
 		keys->complete = false;
+		return false;
 	}
-	else
-		hash_search(keys->rows, &id, HASH_ENTER, NULL);
+	hash_search(keys->rows, &id, HASH_ENTER, NULL);
+	return true;
 }
 
 /* Is the key known to have unsettled rows? */
 bool
 keys_have_rows(const KeyTable *keys, const char *topic, const char *key)
 {
-	KeyId		id = make_id(topic, key);
+	KeyId		id = make_id(keys, topic, key);
 
 	return hash_search(keys->rows, &id, HASH_FIND, NULL) != NULL;
 }

@@ -109,9 +109,13 @@ proper_place(const LaneTable *table, const RelayLane *lane, int64 *wake_at)
 	if (lane->probing)
 		return LANE_NOWHERE;
 
-	/* what is to be tried may have to be read first */
+	/*
+	 * What is to be tried may have to be read first.  What is here waits, if
+	 * for anything, for others of its key, which may be in other lanes.
+	 */
 	if (lane->nready == 0 &&
-		!(lane->tail && lane->nentries == 0 && lane_is_stopped(lane)))
+		!(lane->tail && lane->nentries == lane->nwaiting &&
+		  lane_is_stopped(lane)))
 		return LANE_NOWHERE;
 	if (lane->breaker.state == BREAKER_OPEN)
 		*wake_at = Max(*wake_at, lane->breaker.probe_at);
@@ -263,19 +267,12 @@ lanes_make(LaneTable *table, const char *topic)
 	return lane;
 }
 
-/* One of its events comes into memory. */
+/* So many more of its events are in memory, and wait for others (or less). */
 void
-lane_add_entry(LaneTable *table, RelayLane *lane)
+lane_count_entries(LaneTable *table, RelayLane *lane, int n, int nwaiting)
 {
-	lane->nentries++;
-	lane_update(table, lane);
-}
-
-/* One leaves memory. */
-void
-lane_remove_entry(LaneTable *table, RelayLane *lane)
-{
-	lane->nentries--;
+	lane->nentries += n;
+	lane->nwaiting += nwaiting;
 	lane_update(table, lane);
 }
 
@@ -377,8 +374,8 @@ lane_has_row(LaneTable *table, RelayLane *lane, int64 id)
 }
 
 /*
- * The lane, which is asleep, may try an event now, but has none in memory.  It
- * is asleep again when it has.
+ * The lane, which is asleep, may try an event now, but has none in memory that
+ * does not wait.  It is asleep again when it has.
  */
 void
 lane_ask_for_rows(LaneTable *table, RelayLane *lane)

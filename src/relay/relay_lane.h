@@ -52,6 +52,7 @@ typedef struct RelayLane
 	LaneId		id;				/* hash key */
 	char	   *topic;
 	int			nentries;		/* in memory */
+	int			nwaiting;		/* ... of these, for others of their keys */
 	dlist_head	ready;			/* of RelayEntries, to be submitted */
 	int			nready;
 	int			nrequests;		/* in flight */
@@ -118,8 +119,8 @@ extern void lanes_init(LaneTable *table, MemoryContext context);
 extern RelayLane *lanes_find(const LaneTable *table, const char *topic);
 extern RelayLane *lanes_make(LaneTable *table, const char *topic);
 extern void lane_update(LaneTable *table, RelayLane *lane);
-extern void lane_add_entry(LaneTable *table, RelayLane *lane);
-extern void lane_remove_entry(LaneTable *table, RelayLane *lane);
+extern void lane_count_entries(LaneTable *table, RelayLane *lane, int n,
+							   int nwaiting);
 extern void lane_add_ready(LaneTable *table, RelayLane *lane, dlist_node *node);
 extern void lane_remove_ready(LaneTable *table, RelayLane *lane,
 							  dlist_node *node);
@@ -146,6 +147,7 @@ extern void lanes_find_slow(LaneTable *table, int64 now);
 extern RelayLane *lanes_next(LaneTable *table, int64 now);
 extern void lanes_take_turn(LaneTable *table, RelayLane *lane);
 extern RelayLane *lanes_next_walk(const LaneTable *table);
+extern bool lane_wants_one_row(const RelayLane *lane);
 extern int	lanes_ready(const LaneTable *table);
 extern int	lanes_ready_to_go(const LaneTable *table);
 extern bool lanes_all_down(const LaneTable *table, int64 now);

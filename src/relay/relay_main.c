@@ -11,7 +11,8 @@
  * is submitted; the answers that come in within ANSWERS_MS are taken, so that
  * what has been delivered is not sent again, and what is in flight then is left
  * to the next relay.  All this takes less than a second, whatever the receiver
- * or a statement does, and however often it is asked for.
+ * or a statement does, and however often it is asked for.  Another value of
+ * outbox.key_scope ends everything but the process in the same way.
  *
  * A library and an extension of different versions do not work together: the
  * process then says so once and idles until one of them changes.
@@ -47,7 +48,7 @@
 #include "server/shmem.h"
 #include "store/store.h"
 
-/* How often a relay that idles for its version looks again. */
+/* How often a relay that idles for its version, or cannot write, tries again. */
 #define VERSION_CHECK_MS	1000
 
 /* A publisher that can't say what it waits for is asked again after this. */
@@ -336,24 +337,52 @@ await_answers(Relay *relay)
 	}
 }
 
-/* The settings were read again. */
-static void
-follow_settings(Relay *relay)
-{
-	/* what this publisher has in flight, another one would send again */
-	if (relay_changes_publisher(relay))
-		await_answers(relay);
-	relay_configure(relay);
-}
-
 /* End in order, as described at the top. */
 static void
 leave_in_order(Relay *relay)
 {
 	await_answers(relay);
 	store_allow_last(LAST_CHECKPOINT_MS);
-	relay_stop(relay);
+	(void) relay_stop(relay);
 	end_in_order(1);
+}
+
+/*
+ * What is in memory is in the wrong queues now: end in order, but for the
+ * process, and begin anew.  Until the end is written down, nothing is forgotten.
+ */
+static void
+begin_anew(Relay *relay)
+{
+	await_answers(relay);
+	while (!relay_stop(relay))
+	{
+		if (relay_extension_is_gone(relay))
+			end_in_order(0);
+		wait_for_latch(VERSION_CHECK_MS);
+		(void) handle_interrupts();
+		if (must_leave(relay))
+			leave_in_order(relay);
+		await_answers(relay);
+	}
+	relay_forget(relay);
+	await_start(relay);
+}
+
+/* The settings were read again. */
+static void
+follow_settings(Relay *relay)
+{
+	if (relay_changes_scope(relay))
+	{
+		begin_anew(relay);		/* with all settings */
+		return;
+	}
+
+	/* what this publisher has in flight, another one would send again */
+	if (relay_changes_publisher(relay))
+		await_answers(relay);
+	relay_configure(relay);
 }
 
 static void

@@ -7,7 +7,8 @@
  * accordingly: READY (a list of its lane, in the order of arrival, see
  * relay_lane.c), WAITING (only in the queue of its key, see relay_keys.c),
  * IN_FLIGHT (a list), BACKOFF (a heap by due time).  Of a key's entries only the
- * first is ever anything but WAITING.
+ * first is ever anything but WAITING.  With outbox.key_scope = all they may be in
+ * several lanes: each is counted, and becomes ready, in its own.
  *
  * What has to be sent alone is exclusive: READY, it is in a list of its own, and
  * passes the lanes.  That is a suspect, which may have crashed the relay twice;
@@ -225,11 +226,14 @@ queue_admit(RelayQueue *queue, OutboxEvent *event, RelayWindow *window,
 	queue->nentries++;
 	queue->bytes += event->size;
 	entry->lane = lanes_make(&queue->lanes, event->msg.topic);
-	lane_add_entry(&queue->lanes, entry->lane);
 	if (event->msg.key && !keys_join(&queue->keys, entry))
+	{
 		entry->state = ENTRY_WAITING;
-	else
-		list_ready(queue, entry);
+		lane_count_entries(&queue->lanes, entry->lane, 1, 1);
+		return true;
+	}
+	lane_count_entries(&queue->lanes, entry->lane, 1, 0);
+	list_ready(queue, entry);
 	return true;
 }
 
@@ -283,6 +287,7 @@ unlist(RelayQueue *queue, RelayEntry *entry)
 			pairingheap_remove(queue->backoff, &entry->in_backoff);
 			break;
 		case ENTRY_WAITING:
+			lane_count_entries(&queue->lanes, entry->lane, 0, -1);
 			break;
 	}
 }
@@ -393,9 +398,9 @@ queue_remove(RelayQueue *queue, RelayEntry *entry)
 		RelayEntry *next = keys_leave(&queue->keys, entry);
 
 		if (next && next->state == ENTRY_WAITING)
-			list_ready(queue, next);
+			queue_make_ready(queue, next);
 	}
-	lane_remove_entry(&queue->lanes, entry->lane);
+	lane_count_entries(&queue->lanes, entry->lane, -1, 0);
 	hash_search(queue->by_id, &entry->event->msg.id, HASH_REMOVE, NULL);
 	queue->nentries--;
 	queue->bytes -= entry->event->size;

@@ -36,7 +36,10 @@ typedef struct RelayWindow
 	int64		max_gone;		/* largest id that was settled, or has a row */
 } RelayWindow;
 
-/* A topic and a key of it, hashed: two of them may be taken for one. */
+/*
+ * A key, and its topic unless the order is one across topics, hashed: two of
+ * them may be taken for one.
+ */
 typedef struct KeyId
 {
 	uint64		a;
@@ -44,13 +47,13 @@ typedef struct KeyId
 } KeyId;
 
 /*
- * The events of one key of a topic, as they are sent: only the first is
- * active.  Those beyond memory are its tail, rows of outbox_delivery.
+ * The events of one key of a topic, or of all topics, as they are sent: only the
+ * first is active.  Those beyond memory are its tail, rows of outbox_delivery.
  */
 typedef struct KeyQueue
 {
 	KeyId		id;				/* hash key */
-	char	   *topic;
+	char	   *topic;			/* NULL: of all topics */
 	char	   *key;
 	dlist_head	entries;		/* in the order of their ids */
 	int			nentries;
@@ -71,6 +74,7 @@ typedef struct KeyQueue
 typedef struct KeyTable
 {
 	MemoryContext context;
+	bool		all_topics;		/* a key is one queue across topics */
 	HTAB	   *queues;			/* KeyQueue */
 	dlist_head	refills;		/* of KeyQueues */
 	int			nrefills;
@@ -137,6 +141,8 @@ typedef struct RelayQueue
 
 /* relay_keys.c */
 extern void keys_init(KeyTable *keys, MemoryContext context);
+extern bool keys_scope_changed(const KeyTable *keys);
+extern void keys_follow_scope(KeyTable *keys);
 extern KeyQueue *keys_find(const KeyTable *keys, const char *topic,
 						   const char *key);
 extern KeyQueue *keys_make(KeyTable *keys, const char *topic, const char *key);
@@ -153,7 +159,7 @@ extern int	keys_share(const KeyTable *keys);
 extern void keys_refilled(KeyTable *keys, KeyQueue *queue, int64 last_id,
 						  bool tail);
 extern void keys_retire(KeyTable *keys, KeyQueue *queue);
-extern void keys_note_rows(KeyTable *keys, const char *topic, const char *key);
+extern bool keys_note_rows(KeyTable *keys, const char *topic, const char *key);
 extern bool keys_have_rows(const KeyTable *keys, const char *topic,
 						   const char *key);
 extern void keys_forget_rows(KeyTable *keys, const KeyQueue *queue);

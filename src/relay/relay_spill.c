@@ -99,13 +99,15 @@ relay_add_to_tail(Relay *relay, OutboxEvent *event)
 		keys_read_from(keys, key, 0);
 	store_key(relay, key);
 	key->tail = true;
-	keys_note_rows(keys, key->topic, key->key);
+	(void) keys_note_rows(keys, key->topic, key->key);
 	relay_add_delivery(relay, event, DELIVERY_PENDING, 0, 0, 0, 0, NULL);
 }
 
 /*
  * A new event of a lane that has a tail becomes a row there.  What the lane
- * comes to then, it looks into the key of.
+ * comes to then, it looks into the key of.  But events of the key in other
+ * lanes, read along with this one, see no tail of theirs: they have to see that
+ * the key has rows.
  */
 void
 relay_add_to_lane(Relay *relay, OutboxEvent *event)
@@ -113,14 +115,14 @@ relay_add_to_lane(Relay *relay, OutboxEvent *event)
 	const OutboxMessage *msg = &event->msg;
 	KeyTable   *keys = &relay->queue.keys;
 	KeyQueue   *key = msg->key ? keys_find(keys, msg->topic, msg->key) : NULL;
+	bool		noted = !msg->key ||
+	keys_note_rows(keys, msg->topic, msg->key);
 
-	if (key && key->nentries > 0)
+	if ((key && key->nentries > 0) || (keys->all_topics && !noted))
 	{
 		relay_add_to_tail(relay, event);
 		return;
 	}
-	if (msg->key)
-		keys_note_rows(keys, msg->topic, msg->key);
 	lane_has_row(&relay->queue.lanes,
 				 lanes_find(&relay->queue.lanes, msg->topic), msg->id);
 	relay_add_delivery(relay, event, DELIVERY_PENDING, 0, 0, 0, 0, NULL);
@@ -183,7 +185,7 @@ holds_position(const Relay *relay, const RelayEntry *entry)
 	if (entry->state == ENTRY_WAITING)
 		active = keys_active(entry->key);
 	if (active->state == ENTRY_READY)
-		return entry->lane->place != LANE_FAST &&
+		return active->lane->place != LANE_FAST &&
 			queue_has_gone_beyond(&relay->queue, entry);
 	return active->state == ENTRY_IN_FLIGHT || active->state == ENTRY_BACKOFF;
 }
@@ -219,7 +221,7 @@ cut_key(Relay *relay, KeyQueue *key, int kept)
 {
 	store_key(relay, key);
 	key->tail = true;
-	keys_note_rows(&relay->queue.keys, key->topic, key->key);
+	(void) keys_note_rows(&relay->queue.keys, key->topic, key->key);
 	while (key->nentries > kept)
 	{
 		RelayEntry *last = dlist_tail_element(RelayEntry, in_key,
@@ -277,16 +279,19 @@ cut_long_keys(Relay *relay)
 	relay->reader.full_since = 0;
 }
 
-/* The entry leaves memory for the tail of its lane, if need be by a new row. */
+/*
+ * The entry leaves memory for the tail of the lane, if need be by a new row.  It
+ * may be another lane's, behind one of this lane, with which it comes back.
+ */
 static void
-move_to_lane(Relay *relay, RelayEntry *entry)
+move_to_lane(Relay *relay, RelayLane *lane, RelayEntry *entry)
 {
 	if (!entry->stored || !entry->waited)
 		relay_add_delivery(relay, entry->event, DELIVERY_PENDING,
 						   entry->attempts, entry->event->crashes, 0,
 						   entry->last_status, entry->last_error);
 	keys_stored(entry);
-	lane_has_row(&relay->queue.lanes, entry->lane, entry->event->msg.id);
+	lane_has_row(&relay->queue.lanes, lane, entry->event->msg.id);
 	queue_remove(&relay->queue, entry);
 }
 
@@ -302,11 +307,11 @@ cut_lane(Relay *relay, RelayLane *lane, int kept)
 
 		/* from the end, so that none comes to be the first and is ready */
 		while (key && key->nentries > 1)
-			move_to_lane(relay, dlist_tail_element(RelayEntry, in_key,
-												   &key->entries));
+			move_to_lane(relay, lane,
+						 dlist_tail_element(RelayEntry, in_key, &key->entries));
 		if (key)
 			keys_retire(&relay->queue.keys, key);
-		move_to_lane(relay, last);
+		move_to_lane(relay, lane, last);
 	}
 }
 
@@ -434,5 +439,9 @@ relay_release(Relay *relay)
 		relay_add_delivery(relay, entry->event, DELIVERY_PENDING,
 						   entry->attempts, 0, 0, entry->last_status,
 						   entry->last_error);
+
+		/* it may still be answered, if this cannot be written down at once */
+		keys_stored(entry);
+		entry->waited = false;
 	}
 }

@@ -62,6 +62,25 @@ row_scan_begin(RowScan *rows, const char *index, int nkeys)
 	rows->slot = table_slot_create(rows->table, NULL);
 }
 
+/* The same with the index for rows of a key, of one topic or of all. */
+void
+row_scan_begin_key(RowScan *rows, KeyRows which, bool all_topics)
+{
+	static const char *const of_topic[] = {
+		[KEY_ROWS_UNSETTLED] = "outbox_delivery_key_idx",
+		[KEY_ROWS_DEAD] = "outbox_delivery_dead_idx"
+	};
+	static const char *const of_all[] = {
+		[KEY_ROWS_UNSETTLED] = "outbox_delivery_all_key_idx",
+		[KEY_ROWS_DEAD] = "outbox_delivery_all_dead_idx"
+	};
+
+	if (all_topics)
+		row_scan_begin(rows, of_all[which], 2);
+	else
+		row_scan_begin(rows, of_topic[which], 3);
+}
+
 /* The next row, whose columns are in the slot then; false: there is none. */
 bool
 row_scan_next(RowScan *rows)
@@ -123,19 +142,29 @@ row_key(const RowScan *rows)
 	return key;
 }
 
-/* Scan the rows of a key behind an id, by an index on (topic, key, id). */
+/*
+ * Scan the rows of a key behind an id, by an index on (topic, key, id); with
+ * "topic" NULL those of every topic, by one on (key, id).
+ */
 void
 row_scan_key(RowScan *rows, const char *topic, const char *key, int64 after)
 {
 	ScanKeyData keys[3];
+	int			n = 0;
 
-	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ,
-				store_text(topic));
-	ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_TEXTEQ,
+	if (topic)
+	{
+		ScanKeyInit(&keys[n], n + 1, BTEqualStrategyNumber, F_TEXTEQ,
+					store_text(topic));
+		n++;
+	}
+	ScanKeyInit(&keys[n], n + 1, BTEqualStrategyNumber, F_TEXTEQ,
 				store_text(key));
-	ScanKeyInit(&keys[2], 3, BTGreaterStrategyNumber, F_INT8GT,
+	n++;
+	ScanKeyInit(&keys[n], n + 1, BTGreaterStrategyNumber, F_INT8GT,
 				Int64GetDatum(after));
-	index_rescan(rows->scan, keys, lengthof(keys), NULL, 0);
+	n++;
+	index_rescan(rows->scan, keys, n, NULL, 0);
 }
 
 /* Scan the rows of a topic behind an id, by an index on (topic, id). */

@@ -25,7 +25,15 @@ typedef struct RowScan
 	TupleTableSlot *slot;		/* the current row */
 } RowScan;
 
+/* Which rows of a key. */
+typedef enum KeyRows
+{
+	KEY_ROWS_UNSETTLED,
+	KEY_ROWS_DEAD
+} KeyRows;
+
 extern void row_scan_begin(RowScan *rows, const char *index, int nkeys);
+extern void row_scan_begin_key(RowScan *rows, KeyRows which, bool all_topics);
 extern void row_scan_key(RowScan *rows, const char *topic, const char *key,
 						 int64 after);
 extern void row_scan_topic(RowScan *rows, const char *topic, int64 after);

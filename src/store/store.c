@@ -191,6 +191,13 @@ store_skips_dead(void)
 	return guc_dead_key_policy == DEAD_KEY_SKIP;
 }
 
+/* Is the order of a key one across all topics? */
+bool
+store_orders_all_topics(void)
+{
+	return guc_key_scope == KEY_SCOPE_ALL;
+}
+
 /* Is this process the relay? */
 bool
 store_is_relay(void)

@@ -53,6 +53,7 @@ extern void store_execute_into(Statement *stmt, const Datum *values,
 extern Datum store_result(int row, int column, bool *isnull);
 extern StoreResult store_transaction(void (*body) (void *arg), void *arg);
 extern bool store_skips_dead(void);
+extern bool store_orders_all_topics(void);
 extern Oid	store_relation(const char *name);
 
 /* store_values.c */

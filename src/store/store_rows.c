@@ -15,7 +15,8 @@
  * ours.  (The planner, asked for the first row of a key, was seen to filter
  * the primary key of a table that was empty when it was last analysed.)
  *
- * Order by key: of a key's unsettled rows only the first may be sent, and those
+ * Order by key, of a topic or (outbox.key_scope) of all: there are indexes for
+ * either.  Of a key's unsettled rows only the first may be sent, and those
  * directly behind it one after the other.  A failed row whose time has not come
  * ends that, and so does a dead one if those behind it shall wait.
  *
@@ -48,7 +49,7 @@ first_dead(const StoreKey *key, int64 after)
 	RowScan		rows;
 	int64		id = PG_INT64_MAX;
 
-	row_scan_begin(&rows, "outbox_delivery_dead_idx", 3);
+	row_scan_begin_key(&rows, KEY_ROWS_DEAD, !key->topic);
 	row_scan_key(&rows, key->topic, key->key, after);
 	if (row_scan_next(&rows))
 		id = row_id(&rows);
@@ -77,7 +78,7 @@ find_rows_of_key(const KeyArgs *args, int64 *ids, StoreKeyRest *rest)
 	first_dead(args->key, args->after);
 	int			n = 0;
 
-	row_scan_begin(&rows, "outbox_delivery_key_idx", 3);
+	row_scan_begin_key(&rows, KEY_ROWS_UNSETTLED, !args->key->topic);
 	row_scan_key(&rows, args->key->topic, args->key->key, args->after);
 	*rest = KEY_MORE;
 	while (n < args->limit)
@@ -164,10 +165,10 @@ read_key_body(void *arg)
 }
 
 /*
- * The rows of a key that may be sent now, behind "after" and of events that were
- * read in "window", the last one, or before it; at most "limit" and not many
- * more than "max_bytes", in the order of their ids, in the current memory
- * context.
+ * The rows of a key, in its topic or with topic NULL in all, that may be sent
+ * now, behind "after" and of events that were read in "window", the last one, or
+ * before it; at most "limit" and not many more than "max_bytes", in the order of
+ * their ids, in the current memory context.
  */
 StoreResult
 store_read_key(const StoreKey *key, int64 after, const StoreWindow *window,
@@ -193,14 +194,15 @@ store_mark_behind_rows(List *events)
 {
 	RowScan		unsettled;
 	RowScan		dead;
+	bool		all_topics = store_orders_all_topics();
 	ListCell   *lc;
 
-	row_scan_begin(&unsettled, "outbox_delivery_key_idx", 3);
-	row_scan_begin(&dead, "outbox_delivery_dead_idx", 3);
+	row_scan_begin_key(&unsettled, KEY_ROWS_UNSETTLED, all_topics);
+	row_scan_begin_key(&dead, KEY_ROWS_DEAD, all_topics);
 	foreach(lc, events)
 	{
 		OutboxEvent *event = lfirst(lc);
-		const char *topic = event->msg.topic;
+		const char *topic = all_topics ? NULL : event->msg.topic;
 		const char *key = event->msg.key;
 
 		if (!key)

@@ -151,6 +151,7 @@ foreach my $bad (
 	[ 'outbox.dapr_pubsub_name', '', 'must not be empty' ],
 	[ 'outbox.publisher', '', 'must not be empty' ],
 	[ 'outbox.dead_key_policy', 'wait', 'Available values: block, skip' ],
+	[ 'outbox.key_scope', 'key', 'Available values: topic, all' ],
 	[ 'outbox.max_in_flight', 0, 'outside the valid range' ],
 	[ 'outbox.retry_backoff', 0.5, 'outside the valid range' ],
 	[ 'outbox.failed_retry_interval', '1 lightyear', 'Valid units' ],
