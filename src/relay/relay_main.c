@@ -154,6 +154,7 @@ find_extension(void)
 			proc_exit(0);
 		(void) shmem_relay_take_requests();
 	}
+	shmem_relay_found_extension();
 	if (!store_lock_database())
 	{
 		ereport(LOG,

@@ -38,6 +38,7 @@
 #include "pgstat.h"
 #include "storage/ipc.h"
 #include "tcop/utility.h"
+#include "utils/memutils.h"
 #include "utils/syscache.h"
 
 #include "lib/compat.h"
@@ -51,7 +52,8 @@
 static ProcessUtility_hook_type prev_ProcessUtility = NULL;
 
 /* What the end of the current transaction shall do. */
-static Oid	held_database = InvalidOid; /* its relay may come back */
+static List *held_databases = NIL;	/* their relays may come back; in
+									 * TopMemoryContext */
 static bool databases_changed = false;	/* the launcher shall look */
 
 /* The template that CREATE DATABASE copies. */
@@ -154,13 +156,16 @@ user_may_run(Node *stmt, Oid dboid)
 static void
 xact_callback(XactEvent event, void *arg)
 {
+	ListCell   *lc;
+
 	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT)
 		return;
-	if (OidIsValid(held_database))
-		shmem_release_relay(held_database);
-	else if (databases_changed)
+	foreach(lc, held_databases)
+		shmem_release_relay(lfirst_oid(lc));
+	if (databases_changed)
 		shmem_launcher_ask_rescan();
-	held_database = InvalidOid;
+	list_free(held_databases);
+	held_databases = NIL;
 	databases_changed = false;
 }
 
@@ -207,6 +212,21 @@ refuse_to_rename_our_schema(Node *stmt)
 				 errhint("Create the extension in a schema of its own.")));
 }
 
+/* Hold the relay of a database until the transaction ends. */
+static bool
+hold_relay(Oid dboid)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	/* before it is held: this may throw */
+	held_databases = lappend_oid(held_databases, dboid);
+	MemoryContextSwitchTo(old);
+	if (shmem_hold_relay(dboid))
+		return true;
+	held_databases = list_delete_last(held_databases);
+	return false;
+}
+
 /* Make way for a command on a database, if it is one. */
 static void
 make_way_for(Node *stmt)
@@ -214,19 +234,14 @@ make_way_for(Node *stmt)
 	const char *dbname = database_wanted(stmt);
 	Oid			dboid;
 
-	/*
-	 * In a transaction block the command will be refused.  Where a relay is
-	 * held already, this is a command within another one.
-	 */
-	if (!dbname || IsTransactionBlock() || OidIsValid(held_database))
+	/* in a transaction block all of them but RENAME will be refused */
+	if (!dbname || (IsTransactionBlock() && !IsA(stmt, RenameStmt)))
 		return;
 	databases_changed = true;
 	dboid = get_database_oid(dbname, true);
-	if (OidIsValid(dboid) && user_may_run(stmt, dboid) && shmem_hold_relay(dboid))
-	{
-		held_database = dboid;
+	if (OidIsValid(dboid) && !list_member_oid(held_databases, dboid) &&
+		user_may_run(stmt, dboid) && hold_relay(dboid))
 		wait_for_leave(dboid);
-	}
 }
 
 static bool

@@ -6,9 +6,10 @@
  * The launcher is connected to no database (only to the shared catalogs), so
  * that it is never in the way of DROP DATABASE and the like.  Which databases
  * have the extension it can't see from there: it starts a relay for every
- * database that it sees for the first time, and a relay that finds no
- * extension gives its slot back and ends.  From then on a slot is made when
- * the extension is: CREATE EXTENSION and every publish ask for it.
+ * database that it sees for the first time, a few at a time so that they leave
+ * slots and processes to others, and a relay that finds no extension gives its
+ * slot back and ends.  From then on a slot is made when the extension is: CREATE
+ * EXTENSION and every publish ask for it.
  *
  * A relay is a dynamic worker that the postmaster does not restart; the
  * launcher does, since only it can wait between tries: at once after a relay
@@ -69,6 +70,12 @@
 /* How soon to look again when pg_database was locked. */
 #define LOCKED_RESCAN_MS	1000
 
+/* ... and when there are more databases to be looked into. */
+#define PROBE_RESCAN_MS		50
+
+/* A database that has waited for a process so long is worth a warning. */
+#define WARN_AFTER_MS		10000
+
 /* What the launcher remembers of the relay in a slot of shared memory. */
 typedef struct RelayRecord
 {
@@ -77,6 +84,8 @@ typedef struct RelayRecord
 	TimestampTz started_at;
 	TimestampTz not_before;		/* the next try */
 	int			backoff_ms;		/* the wait after the next failure */
+	TimestampTz failing_since;	/* no process was free; 0: there was one */
+	bool		warned;			/* the log says so */
 } RelayRecord;
 
 static RelayRecord *records;	/* one for each slot */
@@ -143,10 +152,7 @@ list_databases(List **databases)
 	return true;
 }
 
-/*
- * Forget the databases that are gone.  One whose relay has not noticed yet is
- * remembered until the next look.
- */
+/* Forget the databases that are gone. */
 static void
 forget_dropped(List *databases)
 {
@@ -156,50 +162,67 @@ forget_dropped(List *databases)
 	hash_seq_init(&status, seen_databases);
 	while ((dboid = hash_seq_search(&status)) != NULL)
 	{
-		if (list_member_oid(databases, *dboid))
-			continue;
-		if (shmem_remove_database(*dboid))
+		if (!list_member_oid(databases, *dboid))
 			hash_search(seen_databases, dboid, HASH_REMOVE, NULL);
 	}
 }
 
+/* There is no slot for the database, and none will be free by itself. */
+static void
+report_no_slot(Oid dboid)
+{
+	ereport(LOG,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("outbox: no relay for the database with OID %u", dboid),
+			 errdetail("%d databases have one already.", guc_max_databases),
+			 errhint("Raise outbox.max_databases.")));
+}
+
 /*
- * Make a slot for every database that was not there the last time.  Returns
- * how long to wait until the next look.
+ * Have databases looked into that were not there the last time, a few at a time.
+ * Returns how long to wait until the next look.
  */
 static long
 rescan_databases(void)
 {
 	List	   *databases;
 	ListCell   *lc;
+	long		wait_ms = RESCAN_MS;
+	int			nprobes;
 
 	if (!list_databases(&databases))
 		return LOCKED_RESCAN_MS;
 	forget_dropped(databases);
+	if (!shmem_remove_dropped(databases))
+		wait_ms = LOCKED_RESCAN_MS;
+	nprobes = shmem_databases_looked_into();
 	foreach(lc, databases)
 	{
 		Oid			dboid = lfirst_oid(lc);
-		bool		found;
 
 		/*
 		 * Once is enough: if there is no extension, CREATE EXTENSION will ask
 		 * for a relay.  But where no slot was free, nobody has looked yet.
 		 */
-		hash_search(seen_databases, &dboid, HASH_ENTER, &found);
-		if (!found && !shmem_add_database(dboid))
+		if (hash_search(seen_databases, &dboid, HASH_FIND, NULL))
+			continue;
+		if (nprobes >= MAX_STARTING)
 		{
-			hash_search(seen_databases, &dboid, HASH_REMOVE, NULL);
-			ereport(LOG,
-					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-					 errmsg("outbox: no relay for the database with OID %u",
-							dboid),
-					 errdetail("%d databases have one already.",
-							   guc_max_databases),
-					 errhint("Raise outbox.max_databases.")));
+			wait_ms = PROBE_RESCAN_MS;
+			break;
 		}
+		if (shmem_look_into_database(dboid))
+		{
+			hash_search(seen_databases, &dboid, HASH_ENTER, NULL);
+			nprobes++;
+		}
+		else if (nprobes > 0)
+			wait_ms = PROBE_RESCAN_MS;
+		else
+			report_no_slot(dboid);
 	}
 	list_free(databases);
-	return RESCAN_MS;
+	return wait_ms;
 }
 
 /* Ask the postmaster for a relay; false if no worker process is free. */
@@ -285,25 +308,45 @@ schedule_restart(RelayRecord *record, TimestampTz now, bool orderly)
 	record->backoff_ms = Min(record->backoff_ms * 2, MAX_BACKOFF_MS);
 }
 
+/*
+ * No process is free for a relay.  That may be over in a moment, and concerns
+ * nobody if the database has no extension: otherwise the log is told, once; the
+ * views are up to date.
+ */
+static void
+note_no_process(RelayRecord *record, TimestampTz now)
+{
+	if (record->failing_since == 0)
+		record->failing_since = now;
+	if (!shmem_database_is_wanted(record->dboid))
+		return;
+	shmem_note_start_failure(record->dboid,
+							 "no free worker process: raise max_worker_processes");
+	if (record->warned ||
+		!TimestampDifferenceExceeds(record->failing_since, now, WARN_AFTER_MS))
+		return;
+	record->warned = true;
+	ereport(WARNING,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("outbox: could not start the relay for the database with OID %u",
+					record->dboid),
+			 errdetail("All worker processes are in use."),
+			 errhint("Raise max_worker_processes.")));
+}
+
 /* Start the relay of a slot.  Not having a process for it is a failed try. */
 static void
 start_relay(RelayRecord *record, TimestampTz now)
 {
 	record->started_at = now;
 	if (register_relay(record->dboid, &record->handle))
+	{
+		record->failing_since = 0;
+		record->warned = false;
 		return;
+	}
 	record->handle = NULL;
-
-	/* The log is told once, not at every try; the views are up to date. */
-	if (record->backoff_ms == MIN_BACKOFF_MS)
-		ereport(WARNING,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("outbox: could not start the relay for the database with OID %u",
-						record->dboid),
-				 errdetail("All worker processes are in use."),
-				 errhint("Raise max_worker_processes.")));
-	shmem_note_start_failure(record->dboid,
-							 "no free worker process: raise max_worker_processes");
+	note_no_process(record, now);
 	schedule_restart(record, now, false);
 }
 

@@ -134,6 +134,7 @@ shmem_find_or_make_slot(Oid dboid)
 		slot->latch = NULL;
 		slot->holds = 0;
 		slot->requests = 0;
+		slot->wanted = false;
 		slot->orderly = true;	/* none before it: the launcher need not wait */
 		pg_atomic_write_u64(&slot->duplicates, 0);
 		memset(&slot->report, 0, sizeof(slot->report));
@@ -221,9 +222,12 @@ shmem_next_relay_to_start(int *cursor, int *slot, bool *orderly)
 	return dboid;
 }
 
-/* Make sure that a database has a slot; false if there is none left. */
+/*
+ * Have a relay see whether a database has the extension, unless it has a slot
+ * already; false if no slot is free.
+ */
 bool
-shmem_add_database(Oid dboid)
+shmem_look_into_database(Oid dboid)
 {
 	bool		ok;
 
@@ -233,23 +237,61 @@ shmem_add_database(Oid dboid)
 	return ok;
 }
 
-/*
- * The database is gone: free its slot, if it has one.  False if a process or
- * a command still uses it; the caller tries again later.
- */
+/* How many databases are being looked into. */
+int
+shmem_databases_looked_into(void)
+{
+	int			n = 0;
+
+	LWLockAcquire(shmem_shared->lock, LW_SHARED);
+	for (int i = 0; i < shmem_shared->nslots; i++)
+	{
+		const RelaySlot *slot = &shmem_shared->slots[i];
+
+		if (OidIsValid(slot->dboid) && !slot->wanted)
+			n++;
+	}
+	LWLockRelease(shmem_shared->lock);
+	return n;
+}
+
+/* Has a relay, or whoever asked for one, found the extension there? */
 bool
-shmem_remove_database(Oid dboid)
+shmem_database_is_wanted(Oid dboid)
 {
 	RelaySlot  *slot;
-	bool		in_use;
+	bool		wanted;
+
+	LWLockAcquire(shmem_shared->lock, LW_SHARED);
+	slot = shmem_find_slot(dboid);
+	wanted = slot && slot->wanted;
+	LWLockRelease(shmem_shared->lock);
+	return wanted;
+}
+
+/*
+ * Free the slots of databases that are not in this list.  False if a process or
+ * a command still uses one of them; the caller tries again later.
+ */
+bool
+shmem_remove_dropped(List *databases)
+{
+	bool		all = true;
 
 	LWLockAcquire(shmem_shared->lock, LW_EXCLUSIVE);
-	slot = shmem_find_slot(dboid);
-	in_use = slot && (slot->pid != 0 || slot->holds != 0);
-	if (slot && !in_use)
-		slot->dboid = InvalidOid;
+	for (int i = 0; i < shmem_shared->nslots; i++)
+	{
+		RelaySlot  *slot = &shmem_shared->slots[i];
+
+		if (!OidIsValid(slot->dboid) || list_member_oid(databases, slot->dboid))
+			continue;
+		if (slot->pid != 0 || slot->holds != 0)
+			all = false;
+		else
+			slot->dboid = InvalidOid;
+	}
 	LWLockRelease(shmem_shared->lock);
-	return !in_use;
+	return all;
 }
 
 /*

@@ -75,8 +75,10 @@ extern void shmem_launcher_attach(void);
 extern void shmem_launcher_ask_rescan(void);
 extern bool shmem_launcher_take_rescan(void);
 extern Oid	shmem_next_relay_to_start(int *cursor, int *slot, bool *orderly);
-extern bool shmem_add_database(Oid dboid);
-extern bool shmem_remove_database(Oid dboid);
+extern bool shmem_look_into_database(Oid dboid);
+extern int	shmem_databases_looked_into(void);
+extern bool shmem_database_is_wanted(Oid dboid);
+extern bool shmem_remove_dropped(List *databases);
 extern void shmem_note_start_failure(Oid dboid, const char *error);
 
 /* shmem.c: commands on databases */
@@ -90,6 +92,7 @@ extern List *shmem_list_relays(void);
 
 /* shmem_relay.c */
 extern bool shmem_relay_attach(Oid dboid);
+extern void shmem_relay_found_extension(void);
 extern void shmem_relay_report(const RelayReport *report);
 extern void shmem_relay_listen(bool on);
 extern int	shmem_relay_take_requests(void);

@@ -32,6 +32,8 @@ typedef struct RelaySlot
 	int			requests;		/* RELAY_REQUEST_ bits for the relay */
 	volatile bool listening;	/* the relay wants to be woken by commits;
 								 * written without the lock, with barriers */
+	bool		wanted;			/* the database has the extension, as far as
+								 * is known; false: that is to be seen */
 	bool		orderly;		/* the last relay, if any, meant to end */
 	pg_atomic_uint64 duplicates;	/* publishes that were there already */
 	slock_t		mutex;			/* guards report */

@@ -45,7 +45,7 @@ relay_detach(int code, Datum arg)
 
 /*
  * This process is the relay of a database now; false if it may not be,
- * because there is one, or a command wants the database free.
+ * because there is one, a command wants the database free, or it is gone.
  */
 bool
 shmem_relay_attach(Oid dboid)
@@ -54,10 +54,10 @@ shmem_relay_attach(Oid dboid)
 
 	/*
 	 * The launcher asked for this process because of a slot, but a while ago:
-	 * the slot may have been freed meanwhile, or held.
+	 * the slot may have been freed meanwhile, with its database, or held.
 	 */
 	LWLockAcquire(shmem_shared->lock, LW_EXCLUSIVE);
-	slot = shmem_find_or_make_slot(dboid);
+	slot = shmem_find_slot(dboid);
 	if (!slot || slot->pid != 0 || slot->holds > 0)
 	{
 		LWLockRelease(shmem_shared->lock);
@@ -74,6 +74,15 @@ shmem_relay_attach(Oid dboid)
 
 	before_shmem_exit(relay_detach, (Datum) 0);
 	return true;
+}
+
+/* This relay's database has the extension. */
+void
+shmem_relay_found_extension(void)
+{
+	LWLockAcquire(shmem_shared->lock, LW_EXCLUSIVE);
+	my_slot->wanted = true;
+	LWLockRelease(shmem_shared->lock);
 }
 
 /* Publish a report for the views. */

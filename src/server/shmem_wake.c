@@ -57,6 +57,7 @@ wake_relay(int requests)
 	slot = shmem_find_or_make_slot(MyDatabaseId);
 	if (slot)
 	{
+		slot->wanted = true;
 		slot->requests |= requests;
 		if (slot->latch)
 			SetLatch(slot->latch);

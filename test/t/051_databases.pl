@@ -163,6 +163,20 @@ promise 'ALTER DATABASE RENAME is followed by a relay' => sub {
 	quick('DROP DATABASE renamed');
 };
 
+promise 'databases can be renamed in a transaction block' => sub {
+	new_database($_) foreach 'first', 'second';
+	quick('BEGIN; ALTER DATABASE first RENAME TO third;'
+		  . ' ALTER DATABASE second RENAME TO first;'
+		  . ' ALTER DATABASE third RENAME TO second; COMMIT');
+	my %id = map { $_ => publish($node, "to.$_", db => $_) } 'first', 'second';
+	wait_delivered($receiver, [ values %id ]);
+	is_deeply(
+		{ map { $_->{topic} => $_->{source} } $receiver->accepted },
+		{ 'to.first' => '/databases/first', 'to.second' => '/databases/second' },
+		'both have a relay, under their new names');
+	quick("DROP DATABASE $_") foreach 'first', 'second';
+};
+
 promise 'ALTER DATABASE SET TABLESPACE is followed by a relay' => sub {
 	my $dir = PostgreSQL::Test::Utils::tempdir();
 	query($node, "CREATE TABLESPACE other LOCATION '$dir'");
@@ -317,6 +331,38 @@ promise 'two relays never serve one database' => sub {
 	pass('it takes over when the first one has gone');
 };
 
+# The postmaster stands still, and starts the relay when its database is gone.
+promise 'a relay that starts after DROP DATABASE leaves nothing' => sub {
+	my $postmaster = $node->safe_psql('postgres', q{
+		SELECT split_part(pg_read_file('postmaster.pid'), E'\n', 1)});
+	my $shown_relays = sub {
+		$node->safe_psql('one', 'SELECT count(*) FROM outbox_relays');
+	};
+	query($node, 'CREATE DATABASE late');
+	poll_until(
+		sub {
+			$node->safe_psql('one',
+				q{SELECT count(*) FROM outbox_relays WHERE datname = 'late'}) eq '0';
+		},
+		'the new database to be looked into');
+	my $before = $shown_relays->();
+	my %session = map { $_ => $node->background_psql($_) } 'late', 'postgres';
+	$_->query_safe('SELECT 1') foreach values %session;
+	kill 'STOP', $postmaster;
+	$session{late}->query_safe('CREATE EXTENSION outbox');
+	$session{late}->quit;
+	$session{postgres}->query_safe('DROP DATABASE late');
+	my $offset = -s $node->logfile;
+	kill 'CONT', $postmaster;
+	$session{postgres}->quit;
+	poll_until(sub { $shown_relays->() == $before }, 'the slot to be free');
+	query($node, 'CREATE DATABASE later TEMPLATE two');
+	wait_delivered($receiver, [ publish($node, 'later', db => 'later') ]);
+	is($shown_relays->(), $before + 1, 'it is used again');
+	unlike(slurp_file($node->logfile, $offset), qr/FATAL/, 'nobody looks for the database');
+	quick('DROP DATABASE later');
+};
+
 promise 'the launcher ends quietly, and comes back' => sub {
 	my $offset = -s $node->logfile;
 	my $launcher = launcher_pid($node);
@@ -406,6 +452,30 @@ promise 'outbox.max_databases limits the relays' => sub {
 	$few->restart;
 	wait_relay($few, db => 'more');
 	$few->stop;
+};
+
+# More than a server has slots or processes for
+promise 'among many databases the one with the extension is found soon' => sub {
+	my $many = new_node('many',
+		conf => { %conf, max_worker_processes => 4, 'outbox.max_databases' => 3,
+			autovacuum => 'off' });
+	reload($many, 'outbox.enabled' => 'off');
+	$many->safe_psql('postgres', join "\n", map { "CREATE DATABASE d$_;" } 1 .. 30);
+	$many->safe_psql('d30', 'CREATE EXTENSION outbox');
+	my $id = publish($many, 'found', db => 'd30');
+	reload($many, 'outbox.enabled' => 'on');
+	$many->stop;
+	my $offset = -s $many->logfile;
+	$many->start;
+	wait_delivered($receiver, [$id], 30);
+	poll_until(
+		sub {
+			$many->safe_psql('d30', 'SELECT count(*) FROM outbox_relays') eq '1';
+		},
+		'all databases to be looked into');
+	unlike(slurp_file($many->logfile, $offset), qr/outbox\.max_databases|max_worker_processes/,
+		'nobody is told to raise a limit');
+	$many->stop;
 };
 
 promise 'without shared_preload_libraries events are kept' => sub {
