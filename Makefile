@@ -36,6 +36,7 @@ OBJS = \
 	src/relay/breaker.o \
 	src/relay/relay.o \
 	src/relay/relay_checkpoint.o \
+	src/relay/relay_death.o \
 	src/relay/relay_keys.o \
 	src/relay/relay_lane.o \
 	src/relay/relay_main.o \

@@ -81,22 +81,28 @@ relay_idle(Relay *relay, const char *why)
 
 /*
  * Begin where the last relay of this database stopped, or this one before it
- * forgot everything.  If it did not stop in
- * order, one of the events that it was about to try may be the reason: the
- * first tries of this one, and the rows it left, are watched.  False if the
- * store failed; call it again later.
+ * forgot everything.  If that has died by itself, one of the events that it was
+ * about to try may be the reason: the first tries of this one, and the rows it
+ * left, are watched.  False if the store failed; call it again later.
  */
 bool
 relay_start(Relay *relay)
 {
 	StorePosition position;
 	RelayWindow *window;
+	bool		died = false;
+	bool		ok;
 
 	relay->now = clock_ms();
 	keys_follow_scope(&relay->queue.keys);
-	if (!relay_store_ok(relay, store_load_position(&position)) ||
-		!relay_store_ok(relay, store_take_over(guc_minimum_retry_interval,
-											   !position.clean, NULL, 0)))
+	ok = relay_store_ok(relay, store_load_position(&position));
+	if (ok)
+	{
+		died = relay_death_pending() && !position.clean;
+		ok = relay_store_ok(relay, store_take_over(guc_minimum_retry_interval,
+												   died, NULL, 0));
+	}
+	if (!ok)
 	{
 		relay_send_report(relay);
 		return false;
@@ -113,8 +119,9 @@ relay_start(Relay *relay)
 		relay_send_report(relay);
 		return false;
 	}
+	relay_death_done();
 	relay_configure(relay);
-	if (!position.clean)
+	if (died)
 		relay_be_careful(relay, position.max_id);
 	return true;
 }

@@ -16,6 +16,12 @@ typedef struct Relay Relay;
 /* relay_main.c: the process, for the launcher */
 extern PGDLLEXPORT void outbox_relay_main(Datum arg);
 
+/* relay_death.c */
+extern void relay_death_begin(Oid dboid);
+extern bool relay_death_pending(void);
+extern void relay_death_done(void);
+extern void relay_death_none(void);
+
 /* relay.c */
 extern Relay *relay_create(const char *database);
 extern void relay_idle(Relay *relay, const char *why);

@@ -137,6 +137,7 @@ read_database_name(void)
 static void
 end_in_order(int code)
 {
+	relay_death_none();
 	shmem_relay_ends_in_order();
 	proc_exit(code);
 }
@@ -444,6 +445,13 @@ outbox_relay_main(Datum arg)
 	error_context_stack = &context;
 
 	find_extension();
+	relay_death_begin(MyDatabaseId);
+	if (relay_death_pending())
+		ereport(LOG,
+				(errcode(ERRCODE_CRASH_SHUTDOWN),
+				 errmsg("outbox: the relay of database \"%s\" has died by itself",
+						database_name),
+				 errdetail("What it may have been sending is watched from now on.")));
 	relay = relay_create(database_name);
 	await_version(relay);
 	await_start(relay);

@@ -159,7 +159,7 @@ extern StoreResult store_read_key(const StoreKey *key, int64 after,
 								  StoreKeyRows *rows);
 
 /* store_delivery.c: exceptions and checkpoints */
-extern StoreResult store_take_over(int minimum_interval_ms, bool crashed,
+extern StoreResult store_take_over(int minimum_interval_ms, bool died,
 								   const int64 *ids, int n);
 extern StoreResult store_checkpoint(StoreCheckpoint *checkpoint);
 extern StoreResult store_find_deleted(const int64 *ids, int n, List **gone);

@@ -27,19 +27,22 @@
 
 #define MAX_CRASHES	CppAsString2(EVENT_MAX_CRASHES)
 
-/* $1 milliseconds, $2 ids in memory, $3 at least so many crashes */
+#define CRASHES_TOO_OFTEN "($3 AND d.crashes >= " MAX_CRASHES ")"
+
+/* $1 milliseconds, $2 ids in memory, $3 the last relay died by itself */
 static Statement take_over = {
-	"UPDATE @s@.outbox_delivery d SET crashes = greatest(d.crashes, $3),"
-	" state = CASE WHEN d.crashes >= " MAX_CRASHES
-	"  THEN 'dead' ELSE 'failed' END,"
-	" last_error = CASE WHEN d.crashes >= " MAX_CRASHES
+	"UPDATE @s@.outbox_delivery d SET crashes ="
+	"  CASE WHEN $3 THEN greatest(d.crashes, 1)"
+	"   ELSE greatest(d.crashes - 1, 0) END,"
+	" state = CASE WHEN " CRASHES_TOO_OFTEN " THEN 'dead' ELSE 'failed' END,"
+	" last_error = CASE WHEN " CRASHES_TOO_OFTEN
 	"  THEN 'the relay crashed ' || d.crashes"
 	"   || ' times with this event in flight'"
 	"  ELSE d.last_error END,"
-	" next_attempt_at = CASE WHEN d.crashes < " MAX_CRASHES
+	" next_attempt_at = CASE WHEN NOT " CRASHES_TOO_OFTEN
 	"  THEN d.updated_at + $1 * interval '1 millisecond' END"
 	" WHERE d.state = 'in_progress' AND d.id NOT IN (SELECT unnest($2))",
-	3, {FLOAT8OID, INT8ARRAYOID, INT4OID}
+	3, {FLOAT8OID, INT8ARRAYOID, BOOLOID}
 };
 
 /*
@@ -92,7 +95,7 @@ static Statement find_deleted = {
 typedef struct TakeOverArgs
 {
 	int			minimum_interval_ms;
-	bool		crashed;
+	bool		died;
 	const int64 *ids;
 	int			n;
 } TakeOverArgs;
@@ -105,22 +108,22 @@ take_over_body(void *arg)
 
 	values[0] = Float8GetDatum(args->minimum_interval_ms);
 	values[1] = store_id_array(args->ids, args->n);
-	values[2] = Int32GetDatum(args->crashed ? 1 : 0);
+	values[2] = BoolGetDatum(args->died);
 	store_execute(&take_over, values, NULL);
 }
 
 /*
  * Take over the rows in progress that are not in memory (ids): left by an
  * earlier relay, or restored from a dump.  They are due when they have not
- * changed for minimum_interval_ms.  One whose tries have crashed too many
- * relays (they are counted before they are made) is dead.  "crashed": any of
- * them may be why the last relay did not stop in order.
+ * changed for minimum_interval_ms.  "died": any of them may be why the last relay
+ * has died, and one whose tries have crashed too many relays is dead.  These are
+ * counted before the tries are made; without "died", one that was counted has
+ * not happened.
  */
 StoreResult
-store_take_over(int minimum_interval_ms, bool crashed, const int64 *ids,
-				int n)
+store_take_over(int minimum_interval_ms, bool died, const int64 *ids, int n)
 {
-	TakeOverArgs args = {minimum_interval_ms, crashed, ids, n};
+	TakeOverArgs args = {minimum_interval_ms, died, ids, n};
 
 	return store_transaction(take_over_body, &args);
 }

@@ -233,6 +233,34 @@ promise 'crashes of the server are not the fault of an event that waits' => sub 
 	isnt(event_state($node, $id), 'dead', 'it is not dead after three crashes');
 };
 
+promise 'crashes of other processes are not the fault of an event in flight' => sub {
+	$receiver->faults([ { match => { topic => 'beside' }, action => 'hang' } ]);
+	my ($id) = publish($node, 'beside');
+	my $offset = -s $node->logfile;
+	foreach my $n (1 .. 4)
+	{
+		poll_until(sub { $receiver->faults->[0]{fired} >= $n }, "try $n of the event");
+		my $pid = wait_relay($node);
+		my $session = $node->background_psql('postgres', on_error_stop => 0);
+		my $backend = $session->query_safe('SELECT pg_backend_pid()');
+		kill 'KILL', $backend;
+		wait_relay($node, not => $pid);
+		eval { $session->quit };
+	}
+	$receiver->faults([]);
+	wait_delivered($receiver, [$id]);
+	wait_state($node, $id, 'published');
+	is(() = slurp_file($node->logfile, $offset) =~ /has died by itself/g,
+		0, 'the relay has not died by itself');
+
+	$offset = -s $node->logfile;
+	my $pid = wait_relay($node);
+	kill 'KILL', $pid;
+	wait_relay($node, not => $pid);
+	is(() = slurp_file($node->logfile, $offset) =~ /has died by itself/g,
+		1, 'when it has, the log says so, once');
+};
+
 promise 'an event at which the relay crashes three times is set aside' => sub {
 	$receiver->faults(
 		[ { match => { topic => 'poison' }, action => 'hang' } ]);
