@@ -8,6 +8,7 @@ OBJS = \
 	src/outbox.o \
 	src/guc.o \
 	src/api/admin.o \
+	src/api/drop_notice.o \
 	src/api/enqueue.o \
 	src/api/event_check.o \
 	src/api/monitor.o \

@@ -14,6 +14,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 
+#include "api/drop_notice.h"
 #include "guc.h"
 #include "server/server.h"
 #include "server/shmem.h"
@@ -31,6 +32,7 @@ _PG_init(void)
 	shmem_init();
 	shmem_wake_init();
 	database_commands_init();
+	drop_notice_init();
 
 	/* pg_upgrade wants every database for itself. */
 	if (!IsBinaryUpgrade)

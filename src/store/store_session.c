@@ -69,17 +69,26 @@ static Statement count_dead = {
 	2, {TEXTOID, BOOLOID}
 };
 
+static Statement count_unsettled = {"SELECT backlog FROM @s@.outbox_stats", 0};
+
 static Statement forget_all = {"DELETE FROM @s@.outbox_delivery", 0};
 
-/* Statements of the extension whose function was called follow. */
+/* Statements of the extension in this schema follow. */
 static void
-begin_statements(Oid function)
+begin_statements_in(Oid schema)
 {
 	if (SPI_connect() != SPI_OK_CONNECT)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not connect to SPI")));
-	store_use_schema(get_func_namespace(function));
+	store_use_schema(schema);
+}
+
+/* The same for the extension whose function was called. */
+static void
+begin_statements(Oid function)
+{
+	begin_statements_in(get_func_namespace(function));
 }
 
 /*
@@ -224,4 +233,18 @@ store_forget_all(Oid function)
 	begin_statements(function);
 	store_execute(&forget_all, NULL, NULL);
 	SPI_finish();
+}
+
+/* How many events of the extension in this schema are not settled? */
+int64
+store_count_unsettled(Oid schema)
+{
+	int64		n;
+	bool		isnull;
+
+	begin_statements_in(schema);
+	store_execute(&count_unsettled, NULL, NULL);
+	n = DatumGetInt64(store_result(0, 1, &isnull));
+	SPI_finish();
+	return n;
 }

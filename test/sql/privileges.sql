@@ -143,4 +143,6 @@ DROP ROLE regress_outbox_nobody, regress_outbox_publisher, regress_outbox_insert
 	regress_outbox_operator, regress_outbox_monitor;
 DROP TABLE used, member;
 DROP FUNCTION attempt(text);
+SET client_min_messages = warning;
 DROP EXTENSION outbox;
+RESET client_min_messages;

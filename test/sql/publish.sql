@@ -293,5 +293,6 @@ INSERT INTO outbox_event (topic, payload, metadata, traceparent) VALUES
 	('traced', '3', NULL, '00-11111111111111111111111111111111-2222222222222222-00');
 SELECT payload, metadata, traceparent FROM outbox_event WHERE topic = 'traced' ORDER BY id;
 
+-- what is lost is told
 DROP FUNCTION attempt(text);
 DROP EXTENSION outbox;

@@ -36,7 +36,9 @@ SELECT "odd Name %s @s@".outbox_publish('not renamed', '1') IS NOT NULL;
 
 -- dropped and made again: plans of this session follow, although something
 -- else of the same name is in the old place
+SET client_min_messages = warning;
 DROP EXTENSION outbox;
+RESET client_min_messages;
 CREATE TABLE "odd Name %s @s@".outbox_event (LIKE pg_class);
 CREATE EXTENSION outbox SCHEMA even;
 SELECT even.outbox_publish('moved', '1') AS id \gset
@@ -49,7 +51,9 @@ SELECT count(*) FROM "odd Name %s @s@".outbox_event;
 SELECT count(*) FROM even.outbox_check();
 
 -- dropped: gone; made again in the same schema: new and empty
+SET client_min_messages = warning;
 DROP EXTENSION outbox;
+RESET client_min_messages;
 \set VERBOSITY terse
 SELECT even.outbox_publish('t', '1');
 \set VERBOSITY default
@@ -62,7 +66,9 @@ SELECT even.outbox_discard(:'id');
 SELECT topic, state FROM even.outbox_events ORDER BY created_at;
 
 -- made again in another schema
+SET client_min_messages = warning;
 DROP EXTENSION outbox;
+RESET client_min_messages;
 CREATE EXTENSION outbox SCHEMA public;
 SELECT outbox_publish('public', '1') AS id \gset
 SELECT outbox_publish_bytes('public', '', 'a/b') IS NOT NULL;
@@ -81,7 +87,9 @@ AND c.oid NOT IN (0, 'pg_catalog."C"'::regcollation);
 
 -- made and dropped in a transaction that is rolled back
 BEGIN;
+SET client_min_messages = warning;
 DROP EXTENSION outbox;
+RESET client_min_messages;
 CREATE EXTENSION outbox SCHEMA even;
 SELECT even.outbox_publish('even', '1') IS NOT NULL;
 ROLLBACK;
@@ -90,7 +98,9 @@ SELECT topic, payload FROM outbox_event ORDER BY id;
 
 -- once a database
 CREATE EXTENSION outbox SCHEMA even;
+SET client_min_messages = warning;
 DROP EXTENSION outbox;
+RESET client_min_messages;
 
 -- only a superuser makes it, since its library runs processes
 CREATE ROLE regress_outbox_creator;

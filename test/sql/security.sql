@@ -162,7 +162,9 @@ SELECT topic, count(*) FROM safe.outbox_event GROUP BY topic ORDER BY topic;
 -- The extension made in a schema that is full of shadows
 --
 DROP FUNCTION safe.use_everything(text);
+SET client_min_messages = warning;
 DROP EXTENSION outbox;
+RESET client_min_messages;
 DROP TABLE evil.outbox_event, evil.outbox_delivery, evil.outbox_progress, evil.outbox_events,
 	evil.outbox_stats;
 SET search_path = evil, pg_catalog;
@@ -208,7 +210,9 @@ WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
 					WHERE s.classoid = d.classid AND s.objoid = d.objid AND s.objsubid = a.attnum)
 ORDER BY 1;
 SELECT obj_description(oid, 'pg_extension') IS NOT NULL FROM pg_extension WHERE extname = 'outbox';
+SET client_min_messages = warning;
 DROP EXTENSION outbox;
+RESET client_min_messages;
 SET client_min_messages = warning;
 DROP SCHEMA evil CASCADE;
 RESET client_min_messages;
