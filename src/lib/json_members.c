@@ -25,6 +25,7 @@ read_tokens(JsonLexContext *lex, JsonMemberCB member, void *arg)
 {
 	char	   *str = NULL;		/* the last one */
 	char	   *name = NULL;	/* of the member whose value comes next */
+	char	   *top = NULL;		/* of the outermost object's last one */
 	int			depth = 0;
 
 	while (json_lex(lex) == JSON_SUCCESS)
@@ -34,7 +35,7 @@ read_tokens(JsonLexContext *lex, JsonMemberCB member, void *arg)
 			case JSON_TOKEN_END:
 				return depth == 0;
 			case JSON_TOKEN_OBJECT_END:
-				member(arg, depth, NULL, NULL);
+				member(arg, depth, top, NULL, NULL);
 				depth--;
 				break;
 			case JSON_TOKEN_ARRAY_END:
@@ -44,12 +45,14 @@ read_tokens(JsonLexContext *lex, JsonMemberCB member, void *arg)
 				/* the lexer uses its buffer for the next one */
 				str = pstrdup(lex->strval->data);
 				if (name != NULL)
-					member(arg, depth, name, str);
+					member(arg, depth, top, name, str);
 				name = NULL;
 				break;
 			case JSON_TOKEN_COLON:
 				/* only now is it known to have been a name */
 				name = str;
+				if (depth == 1)
+					top = name;
 				break;
 			case JSON_TOKEN_OBJECT_START:
 			case JSON_TOKEN_ARRAY_START:

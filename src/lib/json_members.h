@@ -10,12 +10,13 @@
 
 /*
  * A string that is a member of an object in JSON; "depth" is 1 in the
- * outermost object.  At the end of every object it is called without a name
- * and a value.  The strings stay in the memory context that the reading began
- * in.
+ * outermost object, and "top" is the name of the member of that object in
+ * which this is found, NULL if it has none yet.  At the end of every object it
+ * is called without a name and a value.  The strings stay in the memory
+ * context that the reading began in.
  */
-typedef void (*JsonMemberCB) (void *arg, int depth, const char *name,
-							  const char *value);
+typedef void (*JsonMemberCB) (void *arg, int depth, const char *top,
+							  const char *name, const char *value);
 
 extern bool json_members_read(const char *json, Size len, JsonMemberCB member,
 							  void *arg);

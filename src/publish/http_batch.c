@@ -10,8 +10,9 @@
  *
  * One response speaks for all messages, unless the publisher finds more in it
  * (HttpPublisherKind.judge_batch).  But that a request was rejected says
- * little about each of its messages: they are sent again at once, each alone,
- * and the answers to that count.  So no message is lost to another one's fault.
+ * little about each of its messages, as does a list of failures that names
+ * what was not in it: they are sent again at once, each alone, and the answers
+ * to that count.  So no message is lost to another one's fault.
  *
  * What is to be sent again waits in a list until libcurl's client is left;
  * within the same callback it is sent, with the settings of then.
@@ -223,13 +224,12 @@ make_answers(const HttpBatch *batch, const HttpResult *result,
 
 /* What is to be done about a response that is not 2xx? */
 static HttpBatchFate
-judge_batch(HttpPublisher *publisher, HttpBatch *batch,
+judge_batch(HttpPublisher *publisher, const HttpBatch *batch,
 			const HttpResult *result, const HttpVerdict *verdict,
 			OutboxAnswer *answers)
 {
-	batch->singly = verdict->outcome == OUTBOX_REJECTED;
-	if (batch->singly)
-		return HTTP_BATCH_AGAIN;
+	if (verdict->outcome == OUTBOX_REJECTED)
+		return HTTP_BATCH_SINGLY;
 	if (result->status == 0 || publisher->kind->judge_batch == NULL)
 		return HTTP_BATCH_ANSWER;
 	return publisher->kind->judge_batch(publisher, batch, result, verdict,
@@ -256,7 +256,7 @@ batch_done(void *arg, int64 id, const HttpResult *result)
 	 * Settings that cannot be used have come meanwhile, and with them nothing
 	 * can be sent again: answer as if the request had not been made.
 	 */
-	if (fate == HTTP_BATCH_AGAIN && !publisher->configured)
+	if (fate != HTTP_BATCH_ANSWER && !publisher->configured)
 	{
 		answers = make_answers(batch, result, OUTBOX_UNAVAILABLE, error);
 		fate = HTTP_BATCH_ANSWER;
@@ -264,8 +264,9 @@ batch_done(void *arg, int64 id, const HttpResult *result)
 	MemoryContextSwitchTo(old);
 
 	/* not here, where the client must not be called */
-	if (fate == HTTP_BATCH_AGAIN)
+	if (fate != HTTP_BATCH_ANSWER)
 	{
+		batch->singly = fate == HTTP_BATCH_SINGLY;
 		dlist_delete(&batch->node);
 		dlist_push_tail(&publisher->again, &batch->node);
 		return;

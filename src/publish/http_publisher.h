@@ -45,7 +45,8 @@ typedef struct HttpBatch
 typedef enum HttpBatchFate
 {
 	HTTP_BATCH_ANSWER,			/* give the answers */
-	HTTP_BATCH_AGAIN			/* send it once more, there is another way */
+	HTTP_BATCH_AGAIN,			/* send it once more, there is another way */
+	HTTP_BATCH_SINGLY			/* send each message again, alone */
 } HttpBatchFate;
 
 /* What makes one publisher differ from another. */

@@ -199,7 +199,8 @@ dapr_make_request(HttpPublisher *publisher, HttpRequest *request,
 
 /* JsonMemberCB: is it one of the two that tell an error? */
 static void
-error_member(void *arg, int depth, const char *name, const char *value)
+error_member(void *arg, int depth, const char *top, const char *name,
+			 const char *value)
 {
 	HttpVerdict *verdict = arg;
 

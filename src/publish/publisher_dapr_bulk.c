@@ -85,7 +85,8 @@ dapr_bulk_configure(DaprPublisher *dapr)
 
 /* JsonMemberCB: daprd's version; "edge" is that of a build between releases. */
 static void
-version_member(void *arg, int depth, const char *name, const char *value)
+version_member(void *arg, int depth, const char *top, const char *name,
+			   const char *value)
 {
 	bool	   *has_stable = arg;
 	int			major;
@@ -322,41 +323,50 @@ typedef struct FailedEntries
 	const char *entry_id;		/* of the object that is being read */
 	const char *error;
 	int			n;				/* entries read */
+	bool		unknown;		/* one of them is of no message */
 } FailedEntries;
 
-/* An entry has been read; it may be that of a message cancelled meanwhile. */
+/*
+ * An entry has been read.  One that is of no message may be that of a message
+ * cancelled meanwhile, but may as well mean any other one.
+ */
 static void
 entry_failed(FailedEntries *failed)
 {
 	HttpVerdict verdict = *failed->verdict;
+	int			i;
 
 	failed->n++;
-	verdict.message = failed->error ? failed->error : "";
-	for (int i = 0; i < failed->batch->nmessages; i++)
+	for (i = 0; i < failed->batch->nmessages; i++)
 	{
-		if (strcmp(failed->batch->messages[i]->event_id,
-				   failed->entry_id) != 0)
-			continue;
-		failed->listed[i] = true;
-		failed->answers[i].error =
-			http_answer_error_line(failed->publisher, failed->result,
-								   &verdict);
-		break;
+		if (failed->entry_id != NULL &&
+			strcmp(failed->batch->messages[i]->event_id,
+				   failed->entry_id) == 0)
+			break;
 	}
+	if (i == failed->batch->nmessages)
+	{
+		failed->unknown = true;
+		return;
+	}
+	failed->listed[i] = true;
+	verdict.message = failed->error ? failed->error : "";
+	failed->answers[i].error =
+		http_answer_error_line(failed->publisher, failed->result, &verdict);
 }
 
 /* JsonMemberCB: failedEntries is an array of objects in the outermost one. */
 static void
-entry_member(void *arg, int depth, const char *name, const char *value)
+entry_member(void *arg, int depth, const char *top, const char *name,
+			 const char *value)
 {
 	FailedEntries *failed = arg;
 
-	if (depth != 3)
+	if (depth != 3 || top == NULL || strcmp(top, "failedEntries") != 0)
 		return;
 	if (name == NULL)
 	{
-		if (failed->entry_id != NULL)
-			entry_failed(failed);
+		entry_failed(failed);
 		failed->entry_id = NULL;
 		failed->error = NULL;
 	}
@@ -377,7 +387,8 @@ set_delivered(OutboxAnswer *answer)
 
 /*
  * HttpPublisherKind.judge_batch.  A response of status 500 may name the events
- * that failed; daprd has published all others.
+ * that failed; daprd has published all others.  A list with a name that is not
+ * of this request says nothing of any event: each is sent again by itself.
  */
 HttpBatchFate
 dapr_bulk_judge(HttpPublisher *publisher, const HttpBatch *batch,
@@ -406,6 +417,8 @@ dapr_bulk_judge(HttpPublisher *publisher, const HttpBatch *batch,
 	/* no list, and none can have been cut off: it is about the request */
 	if (failed.n == 0 && result->error == NULL)
 		return HTTP_BATCH_ANSWER;
+	if (whole && failed.unknown)
+		return HTTP_BATCH_SINGLY;
 
 	/* if the list was not read to its end, each event may be in it */
 	for (int i = 0; i < batch->nmessages; i++)

@@ -1,0 +1,95 @@
+# What lies between a destination and the word "published": no answer that means
+# nothing, no connection that is dead, no pause of the process.
+#
+# Promises:
+# - A list of failed entries counts only as far as it is of the request: with a
+#   name that is not, every event is sent again, alone; lists of another name
+#   say nothing.
+
+use strict;
+use warnings FATAL => 'all';
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use lib 'test/lib';
+use OutboxTest;
+
+my $dapr = start_receiver(mode => 'dapr');
+my $node = new_node(
+	'answers',
+	conf => {
+		'outbox.dapr_bulk' => 'auto',
+		'outbox.dapr_endpoint' => $dapr->url,
+		'outbox.breaker_threshold' => 0,
+		'outbox.request_timeout' => '30s',
+		'outbox.local_retry_times' => 1,
+		'outbox.max_retry_times' => 2,
+	});
+query($node, 'CREATE EXTENSION outbox');
+
+# Tries that the relay has seen fail so far
+sub failed_attempts
+{
+	return stat_value($node, 'failed_attempts');
+}
+
+# --- Dapr's list of what failed
+
+# With a $body that names none of the request's events as failed: whatever it
+# means, it does not mean that they were taken.
+sub list_says_nothing
+{
+	my ($topic, $body, $attempts, $name) = @_;
+	$dapr->faults([ { match => { path => "/bulk/.*/$topic" },
+		status => 500, body => $body, times => 1 } ]);
+	my $failed = failed_attempts();
+	my @ids = publish($node, $topic, count => 5);
+	wait_states($node, $topic, 'published*5', "$name: published");
+	is($dapr->faults->[0]{fired}, 1, "$name: met a request that they shared");
+	taken_once($dapr, \@ids, "$name: taken");
+	is(failed_attempts() - $failed, $attempts, "$name: attempts");
+	return;
+}
+
+promise 'a list of failed entries with a name not of the request is worthless' => sub {
+	my %entries = (
+		empty => '{"entryId":"","error":"x"}',
+		upper => '{"entryId":"0197C9F2-AAAA-7000-8000-000000000001"}',
+		text => '{"entryId":"2"}',
+		number => '{"entryId":2}',
+		none => '{"error":"x"}');
+	foreach my $case (sort keys %entries)
+	{
+		list_says_nothing("list_$case",
+			qq({"failedEntries":[$entries{$case}],"errorCode":"ERR_PUBSUB_PUBLISH_MESSAGE"}),
+			0, "an entry that is $case");
+		is(scalar(grep { $_->{path} !~ /bulk/ } $dapr->log(topic => "list_$case")),
+			5, 'each was sent alone');
+	}
+};
+
+promise 'one name not of the request makes those that are worthless' => sub {
+	my ($first, $second) = map { "0197c9f2-0000-7000-8000-00000000000$_" } 1, 2;
+	$dapr->faults([ { match => { path => '/bulk/.*/half' }, status => 500, times => 1,
+		body => qq({"failedEntries":[{"entryId":"$first"},{"entryId":"x"}]}) } ]);
+	query($node, qq{
+		SELECT outbox_publish('half', '1', event_id => id::uuid)
+		FROM unnest('{$first, $second}'::text[]) id});
+	wait_states($node, 'half', 'published*2');
+	taken_once($dapr, [ $first, $second ], 'both are sent again');
+};
+
+promise 'only the member failedEntries is a list of what failed' => sub {
+	my ($first, $second) = map { "0197c9f2-0000-7000-8000-00000000001$_" } 1, 2;
+	my $entry = qq({"entryId":"$first","error":"x"});
+	$dapr->faults([ { match => { path => '/bulk/.*/other' }, status => 500, times => 1,
+		body => qq({"errorCode":"ERR_PUBSUB_PUBLISH_MESSAGE","details":[$entry]}) } ]);
+	query($node, qq{
+		SELECT outbox_publish('other', '1', event_id => id::uuid)
+		FROM unnest('{$first, $second}'::text[]) id});
+	wait_states($node, 'other', 'published*2');
+	taken_once($dapr, [ $first, $second ], 'another list says nothing');
+};
+
+done_testing();
