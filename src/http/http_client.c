@@ -280,7 +280,7 @@ http_client_sockets(HttpClient *client, const OutboxSocket **sockets,
 	return client->sockets.nsockets;
 }
 
-/* Tell how a finished request went, and take it back. */
+/* Tell how a finished request went, and take it back; or send it once more. */
 static void
 finish_request(HttpClient *client, HttpRequest *request, CURLcode code)
 {
@@ -290,6 +290,11 @@ finish_request(HttpClient *client, HttpRequest *request, CURLcode code)
 
 	/* before "done", which may throw and leave the rest to a cancellation */
 	stop_request(client, request);
+	if (http_request_repeat(request, code))
+	{
+		http_client_start(client, request);
+		return;
+	}
 	request->done(client->arg, request->id, &result);
 	release_request(client, request);
 }

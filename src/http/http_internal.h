@@ -69,7 +69,9 @@ struct HttpRequest
 
 	/* The rest belongs to one use. */
 	MemoryContext context;
+	bool		repeated;		/* is sent for the second time */
 	StringInfoData headers;		/* lines, each behind a line end; or NULL */
+	bool		answered;		/* a line of a response was received */
 	bool		headers_end;	/* the response's headers are complete */
 	Size		received;		/* bytes of the body, kept or not */
 	char	   *body;			/* its beginning, "kept" bytes; or NULL */
@@ -116,6 +118,7 @@ extern HttpRequest *http_request_create(MemoryContext owner,
 										HttpConfig *config,
 										HttpSockets *sockets);
 extern void http_request_clear(HttpRequest *request);
+extern bool http_request_repeat(HttpRequest *request, CURLcode code);
 extern void http_request_result(HttpRequest *request, CURLcode code,
 								HttpResult *result);
 extern void http_request_free_handles(HttpRequest *request);

@@ -104,6 +104,7 @@ header_received(char *data, size_t size, size_t nmemb, void *arg)
 	HttpRequest *request = arg;
 	Size		len = size * nmemb;
 
+	request->answered = true;
 	if (len > 0 && (data[0] == '\r' || data[0] == '\n'))
 		request->headers_end = true;
 	else if (len >= 5 && memcmp(data, "HTTP/", 5) == 0)
@@ -244,7 +245,11 @@ void
 http_request_clear(HttpRequest *request)
 {
 	MemoryContextReset(request->context);
+	if (request->repeated)
+		CHECK_SETOPT(request->easy, CURLOPT_FRESH_CONNECT, 0L);
+	request->repeated = false;
 	request->headers.data = NULL;
+	request->answered = false;
 	request->headers_end = false;
 	request->received = 0;
 	request->body = NULL;
@@ -358,6 +363,34 @@ http_request_post(HttpRequest *request, const char *url,
 	CHECK_SETOPT(request->easy, CURLOPT_HTTPHEADER,
 				 prepend_header(request->config->headers, headers.data));
 	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Shall a request that libcurl has finished with "code" be sent once more?  If
+ * so, it will have a fresh connection.
+ *
+ * A server may close a kept connection whenever it likes, and a request that
+ * meets this is told nothing: no fault of its own.  libcurl has a remedy, but
+ * only five times in an easy handle's life.  The server may have taken the
+ * request all the same, as with any answer that is lost.
+ */
+bool
+http_request_repeat(HttpRequest *request, CURLcode code)
+{
+	long		connects = 0;
+
+	if (request->repeated || request->answered)
+		return false;
+	if (code != CURLE_GOT_NOTHING && code != CURLE_RECV_ERROR &&
+		code != CURLE_SEND_ERROR)
+		return false;
+	curl_easy_getinfo(request->easy, CURLINFO_NUM_CONNECTS, &connects);
+	if (connects > 0)
+		return false;
+	CHECK_SETOPT(request->easy, CURLOPT_FRESH_CONNECT, 1L);
+	request->repeated = true;
+	request->error[0] = '\0';
+	return true;
 }
 
 /*

@@ -5,6 +5,8 @@
 # - A list of failed entries counts only as far as it is of the request: with a
 #   name that is not, every event is sent again, alone; lists of another name
 #   say nothing.
+# - A request that meets a dead connection is sent once more on a fresh one, and
+#   that is no attempt; without an answer there, it is.
 
 use strict;
 use warnings FATAL => 'all';
@@ -90,6 +92,36 @@ promise 'only the member failedEntries is a list of what failed' => sub {
 		FROM unnest('{$first, $second}'::text[]) id});
 	wait_states($node, 'other', 'published*2');
 	taken_once($dapr, [ $first, $second ], 'another list says nothing');
+};
+
+# --- Connections
+
+promise 'a kept connection that dies under a request costs no attempt' => sub {
+	reload($node, 'outbox.max_in_flight' => 1);
+	$dapr->faults([ { match => { topic => 'stale', nth => 2 },
+		action => 'drop_before_commit' } ]);
+	my $failed = failed_attempts();
+	my @ids = publish($node, 'stale', count => 40, key => 'k');
+	wait_states($node, 'stale', 'published*40');
+	taken_once($dapr, \@ids, 'each event is taken');
+	cmp_ok($dapr->faults->[0]{fired}, '>=', 20, 'many met a dead connection');
+	is(failed_attempts() - $failed, 0, 'and none lost an attempt by it');
+};
+
+promise 'a connection that dies again is a failure' => sub {
+	reload($node,
+		'outbox.dapr_bulk' => 'off',
+		'outbox.max_retry_times' => 0,
+		'outbox.local_retry_times' => 0);
+	publish($node, 'alive', count => 10, key => 'k');
+	wait_states($node, 'alive', 'published*10');
+	$dapr->faults([ { match => { topic => 'dead' }, action => 'drop_before_commit' } ]);
+	my $failed = failed_attempts();
+	my $id = publish($node, 'dead');
+	poll_until(sub { failed_attempts() > $failed }, 'the event to fail');
+	cmp_ok(scalar($dapr->log(topic => 'dead', id => $id)), '<=', 2,
+		'it was sent on a kept connection at first, and on a fresh one');
+	$dapr->faults([]);
 };
 
 done_testing();
