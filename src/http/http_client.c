@@ -10,6 +10,10 @@
  * it was made with.  New options therefore mean new requests: those in use end
  * with their old options, an HttpConfig, which goes when the last of them has.
  *
+ * Deadlines of requests are ours.  When the time of one is up, libcurl first
+ * takes in what lies in its socket: if the process was stopped for a while (a
+ * virtual machine that was paused), the answer may have been there in time.
+ *
  * Memory.  Everything of ours is below the client's context, a child of the
  * one in which it was created.  What libcurl holds is malloc'd; it is released
  * by a callback of that context.
@@ -30,9 +34,11 @@
 
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
+#include "nodes/pg_list.h"
 #include "utils/memutils.h"
 
 #include "http/http_internal.h"
+#include "lib/clock.h"
 
 struct HttpClient
 {
@@ -41,6 +47,8 @@ struct HttpClient
 	void	   *arg;			/* for HttpDoneCB */
 	CURLM	   *multi;
 	HttpSockets sockets;
+	int64		deadline;		/* no request's is earlier, in clock_us(); -1:
+								 * none is started */
 	HttpConfig *config;			/* of new requests */
 	dlist_head	requests;		/* all of them, of any config */
 };
@@ -172,6 +180,7 @@ http_client_create(void *arg)
 	client = MemoryContextAllocZero(context, sizeof(HttpClient));
 	client->context = context;
 	client->arg = arg;
+	client->deadline = -1;
 	dlist_init(&client->requests);
 
 	client->multi = curl_multi_init();
@@ -242,13 +251,27 @@ http_client_new_request(HttpClient *client, int64 id, HttpDoneCB done)
 	return request;
 }
 
-/* Let libcurl have a request; it makes progress in http_client_ready(). */
+/* Let libcurl have a request. */
+static void
+start_request(HttpClient *client, HttpRequest *request)
+{
+	check_multi(curl_multi_add_handle(client->multi, request->easy));
+	request->started = true;
+}
+
+/*
+ * Start a request, which makes progress in http_client_ready(), and whose time
+ * runs from now on.
+ */
 void
 http_client_start(HttpClient *client, HttpRequest *request)
 {
 	Assert(request->busy && !request->started);
-	check_multi(curl_multi_add_handle(client->multi, request->easy));
-	request->started = true;
+	request->deadline = clock_us() +
+		request->config->options.request_timeout * INT64CONST(1000);
+	if (client->deadline < 0 || request->deadline < client->deadline)
+		client->deadline = request->deadline;
+	start_request(client, request);
 }
 
 /* Forget a request; nothing happens if it is not in use. */
@@ -276,7 +299,7 @@ http_client_sockets(HttpClient *client, const OutboxSocket **sockets,
 					long *timeout_ms)
 {
 	*sockets = client->sockets.sockets;
-	*timeout_ms = http_socket_timeout_ms(&client->sockets);
+	*timeout_ms = http_socket_timeout_ms(&client->sockets, client->deadline);
 	return client->sockets.nsockets;
 }
 
@@ -292,7 +315,7 @@ finish_request(HttpClient *client, HttpRequest *request, CURLcode code)
 	stop_request(client, request);
 	if (http_request_repeat(request, code))
 	{
-		http_client_start(client, request);
+		start_request(client, request);
 		return;
 	}
 	request->done(client->arg, request->id, &result);
@@ -319,6 +342,59 @@ finish_requests(HttpClient *client)
 }
 
 /*
+ * The started requests whose time is up, in the current memory context.  Sets
+ * the deadline to that of the others.
+ */
+static List *
+find_overdue(HttpClient *client)
+{
+	int64		now = clock_us();
+	List	   *overdue = NIL;
+	dlist_iter	iter;
+
+	client->deadline = -1;
+	dlist_foreach(iter, &client->requests)
+	{
+		HttpRequest *request = dlist_container(HttpRequest, node, iter.cur);
+
+		if (!request->started)
+			continue;
+		if (request->deadline <= now)
+			overdue = lappend(overdue, request);
+		else if (client->deadline < 0 || request->deadline < client->deadline)
+			client->deadline = request->deadline;
+	}
+	return overdue;
+}
+
+/* End the requests whose time is up, but not before their sockets are empty. */
+static void
+end_overdue(HttpClient *client)
+{
+	List	   *overdue = find_overdue(client);
+	ListCell   *lc;
+
+	foreach(lc, overdue)
+	{
+		HttpRequest *request = lfirst(lc);
+		CURLMcode	code;
+		sigset_t	mask;
+
+		sigprocmask(SIG_SETMASK, &BlockSig, &mask);
+		code = http_socket_take_in(&client->sockets, client->multi,
+								   request->easy);
+		sigprocmask(SIG_SETMASK, &mask, NULL);
+		check_multi(code);
+	}
+	finish_requests(client);
+
+	/* anew: what has finished may have been freed with its config */
+	overdue = find_overdue(client);
+	foreach(lc, overdue)
+		finish_request(client, lfirst(lc), CURLE_OPERATION_TIMEDOUT);
+}
+
+/*
  * Make progress, after a wait or after requests were started.  "ready" are the
  * sockets that are, with what they are ready for.  Calls done callbacks.
  */
@@ -333,4 +409,6 @@ http_client_ready(HttpClient *client, const OutboxSocket *ready, int n)
 	sigprocmask(SIG_SETMASK, &mask, NULL);
 	check_multi(code);
 	finish_requests(client);
+	if (client->deadline >= 0 && client->deadline <= clock_us())
+		end_overdue(client);
 }

@@ -25,6 +25,7 @@ typedef struct HttpSocketState
 {
 	bool		connection;		/* libcurl tells us when it closes it */
 	bool		wanted;			/* libcurl waits for it */
+	CURL	   *easy;			/* the last request that it did so for */
 } HttpSocketState;
 
 /* What libcurl waits for, on behalf of one multi handle. */
@@ -66,6 +67,7 @@ struct HttpRequest
 	bool		started;		/* easy has been added to the multi handle */
 	int64		id;
 	HttpDoneCB	done;
+	int64		deadline;		/* of one that is started, in clock_us() */
 
 	/* The rest belongs to one use. */
 	MemoryContext context;
@@ -107,9 +109,12 @@ extern void http_socket_watch_multi(HttpSockets *sockets, CURLM *multi);
 extern void http_socket_watch_easy(HttpSockets *sockets, CURL *easy);
 extern void http_socket_reserve(HttpSockets *sockets, MemoryContext context,
 								int nrequests);
-extern long http_socket_timeout_ms(const HttpSockets *sockets);
+extern long http_socket_timeout_ms(const HttpSockets *sockets,
+								   int64 deadline);
 extern CURLMcode http_socket_ready(HttpSockets *sockets, CURLM *multi,
 								   const OutboxSocket *ready, int n);
+extern CURLMcode http_socket_take_in(HttpSockets *sockets, CURLM *multi,
+									 const CURL *easy);
 
 /* http_request.c */
 extern HttpConfig *http_request_make_config(MemoryContext parent,

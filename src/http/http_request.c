@@ -150,9 +150,14 @@ set_options(HttpRequest *request)
 	const HttpOptions *options = &request->config->options;
 
 	set_policy(easy);
+
+	/*
+	 * libcurl divides it among a host's addresses, which is why it is left to
+	 * libcurl.  The time of the whole request is not: libcurl would look at
+	 * the clock before it reads an answer that is there.
+	 */
 	CHECK_SETOPT(easy, CURLOPT_CONNECTTIMEOUT_MS,
 				 (long) options->connect_timeout);
-	CHECK_SETOPT(easy, CURLOPT_TIMEOUT_MS, (long) options->request_timeout);
 	if (options->unix_socket != NULL)
 		CHECK_SETOPT(easy, CURLOPT_UNIX_SOCKET_PATH, options->unix_socket);
 	if (options->ca_file != NULL)
@@ -415,6 +420,10 @@ http_request_result(HttpRequest *request, CURLcode code,
 
 	result->status = 0;
 	result->error = NULL;
+	if (code == CURLE_OPERATION_TIMEDOUT && request->error[0] == '\0')
+		snprintf(request->error, sizeof(request->error),
+				 "timed out: no complete answer in %d ms",
+				 request->config->options.request_timeout);
 	if (code != CURLE_OK)
 		result->error = request->error[0] != '\0' ? request->error :
 			curl_easy_strerror(code);

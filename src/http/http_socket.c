@@ -25,6 +25,7 @@
  */
 #include "postgres.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -56,6 +57,7 @@ add_socket(HttpSockets *sockets, pgsocket fd)
 	sockets->sockets[i].fd = fd;
 	sockets->sockets[i].generation = ++sockets->generation;
 	sockets->states[i].connection = false;
+	sockets->states[i].easy = NULL;
 	sockets->nsockets++;
 	return i;
 }
@@ -125,6 +127,7 @@ socket_changed(CURL *easy, curl_socket_t fd, int what, void *arg,
 	sockets->states[i].wanted = events != 0;
 	if (events != 0)
 	{
+		sockets->states[i].easy = easy;
 		sockets->sockets[i].events = events;
 
 		/*
@@ -203,15 +206,21 @@ http_socket_reserve(HttpSockets *sockets, MemoryContext context, int nrequests)
 	sockets->maxsockets = max;
 }
 
-/* Milliseconds until libcurl wants to be called, rounded up; -1: never. */
+/*
+ * Milliseconds, rounded up, until "deadline" (-1: there is none) or until
+ * libcurl wants to be called; -1: never.
+ */
 long
-http_socket_timeout_ms(const HttpSockets *sockets)
+http_socket_timeout_ms(const HttpSockets *sockets, int64 deadline)
 {
 	int64		left;
 
-	if (sockets->deadline < 0)
+	if (deadline < 0 ||
+		(sockets->deadline >= 0 && sockets->deadline < deadline))
+		deadline = sockets->deadline;
+	if (deadline < 0)
 		return -1;
-	left = sockets->deadline - clock_us();
+	left = deadline - clock_us();
 	return left > 0 ? (long) ((left + 999) / 1000) : 0;
 }
 
@@ -264,4 +273,28 @@ http_socket_ready(HttpSockets *sockets, CURLM *multi,
 										&running);
 	}
 	return code;
+}
+
+/*
+ * Have libcurl take in what lies in the socket of an easy handle by now, without
+ * anybody having waited for it.
+ */
+CURLMcode
+http_socket_take_in(HttpSockets *sockets, CURLM *multi, const CURL *easy)
+{
+	for (int i = 0; i < sockets->nsockets; i++)
+	{
+		OutboxSocket ready = sockets->sockets[i];
+		struct pollfd poll_fd = {.fd = ready.fd};
+
+		if (!sockets->states[i].wanted || sockets->states[i].easy != easy)
+			continue;
+		poll_fd.events = POLLIN;
+		if (!(ready.events & WL_SOCKET_READABLE) ||
+			poll(&poll_fd, 1, 0) <= 0)
+			return CURLM_OK;
+		ready.events = WL_SOCKET_READABLE;
+		return socket_ready(sockets, multi, &ready);
+	}
+	return CURLM_OK;
 }

@@ -90,6 +90,8 @@ struct Relay
 
 	/* relay_settle.c */
 	int64		recovered_at;	/* the last time that not all failed any more */
+	int64		answers_at;		/* the "now" in which answers were last taken */
+	bool		stood_still;	/* for long, before that */
 
 	/* relay.c */
 	int64		prune_at;

@@ -34,6 +34,9 @@
 /* A wait of the persistent tier is longer by up to this part of it. */
 #define JITTER			0.1
 
+/* Between two steps: longer than a step and a wait usually are. */
+#define STANDSTILL_MS	1000
+
 /* The wait before try number attempts + 1, in the persistent tier. */
 static int64
 persistent_wait(int attempts)
@@ -319,6 +322,19 @@ give_up_overdue(Relay *relay, int64 due_until, OutboxOutcome outcome,
 	}
 }
 
+/*
+ * Has this process stood still before this step, as when it is stopped or its
+ * machine is paused?
+ */
+static bool
+has_stood_still(Relay *relay)
+{
+	if (relay->answers_at != relay->now)
+		relay->stood_still = relay->now - relay->answers_at > STANDSTILL_MS;
+	relay->answers_at = relay->now;
+	return relay->stood_still;
+}
+
 /* Settle what the publisher has answered, and what it should have by now. */
 void
 relay_take_answers(Relay *relay)
@@ -327,6 +343,14 @@ relay_take_answers(Relay *relay)
 
 	while ((answer = publisher_next_answer(relay->publisher)) != NULL)
 		relay_settle(relay, answer);
+
+	/*
+	 * The publisher has had no chance to see what came in meanwhile.  The
+	 * next step follows at once, for the time is up, but behind a look at the
+	 * sockets.
+	 */
+	if (has_stood_still(relay))
+		return;
 	give_up_overdue(relay, relay->now, OUTBOX_RETRY,
 					"the publisher did not answer in time");
 }

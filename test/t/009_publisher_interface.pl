@@ -13,6 +13,8 @@
 # - A descriptor that can't be polled is the publisher's error, not the end of
 #   the relay.
 # - Structs of later versions work, those that are too short are refused.
+# - After a stop of the process, nobody's time is up before what came in meanwhile
+#   was looked at.
 # - What was found out of a destination is forgotten with its settings.
 # - The example in README.md works.
 #
@@ -186,6 +188,22 @@ promise_of_broker 'a destination that says that it is blocked is left alone' =>
 	wait_relay_value($node, state => 'idle');
 	is(check_value($node, 'endpoint answers', 'ok'),
 		't', 'the endpoint answers');
+  };
+
+# It answers in the second round, for it says that it is blocked in the first.
+promise_of_broker 'after a stop of the process a publisher has a round more' =>
+  sub {
+	configure('outbox.request_timeout' => '1s');
+	my $held = publish($node, 'held');
+	poll_until(sub { unanswered($held) > 0 }, 'a message in flight');
+	my $pid = relay_pid($node);
+	kill('STOP', $pid);
+	block();
+	my $begin = time;
+	poll_until(sub { time > $begin + 2.5 }, 'all time-outs to be over');
+	kill('CONT', $pid);
+	wait_state($node, $held, 'published');
+	is_deeply([ attempts($held) ], [1], 'what is answered then counts');
   };
 
 promise_of_broker 'a blocked destination is probed as in any outage' => sub {

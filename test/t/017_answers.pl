@@ -7,11 +7,14 @@
 #   say nothing.
 # - A request that meets a dead connection is sent once more on a fresh one, and
 #   that is no attempt; without an answer there, it is.
+# - A process that was stopped for longer than all time-outs takes the answers
+#   that came in meanwhile.
 
 use strict;
 use warnings FATAL => 'all';
 
 use PostgreSQL::Test::Utils;
+use Time::HiRes qw(time);
 use Test::More;
 
 use lib 'test/lib';
@@ -122,6 +125,50 @@ promise 'a connection that dies again is a failure' => sub {
 	cmp_ok(scalar($dapr->log(topic => 'dead', id => $id)), '<=', 2,
 		'it was sent on a kept connection at first, and on a fresh one');
 	$dapr->faults([]);
+};
+
+# --- Time
+
+# What a stop of the process is to outlast: request_timeout, and the second that
+# the relay gives a publisher beyond that.
+promise 'answers that came in while the process was stopped count' => sub {
+	reload($node,
+		'outbox.dapr_bulk' => 'off',
+		'outbox.request_timeout' => '2s',
+		'outbox.max_in_flight' => 30);
+
+	# A topic that has been answered may have many requests under way.
+	publish($node, 'stopped', count => 30);
+	wait_states($node, 'stopped', 'published*30');
+	$dapr->faults([ { match => { topic => 'stopped' }, action => 'hang',
+		on_release => 'answer' } ]);
+	my $failed = failed_attempts();
+	my @ids = publish($node, 'stopped', count => 10);
+	poll_until(sub { $dapr->stats->{concurrent} == 10 }, 'all to be under way');
+	my $pid = relay_pid($node);
+	kill('STOP', $pid);
+	$dapr->faults([]);
+	wait_delivered($dapr, \@ids);
+	my $begin = time;
+	poll_until(sub { time > $begin + 3.5 }, 'the time-outs to be over');
+	kill('CONT', $pid);
+	wait_states($node, 'stopped', 'published*40');
+	taken_once($dapr, \@ids, 'none was sent again');
+	is(failed_attempts() - $failed, 0, 'none lost an attempt');
+};
+
+promise 'a request without an answer ends when its time is up' => sub {
+	reload($node,
+		'outbox.dapr_bulk' => 'off',
+		'outbox.request_timeout' => '300ms');
+	$dapr->faults([ { match => { topic => 'silent' }, action => 'hang', times => 1 } ]);
+	my $begin = time;
+	my $id = publish($node, 'silent');
+	wait_state($node, $id, 'published');
+	cmp_ok(time - $begin, '>=', 0.3, 'not before');
+	like(relay_value($node, 'last_error'), qr/no complete answer in 300 ms/,
+		'by the deadline of the request');
+	is(failed_attempts() > 0, 1, 'and is a failure');
 };
 
 done_testing();
