@@ -11,6 +11,7 @@ OBJS = \
 	src/api/drop_notice.o \
 	src/api/enqueue.o \
 	src/api/event_check.o \
+	src/api/media_type.o \
 	src/api/monitor.o \
 	src/http/http_client.o \
 	src/http/http_header.o \

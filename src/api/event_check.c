@@ -26,6 +26,7 @@
 #include "utils/timestamp.h"
 
 #include "api/event_check.h"
+#include "api/media_type.h"
 #include "guc.h"
 #include "lib/json_text.h"
 #include "lib/text.h"
@@ -37,19 +38,29 @@
 /* Metadata travels in a URL or in headers: receivers have limits of 8 kB. */
 #define MAX_METADATA_BYTES	4096
 
-static bool
-has_control_character(const char *s, int len)
-{
-	return text_has_control(s, len) ||
-		(GetDatabaseEncoding() == PG_UTF8 && text_has_c1(s, len));
-}
-
-/* Throws if the text can't be sent, which is always as UTF-8. */
+/*
+ * Throws if a text, which is always sent as UTF-8, can't be, or has characters
+ * there that CloudEvents has in no attribute.
+ */
 static void
-check_encoding(const char *s, int len)
+check_characters(const char *what, const char *s, int len)
 {
-	if (GetDatabaseEncoding() != PG_UTF8)
-		(void) pg_server_to_any(s, len, PG_UTF8);
+	const char *utf8 = pg_server_to_any(s, len, PG_UTF8);
+	Size		utf8_len = utf8 == s ? len : strlen(utf8);
+
+	if (text_has_control(utf8, utf8_len) || text_has_c1(utf8, utf8_len))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s of an event must not contain control characters",
+						what),
+				 errdetail("It would have to be sent in a header or a URL."),
+				 errhint("Remove line breaks, tabs and the like.")));
+	if (text_has_noncharacter(utf8, utf8_len))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s of an event must not contain noncharacters", what),
+				 errdetail("CloudEvents has none in its attributes."),
+				 errhint("Remove U+FFFE, U+FFFF, U+FDD0 and the like.")));
 }
 
 /* A text that is sent in a header or a URL; "what" names it in messages. */
@@ -67,14 +78,7 @@ check_text(const char *what, const char *s, int len, int max)
 				 errmsg("%s of an event is too long", what),
 				 errdetail("It has %d bytes.", len),
 				 errhint("At most %d bytes are allowed.", max)));
-	if (has_control_character(s, len))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s of an event must not contain control characters",
-						what),
-				 errdetail("It would have to be sent in a header or a URL."),
-				 errhint("Remove line breaks, tabs and the like.")));
-	check_encoding(s, len);
+	check_characters(what, s, len);
 }
 
 /* The same for a value of the row, which may be NULL. */
@@ -122,7 +126,9 @@ check_payload(const Datum *values, const bool *nulls)
 		json_append_jsonb(&text, jb);
 		if (text.len > guc_max_payload_size)
 			refuse_payload_size(text.len);
-		check_encoding(text.data, text.len);
+
+		/* throws if there is a character that UTF-8 does not have */
+		(void) pg_server_to_any(text.data, text.len, PG_UTF8);
 		pfree(text.data);
 	}
 	else
@@ -139,53 +145,34 @@ check_payload(const Datum *values, const bool *nulls)
 	}
 }
 
-/* Is this subtype json, or does it end in +json? */
-static bool
-is_json_subtype(const char *subtype, size_t len)
-{
-	if (len == 4)
-		return pg_strncasecmp(subtype, "json", 4) == 0;
-	return len > 5 && pg_strncasecmp(subtype + len - 5, "+json", 5) == 0;
-}
-
 /*
- * A media type: two tokens and a slash, then perhaps parameters.  What goes
- * with a JSON payload has to be a type of JSON: in one mode of CloudEvents a
- * receiver gets the payload's text, in another its value.
+ * A media type, but none that makes the body another event than the one whose
+ * attributes stand beside it.  What goes with a JSON payload has to be a type of
+ * JSON: in one mode of CloudEvents a receiver gets the payload's text, in
+ * another its value.
  */
 static void
 check_content_type(Datum value, bool isnull, bool json)
 {
 	const char *s;
-	size_t		type,
-				subtype,
-				end;
-	bool		ok;
 
 	if (isnull)
 		return;
 	check_text_datum("content_type", value, false);
 	s = TextDatumGetCString(value);
-
-	/* What ends a token also keeps it from being part of a list of types. */
-	type = strcspn(s, "/; \",");
-	subtype = s[type] == '/' ? strcspn(s + type + 1, "/; \",") : 0;
-	end = type + 1 + subtype;
-	ok = type > 0 && subtype > 0;
-	if (ok)
-		end += strspn(s + end, " ");
-	ok = ok && (s[end] == ';' || s[end] == '\0');
-
-	/* Parameters are not parsed, but must fit into a header, too. */
-	for (const char *p = s; *p && ok; p++)
-		ok = !IS_HIGHBIT_SET(*p);
-	if (!ok)
+	if (!media_type_is_valid(s))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("content_type of an event is not a media type"),
 				 errdetail("It is \"%s\".", s),
 				 errhint("A media type has the form type/subtype, application/xml for instance, in ASCII.")));
-	if (json && !is_json_subtype(s + type + 1, subtype))
+	if (media_type_is_cloudevents(s))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("content_type of an event must not be one of CloudEvents"),
+				 errdetail("A receiver would take the payload for an event of its own, with another id and source."),
+				 errhint("Give the type of what is in the payload: its CloudEvent is made when it is sent.")));
+	if (json && !media_type_is_json(s))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("content_type of an event with a JSON payload must be a type of JSON"),

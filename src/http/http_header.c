@@ -25,14 +25,6 @@ static const char *const reserved_headers[] = {
 	"upgrade"
 };
 
-/* What the name of a header consists of: RFC 9110's "tchar". */
-static bool
-is_token_char(unsigned char c)
-{
-	return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') ||
-		(c >= 'a' && c <= 'z') || (c != '\0' && strchr("!#$%&'*+-.^_`|~", c));
-}
-
 static bool
 is_reserved(const char *name, Size len)
 {
@@ -57,11 +49,8 @@ http_header_problem(const char *line, Size len)
 
 	if (namelen == 0)
 		return "A header has the form \"Name: value\".";
-	for (Size i = 0; i < namelen; i++)
-	{
-		if (!is_token_char((unsigned char) line[i]))
-			return "The name of a header must not contain spaces, separators or control characters.";
-	}
+	if (text_token_length(line) < namelen)
+		return "The name of a header must not contain spaces, separators or control characters.";
 
 	/* a tab is white space in a value, the only such control character */
 	for (Size i = namelen; i < len; i++)

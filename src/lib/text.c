@@ -50,6 +50,37 @@ text_has_c1(const char *utf8, Size len)
 }
 
 /*
+ * Has a text in UTF-8 a code point that is never a character: the last two of
+ * each plane, and U+FDD0 to U+FDEF?
+ */
+bool
+text_has_noncharacter(const char *utf8, Size len)
+{
+	const unsigned char *p = (const unsigned char *) utf8;
+
+	for (Size i = 0; i + 2 < len; i++)
+	{
+		if (p[i] == 0xEF && p[i + 1] == 0xB7 &&
+			p[i + 2] >= 0x90 && p[i + 2] <= 0xAF)
+			return true;
+		if (p[i] == 0xEF && p[i + 1] == 0xBF && p[i + 2] >= 0xBE)
+			return true;
+		if (p[i] >= 0xF0 && i + 3 < len && (p[i + 1] & 0x0F) == 0x0F &&
+			p[i + 2] == 0xBF && p[i + 3] >= 0xBE)
+			return true;
+	}
+	return false;
+}
+
+/* How many bytes at the beginning are a token of HTTP: RFC 9110's "tchar"? */
+Size
+text_token_length(const char *str)
+{
+	return strspn(str, "!#$%&'*+-.^_`|~0123456789"
+				  "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz");
+}
+
+/*
  * Append a text from outside to a line: at most "max" bytes of it, runs of
  * white space and control characters as one space.  Bytes that are no
  * character, and without "utf8" all that are not ASCII, become question marks.

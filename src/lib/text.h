@@ -22,6 +22,8 @@ text_is_control(char c)
 
 extern bool text_has_control(const char *str, Size len);
 extern bool text_has_c1(const char *utf8, Size len);
+extern bool text_has_noncharacter(const char *utf8, Size len);
+extern Size text_token_length(const char *str);
 extern void text_append_line(StringInfo buf, const char *str, Size max,
 							 bool utf8);
 extern void text_copy_line(char *to, Size size, const char *from);

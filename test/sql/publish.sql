@@ -214,6 +214,14 @@ SELECT attempt($$SELECT outbox_publish('t', '1', metadata => '{"a\u0007": "b"}')
 SELECT attempt($$SELECT outbox_publish('t', '1', metadata => '{"a": "b\r\nc"}')$$);
 SELECT attempt($$SELECT outbox_publish('t', '1', metadata => '{"a": "\u0085"}')$$);
 
+-- code points that are no characters
+SELECT to_hex(c), attempt(format($$SELECT outbox_publish(%L, '1')$$, 'a' || chr(c) || 'b'))
+FROM unnest('{64976, 65007, 65534, 65535, 131070, 1114111}'::int[]) c;
+SELECT attempt($$SELECT outbox_publish('t', '1', chr(65534))$$);
+SELECT attempt($$SELECT outbox_publish('t', '1', type => chr(65534))$$);
+SELECT attempt($$SELECT outbox_publish('t', '1', metadata => '{"a\ufffe": "b"}')$$);
+SELECT attempt($$SELECT outbox_publish('t', '1', metadata => '{"a": "\ufdd0"}')$$);
+
 -- metadata is a flat object of strings
 SELECT m, attempt(format($$SELECT outbox_publish('t', '1', metadata => %L)$$, m))
 FROM unnest(ARRAY['null', '1', '"a"', '[]', '["a"]', '[{"a": "b"}]', '{"a": 1}', '{"a": null}',
@@ -231,7 +239,15 @@ SELECT attempt($$INSERT INTO outbox_event (topic, payload, traceparent) VALUES (
 -- content types
 SELECT c, attempt(format($$SELECT outbox_publish_bytes('t', '', %L)$$, c))
 FROM unnest(ARRAY['text', 'text/', '/plain', '/', 'text plain', ' text/plain', 'a/b/c',
-	'text/plain, a/b', 'text/plain text', '"a"/b', 'a/b; c="é"']) c;
+	'text/plain, a/b', 'text/plain text', '"a"/b', 'a/b; c="é"', 'text/plain ', 'te<xt/plain',
+	'a/(b)', 'a/b; c', 'a/b; =c', 'a/b; c=', 'a/b; c="d', 'a/b; c="d"e', 'a/b; c=d e']) c;
+
+-- not those of a CloudEvent, which the payload would be in place of the event
+SELECT c, attempt(format($$SELECT outbox_publish_bytes('t', '', %L)$$, c))
+FROM unnest(ARRAY['application/cloudevents+json', 'application/cloudevents-batch+json',
+	'Application/CloudEvents; charset=utf-8', 'application/cloudevents+protobuf']) c;
+SELECT attempt($$INSERT INTO outbox_event (topic, payload, content_type)
+	VALUES ('t', '{"id": "forged"}', 'application/cloudevents+json')$$);
 
 -- times
 SELECT attempt($$SELECT outbox_publish('t', '1', deliver_after => 'infinity')$$);
@@ -279,8 +295,11 @@ SELECT attempt($$SELECT outbox_publish('t', '1', metadata => jsonb_build_object(
 SELECT attempt($$SELECT outbox_publish('t', '1', metadata => jsonb_build_object('a', repeat('x', 4079)))$$);
 SELECT attempt($$SELECT outbox_publish('t', '1', metadata => '{}')$$);
 SELECT attempt($$SELECT outbox_publish('a b/c?d=e#f%00 ' || chr(160) || '日本', '1')$$);
+SELECT to_hex(c), attempt(format($$SELECT outbox_publish(%L, '1')$$, 'a' || chr(c) || 'b'))
+FROM unnest('{64975, 65008, 65533, 131069, 1048573, 128512}'::int[]) c;
 SELECT c, attempt(format($$SELECT outbox_publish_bytes('t', '', %L)$$, c))
-FROM unnest(ARRAY['application/vnd.acme+xml', 'text/plain;charset=utf-8', 'text/plain ; charset="utf-8"']) c;
+FROM unnest(ARRAY['application/vnd.acme+xml', 'text/plain;charset=utf-8', 'text/plain ; charset="utf-8"',
+	'a/b;', 'a/b; c=d ; e="f \" g"', 'application/masacloudevents+json', '!#$%&''*+-.^_`|~/1']) c;
 SELECT attempt($$SELECT outbox_publish('t', '1', deliver_after => '1999-01-01')$$);
 SELECT count(*) FROM outbox_event;
 

@@ -253,6 +253,22 @@ promise 'topics, keys and metadata arrive whatever they consist of' => sub {
 
 # --- Time
 
+promise 'no attribute has control characters in another encoding either' => sub {
+	query($node, q{CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1'
+		LC_COLLATE 'C' LC_CTYPE 'C'});
+	query($node, 'CREATE EXTENSION outbox', 'latin');
+	foreach my $argument (q{chr(133), '1'}, q{'t', '1', chr(128)},
+		q{'t', '1', metadata => jsonb_build_object('a', chr(159))})
+	{
+		my (undef, undef, $stderr) =
+		  $node->psql('latin', "SELECT outbox_publish($argument)");
+		like($stderr, qr/must not contain control characters/, $argument);
+	}
+	is(query($node, q{SELECT outbox_publish(chr(252), '1') IS NOT NULL}, 'latin'),
+		't', 'a letter is none');
+	query($node, 'DROP DATABASE latin');
+};
+
 promise 'deliver_after is kept to' => sub {
 	my $id = publish($node, 'later',
 		more => q{deliver_after => clock_timestamp() + '1.5 s'});
