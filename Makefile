@@ -26,6 +26,7 @@ OBJS = \
 	src/lib/uuidv7.o \
 	src/publish/answer_queue.o \
 	src/publish/cloudevent.o \
+	src/publish/dapr_numbers.o \
 	src/publish/http_answer.o \
 	src/publish/http_batch.o \
 	src/publish/publisher_call.o \

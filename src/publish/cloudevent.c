@@ -111,16 +111,16 @@ cloudevent_append(StringInfo buf, const OutboxMessage *message,
 	appendStringInfoChar(buf, '}');
 }
 
-/* Is there a metadatum of this name? */
-bool
-cloudevent_has_metadata(const OutboxMessage *message, const char *name)
+/* The metadatum of this name, or NULL. */
+const char *
+cloudevent_get_metadata(const OutboxMessage *message, const char *name)
 {
 	for (int i = 0; i < message->nmetadata; i++)
 	{
 		if (strcmp(message->metadata[i].name, name) == 0)
-			return true;
+			return message->metadata[i].value;
 	}
-	return false;
+	return NULL;
 }
 
 /* Append the metadata as a JSON object of strings, without spaces. */

@@ -23,8 +23,8 @@ extern const char *cloudevent_make_source(const char *cluster,
 										  const char *database);
 extern void cloudevent_append(StringInfo buf, const OutboxMessage *message,
 							  const char *source, int flags);
-extern bool cloudevent_has_metadata(const OutboxMessage *message,
-									const char *name);
+extern const char *cloudevent_get_metadata(const OutboxMessage *message,
+										   const char *name);
 extern void cloudevent_append_metadata(StringInfo buf,
 									   const OutboxMessage *message);
 extern const char *cloudevent_header_value(const char *text);

@@ -88,6 +88,8 @@ http_answer_check(HttpPublisher *publisher, const OutboxMessage *message)
 	OutboxAnswer answer = {0};
 
 	answer.error = message_problem(message);
+	if (answer.error == NULL && publisher->kind->message_problem != NULL)
+		answer.error = publisher->kind->message_problem(message);
 	if (answer.error == NULL)
 		return true;
 	answer.id = message->id;

@@ -63,6 +63,12 @@ typedef struct HttpPublisherKind
 	bool		(*configure) (HttpPublisher *publisher, HttpOptions *options,
 							  const char **reason);
 
+	/*
+	 * Optional: why can this message never be sent?  NULL: it can.  Asked
+	 * before each request.
+	 */
+	const char *(*message_problem) (const OutboxMessage *message);
+
 	/* Fill in the request of a message, in the request's memory context. */
 	void		(*make_request) (HttpPublisher *publisher,
 								 HttpRequest *request,

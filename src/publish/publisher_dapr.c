@@ -26,6 +26,7 @@
 #include "lib/secret_file.h"
 #include "lib/text.h"
 #include "publish/cloudevent.h"
+#include "publish/dapr_numbers.h"
 #include "publish/http_answer.h"
 #include "publish/publisher_dapr_bulk.h"
 #include "publish/publisher_over_http.h"
@@ -146,6 +147,35 @@ dapr_configure(HttpPublisher *publisher, HttpOptions *options,
 	}
 	dapr_bulk_configure(dapr);
 	return true;
+}
+
+/* Is the payload to go to the broker as it is, which daprd tells by this? */
+static bool
+is_raw(const OutboxMessage *message)
+{
+	/* Go's ParseBool() */
+	static const char *const truths[] = {"1", "t", "T", "true", "TRUE", "True"};
+	const char *value = cloudevent_get_metadata(message, "rawPayload");
+
+	for (int i = 0; value != NULL && i < lengthof(truths); i++)
+	{
+		if (strcmp(value, truths[i]) == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * HttpPublisherKind.message_problem.  daprd would take such a number, and so
+ * would the broker; but the event would never come out of it.
+ */
+static const char *
+dapr_message_problem(const OutboxMessage *message)
+{
+	if (message->is_json && !is_raw(message) &&
+		!dapr_numbers_are_finite(message->payload, message->payload_len))
+		return "the payload has a number outside of float64: no subscriber of Dapr could decode the event";
+	return NULL;
 }
 
 /* Append a message's metadata as query parameters, its key among them. */
@@ -270,6 +300,7 @@ dapr_judge(const HttpResult *result, HttpVerdict *verdict)
 static const HttpPublisherKind dapr_kind = {
 	.size = sizeof(DaprPublisher),
 	.configure = dapr_configure,
+	.message_problem = dapr_message_problem,
 	.make_request = dapr_make_request,
 	.judge = dapr_judge,
 	.make_batch_request = dapr_bulk_make_request,

@@ -22,14 +22,13 @@
  */
 #include "postgres.h"
 
-#include <float.h>
-
 #include "utils/memutils.h"
 
 #include "lib/json_members.h"
 #include "lib/json_text.h"
 #include "lib/text.h"
 #include "publish/cloudevent.h"
+#include "publish/dapr_numbers.h"
 #include "publish/http_answer.h"
 #include "publish/publisher_dapr_bulk.h"
 
@@ -38,9 +37,6 @@
 /* The stable route came with this version. */
 #define STABLE_MAJOR 1
 #define STABLE_MINOR 17
-
-/* Smaller fractions are written with an exponent: zeros behind the point. */
-#define MAX_FRACTION_ZEROS 5
 
 /* What an entry needs besides its payload, roughly. */
 #define ENTRY_OVERHEAD 768
@@ -131,78 +127,6 @@ ask_version(DaprPublisher *dapr)
 }
 
 /*
- * Is the number certain to be written by daprd as it is here?  Its digits must
- * fit into a double, and its notation be the one that Go would choose.
- */
-static bool
-is_exact(const char *number, Size len)
-{
-	const char *end = number + len;
-	const char *point = memchr(number, '.', len);
-	const char *first;			/* digit that is not 0 */
-	int			ndigits;		/* from there on */
-
-	if (memchr(number, 'e', len) != NULL || memchr(number, 'E', len) != NULL)
-		return false;
-
-	/* zeros in front are no digits of the double */
-	first = number + strspn(number, "-0.");
-	ndigits = end - first;
-	if (point == NULL)
-		return ndigits > 0 ? ndigits <= DBL_DIG : number[0] != '-';
-
-	/* the point is no digit; a zero at the end would not be written */
-	if (first < point)
-		ndigits--;
-	return end[-1] != '0' && ndigits <= DBL_DIG &&
-		(first < point || first - point - 1 <= MAX_FRACTION_ZEROS);
-}
-
-/* Behind the string that begins here. */
-static const char *
-skip_string(const char *str, const char *end)
-{
-	const char *quote = str;
-	const char *p;
-
-	/* one behind an odd number of backslashes does not end it */
-	do
-	{
-		quote = memchr(quote + 1, '"', end - quote - 1);
-		if (quote == NULL)
-			return end;
-		for (p = quote; p[-1] == '\\'; p--)
-			;
-	} while ((quote - p) % 2 != 0);
-	return quote + 1;
-}
-
-/* Are all numbers in a JSON value such as daprd leaves as they are? */
-static bool
-numbers_are_exact(const char *json, Size len)
-{
-	const char *p = json;
-	const char *end = json + len;
-
-	while (p < end)
-	{
-		if (*p == '"')
-			p = skip_string(p, end);
-		else if (*p == '-' || (*p >= '0' && *p <= '9'))
-		{
-			Size		number_len = strspn(p, "-+.eE0123456789");
-
-			if (!is_exact(p, number_len))
-				return false;
-			p += number_len;
-		}
-		else
-			p++;
-	}
-	return true;
-}
-
-/*
  * OutboxCanBatchCB.  rawPayload is for a whole request, not for one of its
  * events.
  */
@@ -211,10 +135,10 @@ dapr_bulk_can_batch(OutboxPublisherState *state, const OutboxMessage *message)
 {
 	DaprPublisher *dapr = state->private_data;
 
-	if (cloudevent_has_metadata(message, "rawPayload"))
+	if (cloudevent_get_metadata(message, "rawPayload") != NULL)
 		return false;
 	return dapr->bulk.mode == DAPR_BULK_ON || !message->is_json ||
-		numbers_are_exact(message->payload, message->payload_len);
+		dapr_numbers_are_exact(message->payload, message->payload_len);
 }
 
 /* Append the metadata of an event, its key among them: an object, always. */

@@ -46,7 +46,7 @@ typedef struct DaprPublisher
 static inline const char *
 dapr_partition_key(const OutboxMessage *message)
 {
-	if (cloudevent_has_metadata(message, "partitionKey"))
+	if (cloudevent_get_metadata(message, "partitionKey") != NULL)
 		return NULL;
 	return message->key;
 }

@@ -5,6 +5,7 @@
 # - A list of failed entries counts only as far as it is of the request: with a
 #   name that is not, every event is sent again, alone; lists of another name
 #   say nothing.
+# - What nobody could ever get is dead at once, with the reason.
 # - A request that meets a dead connection is sent once more on a fresh one, and
 #   that is no attempt; without an answer there, it is.
 # - A process that was stopped for longer than all time-outs takes the answers
@@ -95,6 +96,30 @@ promise 'only the member failedEntries is a list of what failed' => sub {
 		FROM unnest('{$first, $second}'::text[]) id});
 	wait_states($node, 'other', 'published*2');
 	taken_once($dapr, [ $first, $second ], 'another list says nothing');
+};
+
+# --- What daprd would take, and nobody get
+
+promise 'a number that no subscriber of Dapr can decode is refused' => sub {
+	foreach my $bulk (qw(off auto on))
+	{
+		reload($node, 'outbox.dapr_bulk' => $bulk);
+		my @bad = ('1e400', '-1e309', '1.8e308', '[1, {"a": 1e400}]');
+		my @good = ('1e308', '-1.7e308', '1e-400', '"1e400 ' . ('9' x 400) . '"',
+			"1.0${\ ('0' x 400)}1");
+		my @ids = map { publish($node, "numbers_$bulk", payload => literal($_)) }
+		  @bad, @good;
+		wait_states($node, "numbers_$bulk", 'dead*4 published*5', "dapr_bulk = $bulk");
+		is(event_value($node, $ids[1], 'attempts, last_status, last_error'),
+			'1||the payload has a number outside of float64:'
+			  . ' no subscriber of Dapr could decode the event',
+			'dead at once, with the reason');
+		is(scalar(map { $dapr->log(id => $_) } @ids[ 0 .. 3 ]), 0, 'and never sent');
+	}
+	my $raw = publish($node, 'numbers_raw',
+		payload => q{'1e400'},
+		more => q{metadata => '{"rawPayload": "true"}'});
+	ok(wait_state($node, $raw, 'published'), 'raw, nobody decodes it');
 };
 
 # --- Connections
