@@ -3,16 +3,18 @@
  * http_batch.c
  *		The requests of messages: of one alone, or of several that share it.
  *
- * A message alone is all there is to know of its request, which has its id.
- * An HttpBatch remembers the messages that share a request, from the moment it
- * is sent until each of them is answered or cancelled; its address names the
- * request.
+ * An HttpBatch remembers the messages of a request, from the moment it is sent
+ * until each of them is answered or cancelled; its address names the request.
+ * Mostly it is a message alone, whose request has a form of its own.
  *
  * One response speaks for all messages, unless the publisher finds more in it
  * (HttpPublisherKind.judge_batch).  But that a request was rejected says
  * little about each of its messages, as does a list of failures that names
  * what was not in it: they are sent again at once, each alone, and the answers
  * to that count.  So no message is lost to another one's fault.
+ *
+ * A message that cannot be sent alone may be sent as a batch of one, if the
+ * publisher finds so (a detour); what is answered then counts.
  *
  * What is to be sent again waits in a list until libcurl's client is left;
  * within the same callback it is sent, with the settings of then.
@@ -29,36 +31,6 @@
 #include "publish/http_batch.h"
 
 static void batch_done(void *arg, int64 id, const HttpResult *result);
-
-/* HttpDoneCB of a message alone. */
-static void
-message_done(void *arg, int64 id, const HttpResult *result)
-{
-	HttpPublisher *publisher = arg;
-	HttpVerdict verdict;
-	const char *error = http_answer_judge(publisher, result, &verdict);
-	OutboxAnswer answer;
-
-	http_answer_fill(&answer, id, result, verdict.outcome, error);
-	outbox_answer(publisher->state, &answer);
-}
-
-/* Start the request of one message. */
-static void
-send_alone(HttpPublisher *publisher, const OutboxMessage *message)
-{
-	HttpRequest *request;
-	MemoryContext old;
-
-	if (!http_answer_check(publisher, message))
-		return;
-	request = http_client_new_request(publisher->client, message->id,
-									  message_done);
-	old = MemoryContextSwitchTo(http_request_context(request));
-	publisher->kind->make_request(publisher, request, message);
-	MemoryContextSwitchTo(old);
-	http_client_start(publisher->client, request);
-}
 
 static int64
 request_id(HttpBatch *batch)
@@ -81,10 +53,20 @@ remove_message(HttpBatch *batch, int i)
 			(batch->nmessages - i) * sizeof(batch->messages[0]));
 }
 
+/* A batch without messages yet, in no list, with room for "n" of them. */
+static HttpBatch *
+make_batch(HttpPublisher *publisher, int n)
+{
+	return MemoryContextAllocZero(publisher->state->context,
+								  offsetof(HttpBatch, messages) +
+								  n * sizeof(const OutboxMessage *));
+}
+
 /* Start the request of a batch, which is in no list. */
 static void
-send_shared(HttpPublisher *publisher, HttpBatch *batch)
+send_batch(HttpPublisher *publisher, HttpBatch *batch)
 {
+	const HttpPublisherKind *kind = publisher->kind;
 	HttpRequest *request;
 	MemoryContext old;
 
@@ -94,9 +76,26 @@ send_shared(HttpPublisher *publisher, HttpBatch *batch)
 	request = http_client_new_request(publisher->client, request_id(batch),
 									  batch_done);
 	old = MemoryContextSwitchTo(http_request_context(request));
-	publisher->kind->make_batch_request(publisher, request, batch);
+	if (batch->alone)
+		kind->make_request(publisher, request, batch->messages[0]);
+	else
+		kind->make_batch_request(publisher, request, batch);
 	MemoryContextSwitchTo(old);
 	http_client_start(publisher->client, request);
+}
+
+/* Start the request of one message. */
+static void
+send_alone(HttpPublisher *publisher, const OutboxMessage *message)
+{
+	HttpBatch  *batch;
+
+	if (!http_answer_check(publisher, message))
+		return;
+	batch = make_batch(publisher, 1);
+	batch->alone = true;
+	batch->messages[batch->nmessages++] = message;
+	send_batch(publisher, batch);
 }
 
 /*
@@ -115,9 +114,7 @@ http_batch_send(HttpPublisher *publisher,
 			send_alone(publisher, messages[i]);
 		return;
 	}
-	batch = MemoryContextAllocZero(publisher->state->context,
-								   offsetof(HttpBatch, messages) +
-								   n * sizeof(batch->messages[0]));
+	batch = make_batch(publisher, n);
 	for (int i = 0; i < n; i++)
 	{
 		if (http_answer_check(publisher, messages[i]))
@@ -126,7 +123,7 @@ http_batch_send(HttpPublisher *publisher,
 
 	/* perhaps none of them can be sent */
 	if (batch->nmessages > 0)
-		send_shared(publisher, batch);
+		send_batch(publisher, batch);
 	else
 		pfree(batch);
 }
@@ -157,12 +154,13 @@ http_batch_send_again(HttpPublisher *publisher)
 											   &publisher->again);
 
 		/* the publisher may have given up batches meanwhile */
-		if (batch->singly || publisher->state->max_batch <= 1)
+		if (!batch->detour &&
+			(batch->singly || publisher->state->max_batch <= 1))
 			send_singly(publisher, batch);
 		else
 		{
 			dlist_delete(&batch->node);
-			send_shared(publisher, batch);
+			send_batch(publisher, batch);
 		}
 	}
 	return any;
@@ -204,9 +202,8 @@ cancel_in(HttpPublisher *publisher, dlist_head *batches, int64 id)
 void
 http_batch_cancel(HttpPublisher *publisher, int64 id)
 {
-	if (!cancel_in(publisher, &publisher->batches, id) &&
-		!cancel_in(publisher, &publisher->again, id))
-		http_client_cancel(publisher->client, id, message_done);
+	if (!cancel_in(publisher, &publisher->batches, id))
+		(void) cancel_in(publisher, &publisher->again, id);
 }
 
 /* An answer for each message, all the same, in the current memory context. */
@@ -228,7 +225,7 @@ judge_batch(HttpPublisher *publisher, const HttpBatch *batch,
 			const HttpResult *result, const HttpVerdict *verdict,
 			OutboxAnswer *answers)
 {
-	if (verdict->outcome == OUTBOX_REJECTED)
+	if (verdict->outcome == OUTBOX_REJECTED && !batch->alone && !batch->detour)
 		return HTTP_BATCH_SINGLY;
 	if (result->status == 0 || publisher->kind->judge_batch == NULL)
 		return HTTP_BATCH_ANSWER;
@@ -236,7 +233,7 @@ judge_batch(HttpPublisher *publisher, const HttpBatch *batch,
 										answers);
 }
 
-/* HttpDoneCB of every batch. */
+/* HttpDoneCB of every request. */
 static void
 batch_done(void *arg, int64 id, const HttpResult *result)
 {
@@ -266,6 +263,8 @@ batch_done(void *arg, int64 id, const HttpResult *result)
 	/* not here, where the client must not be called */
 	if (fate != HTTP_BATCH_ANSWER)
 	{
+		batch->detour |= batch->alone;
+		batch->alone = false;
 		batch->singly = fate == HTTP_BATCH_SINGLY;
 		dlist_delete(&batch->node);
 		dlist_push_tail(&publisher->again, &batch->node);

@@ -30,22 +30,25 @@ typedef struct HttpVerdict
 	const char *message;		/* its message; NULL: the start of its body */
 } HttpVerdict;
 
-/* Messages that share a request; made and freed in http_batch.c. */
+/* The messages of a request; made and freed in http_batch.c. */
 typedef struct HttpBatch
 {
 	dlist_node	node;			/* in one of the lists in HttpPublisher */
 	int			route;			/* the publisher's note of how it was sent */
 	int			generation;		/* HttpPublisher.generation when it was sent */
+	bool		alone;			/* one message; the request is of its own form */
+	bool		detour;			/* one message that could not be sent so */
 	bool		singly;			/* to be sent again: each message alone */
 	int			nmessages;		/* that are not answered or cancelled */
 	const OutboxMessage *messages[FLEXIBLE_ARRAY_MEMBER];
 } HttpBatch;
 
-/* What to do when a shared request has failed. */
+/* What to do when a request has failed. */
 typedef enum HttpBatchFate
 {
 	HTTP_BATCH_ANSWER,			/* give the answers */
-	HTTP_BATCH_AGAIN,			/* send it once more, there is another way */
+	HTTP_BATCH_AGAIN,			/* send it once more, there is another way; a
+								 * message alone: by make_batch_request() */
 	HTTP_BATCH_SINGLY			/* send each message again, alone */
 } HttpBatchFate;
 
@@ -82,16 +85,18 @@ typedef struct HttpPublisherKind
 
 	/*
 	 * Fill in the request of several messages, as make_request() does; may
-	 * set "route".  Only used if configure() has set max_batch.
+	 * set "route".  Only used if configure() has set max_batch, or
+	 * judge_batch() wants it.
 	 */
 	void		(*make_batch_request) (HttpPublisher *publisher,
 									   HttpRequest *request,
 									   HttpBatch *batch);
 
 	/*
-	 * Optional: look into a response to a shared request that is not 2xx and
-	 * that judge() did not reject.  "answers" has an entry for each message,
-	 * with judge()'s verdict, to be changed where the response tells more.
+	 * Optional: look into a response that is not 2xx and, if its request was
+	 * shared, that judge() did not reject.  "answers" has an entry for each
+	 * message, with judge()'s verdict, to be changed where the response tells
+	 * more.
 	 */
 	HttpBatchFate (*judge_batch) (HttpPublisher *publisher,
 								  const HttpBatch *batch,

@@ -7,7 +7,8 @@
  * CloudEvent as its body, which daprd passes on as it is (but for topic and
  * pubsubname, which it sets).  So an event has the same id, time and bytes at
  * every try.  Metadata are query parameters, for daprd and the broker behind
- * it.  Several events may share a request to daprd's bulk API, as far as that
+ * it; an event that has too many for a URL goes through the bulk API, which has
+ * them in the body.  Several events may share a request to that, as far as it
  * leaves them as they are: see publisher_dapr_bulk.c.
  *
  * Errors.  daprd's status and the errorCode in the response's body decide.
@@ -47,6 +48,7 @@ static const struct DaprOutcome
 	{400, "ERR_PUBSUB_REQUEST_METADATA", OUTBOX_REJECTED},
 	{403, "ERR_PUBSUB_FORBIDDEN", OUTBOX_RETRY},
 	{413, ANY_CODE, OUTBOX_REJECTED},
+	{414, ANY_CODE, OUTBOX_REJECTED},
 	{429, ANY_CODE, OUTBOX_RETRY},
 	{431, ANY_CODE, OUTBOX_REJECTED},
 	{500, "ERR_PUBSUB_CLOUD_EVENTS_SER", OUTBOX_REJECTED},

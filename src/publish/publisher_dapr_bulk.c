@@ -11,6 +11,11 @@
  * outbox.dapr_bulk = auto, an event shares a request only if its numbers
  * certainly come out as they went in.
  *
+ * Metadata.  daprd limits the request line and the headers, by no fixed size.
+ * An event that it refuses for that when it is sent alone is sent here alone,
+ * where its metadata are in the body, whatever outbox.dapr_bulk says; unless
+ * that would change its numbers.
+ *
  * Routes.  The stable route is that of a single event for a pubsub component
  * called "bulk" to a daprd before 1.17, and so not to be tried without
  * knowing.  daprd is asked for its version when the first batch is sent; until
@@ -40,6 +45,8 @@
 
 /* What an entry needs besides its payload, roughly. */
 #define ENTRY_OVERHEAD 768
+
+#define NO_BULK_API "it has no bulk API"
 
 static void version_done(void *arg, int64 id, const HttpResult *result);
 
@@ -127,18 +134,25 @@ ask_version(DaprPublisher *dapr)
 }
 
 /*
- * OutboxCanBatchCB.  rawPayload is for a whole request, not for one of its
- * events.
+ * Why can this message not be in a bulk request?  NULL: it can.  rawPayload is
+ * for a whole request, not for one of its events.
  */
+static const char *
+bulk_obstacle(const DaprPublisher *dapr, const OutboxMessage *message)
+{
+	if (cloudevent_get_metadata(message, "rawPayload") != NULL)
+		return "its bulk API has no rawPayload";
+	if (dapr->bulk.mode != DAPR_BULK_ON && message->is_json &&
+		!dapr_numbers_are_exact(message->payload, message->payload_len))
+		return "its bulk API would change the numbers";
+	return NULL;
+}
+
+/* OutboxCanBatchCB */
 bool
 dapr_bulk_can_batch(OutboxPublisherState *state, const OutboxMessage *message)
 {
-	DaprPublisher *dapr = state->private_data;
-
-	if (cloudevent_get_metadata(message, "rawPayload") != NULL)
-		return false;
-	return dapr->bulk.mode == DAPR_BULK_ON || !message->is_json ||
-		dapr_numbers_are_exact(message->payload, message->payload_len);
+	return bulk_obstacle(state->private_data, message) == NULL;
 }
 
 /* Append the metadata of an event, its key among them: an object, always. */
@@ -190,8 +204,9 @@ dapr_bulk_make_request(HttpPublisher *publisher, HttpRequest *request,
 		ask_version(dapr);
 	}
 
-	/* there is one: with none left, there are no batches */
-	Assert(route != DAPR_BULK_ROUTE_NONE);
+	/* with none left, there are no batches but one that found out just now */
+	if (route == DAPR_BULK_ROUTE_NONE)
+		route = DAPR_BULK_ROUTE_ALPHA;
 	batch->route = route;
 
 	initStringInfo(&url);
@@ -300,6 +315,42 @@ entry_member(void *arg, int depth, const char *top, const char *name,
 		failed->error = value;
 }
 
+/*
+ * The one message of a batch can be sent neither alone, for its URL, nor in
+ * bulk: say why, and what to do.
+ */
+static void
+set_too_long(OutboxAnswer *answer, const char *obstacle)
+{
+	answer->outcome = OUTBOX_REJECTED;
+	answer->error = psprintf("key and metadata do not fit into daprd's limit for a URL, and %s: raise its --read-buffer-size",
+							 obstacle);
+}
+
+/* A message alone was refused: is that for its URL, and is there another way? */
+static HttpBatchFate
+judge_alone(DaprPublisher *dapr, const HttpBatch *batch,
+			const HttpResult *result, OutboxAnswer *answer)
+{
+	const OutboxMessage *message = batch->messages[0];
+	const char *obstacle;
+
+	/* Request Header Fields Too Large, or from what is before daprd, URI */
+	if (result->status != 431 && result->status != 414)
+		return HTTP_BATCH_ANSWER;
+
+	/* neither is for what the other way has in its body */
+	if (message->nmetadata == 0 && message->key == NULL)
+		return HTTP_BATCH_ANSWER;
+	obstacle = bulk_obstacle(dapr, message);
+	if (obstacle == NULL && current_route(dapr) == DAPR_BULK_ROUTE_NONE)
+		obstacle = NO_BULK_API;
+	if (obstacle == NULL)
+		return HTTP_BATCH_AGAIN;
+	set_too_long(answer, obstacle);
+	return HTTP_BATCH_ANSWER;
+}
+
 static void
 set_delivered(OutboxAnswer *answer)
 {
@@ -323,13 +374,18 @@ dapr_bulk_judge(HttpPublisher *publisher, const HttpBatch *batch,
 	FailedEntries failed = {publisher, result, verdict, batch, answers};
 	bool		whole;
 
+	if (batch->alone)
+		return judge_alone(dapr, batch, result, &answers[0]);
 	if (route_is_missing(batch, result, verdict))
 	{
 		/* with other settings, this may have been another daprd */
 		if (batch->generation == publisher->generation)
 			dapr->bulk.missing[batch->route] = true;
 		set_max_batch(dapr);
-		return HTTP_BATCH_AGAIN;
+		if (!batch->detour || current_route(dapr) != DAPR_BULK_ROUTE_NONE)
+			return HTTP_BATCH_AGAIN;
+		set_too_long(&answers[0], NO_BULK_API);
+		return HTTP_BATCH_ANSWER;
 	}
 	if (result->status != 500)
 		return HTTP_BATCH_ANSWER;
@@ -341,13 +397,14 @@ dapr_bulk_judge(HttpPublisher *publisher, const HttpBatch *batch,
 	/* no list, and none can have been cut off: it is about the request */
 	if (failed.n == 0 && result->error == NULL)
 		return HTTP_BATCH_ANSWER;
-	if (whole && failed.unknown)
+	if (whole && failed.unknown && !batch->detour)
 		return HTTP_BATCH_SINGLY;
 
 	/* if the list was not read to its end, each event may be in it */
+	whole &= failed.n > 0 && !failed.unknown;
 	for (int i = 0; i < batch->nmessages; i++)
 	{
-		if (failed.n > 0 && whole && !failed.listed[i])
+		if (whole && !failed.listed[i])
 			set_delivered(&answers[i]);
 		else
 			answers[i].outcome = OUTBOX_RETRY;

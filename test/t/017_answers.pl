@@ -6,6 +6,8 @@
 #   name that is not, every event is sent again, alone; lists of another name
 #   say nothing.
 # - What nobody could ever get is dead at once, with the reason.
+# - Key and metadata that do not fit into a URL go in the body of a bulk request;
+#   where that cannot be, the event is dead and says what to raise.
 # - A request that meets a dead connection is sent once more on a fresh one, and
 #   that is no attempt; without an answer there, it is.
 # - A process that was stopped for longer than all time-outs takes the answers
@@ -120,6 +122,73 @@ promise 'a number that no subscriber of Dapr can decode is refused' => sub {
 		payload => q{'1e400'},
 		more => q{metadata => '{"rawPayload": "true"}'});
 	ok(wait_state($node, $raw, 'published'), 'raw, nobody decodes it');
+};
+
+# --- What does not fit into a URL
+
+# Four times as long when it is percent-encoded as it is here
+my $long = q{jsonb_build_object('long', repeat(chr(252), 1500))};
+
+promise 'what does not fit into a URL arrives all the same' => sub {
+	foreach my $bulk (qw(off auto on))
+	{
+		reload($node, 'outbox.dapr_bulk' => $bulk);
+		my $failed = failed_attempts();
+		my @ids = publish($node, "long_$bulk",
+			count => 3,
+			key => '%' x 200,
+			more => "metadata => $long");
+		wait_states($node, "long_$bulk", 'published*3', "dapr_bulk = $bulk");
+		taken_once($dapr, \@ids, 'each is taken');
+		my ($entry) = $dapr->accepted(id => $ids[0]);
+		is_deeply($entry->{metadata},
+			{ long => "\x{fc}" x 1500, partitionKey => '%' x 200 },
+			'with key and metadata');
+		is(failed_attempts() - $failed, 0, 'and without an attempt');
+	}
+};
+
+# That it cannot arrive: the reason
+sub is_too_long
+{
+	my ($topic, $reason, %event) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $id = publish($node, $topic, more => "metadata => $long", %event);
+	wait_state($node, $id, 'dead');
+	is(event_value($node, $id, 'attempts, last_error'),
+		"1|key and metadata do not fit into daprd's limit for a URL,"
+		  . " and $reason: raise its --read-buffer-size", $topic);
+	return;
+}
+
+promise 'what does not fit into a URL and not into bulk is dead, and says why' => sub {
+	is_too_long('long_exact', 'its bulk API would change the numbers',
+		payload => q{'1.10'});
+	is_too_long('long_raw', 'its bulk API has no rawPayload',
+		more => qq(metadata => $long || '{"rawPayload": "true"}'));
+	reload($node, 'outbox.dapr_bulk' => 'on');
+	my $id = publish($node, 'long_inexact', payload => q{'1.10'}, more => "metadata => $long");
+	ok(wait_state($node, $id, 'published'), 'with dapr_bulk = on numbers may change');
+};
+
+promise 'what does not fit into a URL is dead where there is no bulk API' => sub {
+	reload($node, 'outbox.dapr_bulk' => 'off');
+	$dapr->faults([ dapr_error(404, 'ERR_DIRECT_INVOKE', match => { path => '/bulk/' }) ]);
+	is_too_long('long_denied', 'it has no bulk API') foreach 1 .. 2;
+	$dapr->faults([]);
+};
+
+promise 'in bulk alone, an event has the attempts of any other' => sub {
+	$dapr->faults([ { match => { topic => 'long_fails' }, component_error => 'boom' } ]);
+	my $id = publish($node, 'long_fails', more => "metadata => $long");
+	wait_state($node, $id, 'dead');
+	like(event_value($node, $id, 'attempts, last_error'),
+		qr/^3\|HTTP 500 ERR_PUBSUB_PUBLISH_MESSAGE: .*boom$/, 'and dies of its own failures');
+	$dapr->faults([ { match => { topic => 'long_unknown' }, status => 500, times => 1,
+		body => '{"failedEntries":[{"entryId":"x"}]}' } ]);
+	$id = publish($node, 'long_unknown', more => "metadata => $long");
+	wait_state($node, $id, 'published');
+	taken_once($dapr, [$id], 'a list without it says nothing');
 };
 
 # --- Connections
