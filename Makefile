@@ -13,6 +13,7 @@ OBJS = \
 	src/api/event_check.o \
 	src/api/media_type.o \
 	src/api/monitor.o \
+	src/api/trace_context.o \
 	src/http/http_client.o \
 	src/http/http_header.o \
 	src/http/http_request.o \

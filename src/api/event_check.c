@@ -27,6 +27,7 @@
 
 #include "api/event_check.h"
 #include "api/media_type.h"
+#include "api/trace_context.h"
 #include "guc.h"
 #include "lib/json_text.h"
 #include "lib/text.h"
@@ -180,22 +181,11 @@ check_content_type(Datum value, bool isnull, bool json)
 				 errhint("Leave it NULL, or put what is not JSON into body.")));
 }
 
-/* W3C trace context: 00-<32 hex digits>-<16>-<2>, in lower case. */
+/* A trace context that was given as such, in the column. */
 static void
 check_traceparent(const char *s, int len)
 {
-	static const char form[] = "xx-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx-xxxxxxxxxxxxxxxx-xx";
-	bool		ok = len == sizeof(form) - 1;
-
-	/* Receivers are to ignore one that has digits in upper case. */
-	for (int i = 0; ok && i < len; i++)
-	{
-		if (form[i] == '-')
-			ok = s[i] == '-';
-		else
-			ok = (s[i] >= '0' && s[i] <= '9') || (s[i] >= 'a' && s[i] <= 'f');
-	}
-	if (!ok)
+	if (!trace_context_is_valid(s, len))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("traceparent of an event is not a W3C trace context"),
@@ -205,7 +195,7 @@ check_traceparent(const char *s, int len)
 
 /*
  * A flat object of strings.  Returns the trace context if there is one among
- * them, palloc'd, else NULL.
+ * them, palloc'd and whatever it consists of, else NULL.
  */
 static text *
 check_metadata(Datum value, bool isnull)
@@ -249,7 +239,7 @@ check_metadata(Datum value, bool isnull)
 			is_traceparent = v.val.string.len == 11 &&
 				memcmp(v.val.string.val, "traceparent", 11) == 0;
 		}
-		else if (token == WJB_VALUE && v.val.string.len > 0)
+		else if (token == WJB_VALUE && !is_traceparent && v.val.string.len > 0)
 			check_text("a value in metadata", v.val.string.val,
 					   v.val.string.len, MAX_METADATA_BYTES);
 		if (token == WJB_VALUE && is_traceparent)
@@ -261,7 +251,9 @@ check_metadata(Datum value, bool isnull)
 
 /*
  * Move the trace context from the metadata to its own column, from which
- * publishers take it.  One that is in the column already counts.
+ * publishers take it.  Among the metadata it comes from whoever called the
+ * application, whose transaction must not fail for it: one that is not valid is
+ * left out.  One that is in the column already counts, and has to be valid.
  */
 static void
 take_traceparent(Datum *values, bool *nulls)
@@ -270,19 +262,20 @@ take_traceparent(Datum *values, bool *nulls)
 									   nulls[EVENT_COL_METADATA]);
 
 	if (found)
-	{
 		values[EVENT_COL_METADATA] =
 			DirectFunctionCall2(jsonb_delete, values[EVENT_COL_METADATA],
 								PointerGetDatum(cstring_to_text("traceparent")));
-		if (nulls[EVENT_COL_TRACEPARENT])
-			values[EVENT_COL_TRACEPARENT] = PointerGetDatum(found);
-		nulls[EVENT_COL_TRACEPARENT] = false;
-	}
 	if (!nulls[EVENT_COL_TRACEPARENT])
 	{
 		text	   *t = DatumGetTextPP(values[EVENT_COL_TRACEPARENT]);
 
 		check_traceparent(VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t));
+	}
+	else if (found && trace_context_is_valid(VARDATA_ANY(found),
+											 VARSIZE_ANY_EXHDR(found)))
+	{
+		values[EVENT_COL_TRACEPARENT] = PointerGetDatum(found);
+		nulls[EVENT_COL_TRACEPARENT] = false;
 	}
 }
 

@@ -228,13 +228,18 @@ FROM unnest(ARRAY['null', '1', '"a"', '[]', '["a"]', '[{"a": "b"}]', '{"a": 1}',
 	'{"a": true}', '{"a": ["b"]}', '{"a": {}}', '{"a": {"b": "c"}}', '{"a": "b", "c": 1}']) m;
 SELECT attempt($$SELECT outbox_publish('t', '1', metadata => jsonb_build_object('a', repeat('x', 4080)))$$);
 
--- a trace context
-SELECT t, attempt(format($$SELECT outbox_publish('t', '1', metadata => jsonb_build_object('traceparent', %L))$$, t))
+-- a trace context that is given as such
+SELECT t, attempt(format($$INSERT INTO outbox_event (topic, payload, traceparent) VALUES ('t', '1', %L)$$, t))
 FROM unnest(ARRAY['', 'x',
 	'00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0',
+	'00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-',
 	'00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01',
-	'00_0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01']) t;
-SELECT attempt($$INSERT INTO outbox_event (topic, payload, traceparent) VALUES ('t', '1', 'x')$$);
+	'00_0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
+	'00-00000000000000000000000000000000-b7ad6b7169203331-01',
+	'00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01',
+	'ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
+	'cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01.more',
+	'cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more of it']) t;
 
 -- content types
 SELECT c, attempt(format($$SELECT outbox_publish_bytes('t', '', %L)$$, c))
@@ -311,6 +316,20 @@ INSERT INTO outbox_event (topic, payload, metadata, traceparent) VALUES
 	 '00-11111111111111111111111111111111-2222222222222222-00'),
 	('traced', '3', NULL, '00-11111111111111111111111111111111-2222222222222222-00');
 SELECT payload, metadata, traceparent FROM outbox_event WHERE topic = 'traced' ORDER BY id;
+
+-- it is taken in a later version; and what is not valid is left out there
+SELECT outbox_publish('caller', to_jsonb(t), metadata => jsonb_build_object('traceparent', t, 'a', 'b')) IS NOT NULL
+FROM unnest(ARRAY['00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
+	'01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
+	'cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-what-the-future-brings',
+	'', 'x', E'line\nbreak',
+	'00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more',
+	'00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01',
+	'00-00000000000000000000000000000000-b7ad6b7169203331-01',
+	'00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01',
+	'ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
+	'cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-' || repeat('x', 200)]) t;
+SELECT payload, metadata, traceparent FROM outbox_event WHERE topic = 'caller' ORDER BY id;
 
 -- what is lost is told
 DROP FUNCTION attempt(text);
