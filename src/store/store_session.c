@@ -36,10 +36,30 @@
 	9, {TEXTOID, JSONBOID, BYTEAOID, TEXTOID, TEXTOID, TEXTOID, UUIDOID, \
 	JSONBOID, TIMESTAMPTZOID}
 
+#define PUBLISH_EVENT_ID 6		/* from 0 on */
+
 static Statement publish_new = {PUBLISH, PUBLISH_TYPES};
 
 static Statement publish_unless_there = {
 	PUBLISH " ON CONFLICT (event_id) DO NOTHING", PUBLISH_TYPES
+};
+
+/* Is a column what the parameter is?  NULL if one of the two is. */
+#define SAME(column, n) \
+	"(e." column " OPERATOR(pg_catalog.=) $" n \
+	" OR (e." column " IS NULL AND $" n " IS NULL))"
+
+/* The columns are in the order of compared[]. */
+static Statement compare_event = {
+	"SELECT " SAME("topic", "1") ", " SAME("type", "6") ", " SAME("key", "5")
+	", " SAME("content_type", "4")
+	", (" SAME("payload", "2") " AND " SAME("body", "3") ")"
+	" FROM @s@.outbox_event e WHERE e.event_id OPERATOR(pg_catalog.=) $7",
+	PUBLISH_TYPES
+};
+
+static const char *const compared[] = {
+	"topic", "type", "key", "content type", "payload"
 };
 
 /* $1 event_id; its id, and its state as the view shows it */
@@ -92,6 +112,38 @@ begin_statements(Oid function)
 }
 
 /*
+ * An event with this id is there already: throw unless it is the same one.  What
+ * is stored is not shown, for who may publish may not read.  One that has gone
+ * meanwhile was the same as far as anybody knows.
+ */
+static void
+check_same_event(Datum *values, const char *nulls)
+{
+	StringInfoData differing;
+
+	if (store_execute(&compare_event, values, nulls) == 0)
+		return;
+	initStringInfo(&differing);
+	for (int i = 0; i < lengthof(compared); i++)
+	{
+		bool		isnull;
+		bool		same = DatumGetBool(store_result(0, i + 1, &isnull));
+
+		if (isnull || !same)
+			appendStringInfo(&differing, "%s%s",
+							 differing.len > 0 ? ", " : "", compared[i]);
+	}
+	if (differing.len > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNIQUE_VIOLATION),
+				 errmsg("another event with the id \"%s\" is there already",
+						DatumGetCString(DirectFunctionCall1(uuid_out,
+															values[PUBLISH_EVENT_ID]))),
+				 errdetail("It differs in: %s.", differing.data),
+				 errhint("Publish the same event again, or give this one an id of its own.")));
+}
+
+/*
  * Insert an event; everything about it is checked by the trigger.  False if
  * it was there already.  "function" is the SQL function that was called.
  */
@@ -108,7 +160,7 @@ store_publish(Oid function, const StorePublish *event)
 	values[3] = event->content_type;
 	values[4] = event->key;
 	values[5] = event->type;
-	values[6] = event->event_id;
+	values[PUBLISH_EVENT_ID] = event->event_id;
 	values[7] = event->metadata;
 	values[8] = event->deliver_after;
 	for (int i = 0; i < 9; i++)
@@ -117,6 +169,8 @@ store_publish(Oid function, const StorePublish *event)
 	begin_statements(function);
 	n = store_execute(event->may_exist ? &publish_unless_there : &publish_new,
 					  values, nulls);
+	if (n == 0)
+		check_same_event(values, nulls);
 	SPI_finish();
 	return n > 0;
 }

@@ -76,7 +76,7 @@ GRANT EXECUTE ON FUNCTION
 TO regress_outbox_publisher;
 SET ROLE regress_outbox_publisher;
 SELECT attempt($$SELECT outbox_publish('granted', '1', 'k', 't', '00000000-0000-4000-8000-000000000001', '{"a": "b"}', '2999-01-01')$$);
-SELECT attempt($$SELECT outbox_publish('granted', '1', event_id => '00000000-0000-4000-8000-000000000001')$$);
+SELECT attempt($$SELECT outbox_publish('granted', '1', 'k', 't', '00000000-0000-4000-8000-000000000001')$$);
 SELECT attempt($$SELECT outbox_publish_bytes('granted', '', 'a/b')$$);
 SELECT command, attempt(command) FROM used
 WHERE command NOT LIKE 'SELECT outbox_publish%' AND attempt(command) NOT LIKE '42501: %';

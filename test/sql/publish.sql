@@ -141,10 +141,39 @@ SELECT count(*) FROM outbox_event;
 --
 
 -- a given id is the caller's idempotency key: published once
-SELECT outbox_publish('once', '1', event_id => '00000000-0000-4000-8000-000000000003');
-SELECT outbox_publish('once', '2', event_id => '00000000-0000-4000-8000-000000000003');
-SELECT outbox_publish_bytes('twice', '', 'a/b', event_id => '00000000-0000-4000-8000-000000000003');
-SELECT topic, payload FROM outbox_event;
+SELECT outbox_publish('once', '{"a": 1.0, "b": 2}', event_id => '00000000-0000-4000-8000-000000000003');
+SELECT outbox_publish('once', '{"b": 2, "a": 1.00}', event_id => '00000000-0000-4000-8000-000000000003');
+SELECT outbox_publish('once', '{"b": 2, "a": 1}', event_id => '00000000-0000-4000-8000-000000000003',
+	metadata => '{"c": "d", "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}',
+	deliver_after => '2999-01-01');
+SELECT outbox_publish('all', '1', 'k', 't', '00000000-0000-4000-8000-000000000004');
+SELECT outbox_publish('all', '1', 'k', 't', '00000000-0000-4000-8000-000000000004');
+SELECT outbox_publish_bytes('bytes', '\x00ff', 'a/b', event_id => '00000000-0000-4000-8000-000000000005');
+SELECT outbox_publish_bytes('bytes', '\x00ff', 'a/b', event_id => '00000000-0000-4000-8000-000000000005');
+SELECT topic, payload, body, metadata, deliver_after FROM outbox_event ORDER BY id;
+-- unless it is another event's, whose contents are not shown
+SELECT attempt($$SELECT outbox_publish('other', '1', 'k', 't', '00000000-0000-4000-8000-000000000004')$$);
+SELECT attempt($$SELECT outbox_publish('all', '2', 'k', 't', '00000000-0000-4000-8000-000000000004')$$);
+SELECT attempt($$SELECT outbox_publish('all', '1', 'l', 't', '00000000-0000-4000-8000-000000000004')$$);
+SELECT attempt($$SELECT outbox_publish('all', '1', NULL, 't', '00000000-0000-4000-8000-000000000004')$$);
+SELECT attempt($$SELECT outbox_publish('all', '1', 'k', NULL, '00000000-0000-4000-8000-000000000004')$$);
+SELECT attempt($$SELECT outbox_publish('once', '{"a": 1, "b": 2}', 'k', event_id => '00000000-0000-4000-8000-000000000003')$$);
+SELECT attempt($$SELECT outbox_publish('once', '"1"', event_id => '00000000-0000-4000-8000-000000000003')$$);
+SELECT attempt($$SELECT outbox_publish_bytes('bytes', '\x00fe', 'a/b', event_id => '00000000-0000-4000-8000-000000000005')$$);
+SELECT attempt($$SELECT outbox_publish_bytes('bytes', '\x00ff', 'a/c', event_id => '00000000-0000-4000-8000-000000000005')$$);
+SELECT attempt($$SELECT outbox_publish('bytes', '1', event_id => '00000000-0000-4000-8000-000000000005')$$);
+SELECT attempt($$SELECT outbox_publish_bytes('x', '', 'a/b', 'k', 't', '00000000-0000-4000-8000-000000000003')$$);
+SELECT count(*) FROM outbox_event;
+-- whatever operators the caller has
+CREATE SCHEMA evil;
+CREATE FUNCTION evil.always(text, text) RETURNS bool LANGUAGE sql RETURN true;
+CREATE OPERATOR evil.= (FUNCTION = evil.always, LEFTARG = text, RIGHTARG = text);
+SET search_path = evil, public, pg_catalog;
+SELECT outbox_publish('other', '1', 'k', 't', '00000000-0000-4000-8000-000000000004');
+RESET search_path;
+DROP OPERATOR evil.= (text, text);
+DROP FUNCTION evil.always(text, text);
+DROP SCHEMA evil;
 -- bad input is refused even then
 SELECT attempt($$SELECT outbox_publish('', '1', event_id => '00000000-0000-4000-8000-000000000003')$$);
 -- INSERT says that it is there

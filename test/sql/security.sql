@@ -105,7 +105,7 @@ DECLARE
 	dead pg_catalog.uuid;
 BEGIN
 	id := safe.outbox_publish(topic, '{"a": 1}', 'k', 't', NULL, '{"a": "b"}', '2999-01-01');
-	id := safe.outbox_publish(topic, '{"a": 1}', event_id => id);
+	id := safe.outbox_publish(topic, '{"a": 1}', 'k', 't', id);
 	dead := safe.outbox_publish_bytes(topic, '\x00', 'a/b', 'k', 't', NULL, '{"a": "b"}');
 	INSERT INTO safe.outbox_event (topic, payload, metadata)
 	VALUES (topic, '1', '{"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}');

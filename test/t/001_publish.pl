@@ -219,12 +219,17 @@ promise 'an event_id that is there already is not published again' => sub {
 	is(delivered($id)->{event}{id}, $id, 'is the event\'s');
 	is(publish($node, 'orders', @own),
 		$id, 'published again, the same id comes back');
-	is_deeply([ publish($node, 'orders', @own, count => 3) ],
+	is_deeply([ publish($node, 'orders', @own, payload => "'1'", count => 3) ],
 		[ ($id) x 3 ], 'however often');
 	settle_all();
 	is(scalar($receiver->log(id => $id)), 1, 'but it is delivered once');
 	is(stat_value($node, 'duplicates_suppressed') - $suppressed,
 		4, 'outbox_stats counts the duplicates');
+	fails_with($node,
+		"SELECT outbox_publish('orders', '2', event_id => '$id');",
+		'23505', 'another event with this id is refused');
+	is(stat_value($node, 'duplicates_suppressed') - $suppressed,
+		4, 'and is no duplicate');
 };
 
 promise 'topics, keys and metadata arrive whatever they consist of' => sub {
