@@ -121,7 +121,7 @@ check_http_url(char **newval, void **extra, GucSource source)
 	const char *problem = NULL;
 
 	if (**newval != '\0')
-		problem = http_url_problem(*newval, &has_user);
+		problem = http_url_pattern_problem(*newval, &has_user);
 	if (has_user)
 		GUC_check_errhint("Put an Authorization header into the file that outbox.http_headers_file names.");
 	return accept_unless(problem);
@@ -138,7 +138,7 @@ check_name(char **newval, void **extra, GucSource source)
 static bool
 check_source(char **newval, void **extra, GucSource source)
 {
-	return accept_unless(http_url_part_problem(*newval));
+	return accept_unless(http_uri_reference_problem(*newval));
 }
 
 static const struct

@@ -27,6 +27,13 @@ typedef struct HttpOptions
 	int			max_connections;
 	const char *const *headers; /* "Name: value" lines of every request */
 	int			nheaders;
+
+	/*
+	 * What of the headers must not be shown, should the server repeat it; the
+	 * longest first, for one may be a part of another.
+	 */
+	const char *const *secrets;
+	int			nsecrets;
 } HttpOptions;
 
 /*
@@ -42,6 +49,7 @@ typedef struct HttpResult
 	int64		retry_after_ms; /* the Retry-After header; -1: none */
 	const char *body;			/* its first bytes, and a NUL; never NULL */
 	Size		body_len;
+	const HttpOptions *options; /* those of the request; secrets are there */
 } HttpResult;
 
 /*

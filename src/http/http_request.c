@@ -178,6 +178,17 @@ set_options(HttpRequest *request)
 	CHECK_SETOPT(easy, CURLOPT_WRITEDATA, request);
 }
 
+/* A copy of secrets, in the current memory context. */
+static const char *const *
+copy_secrets(const char *const *secrets, int n)
+{
+	const char **copies = palloc(sizeof(char *) * Max(n, 1));
+
+	for (int i = 0; i < n; i++)
+		copies[i] = pstrdup(secrets[i]);
+	return copies;
+}
+
 /*
  * A copy of the options, in a context of its own below "parent", which whoever
  * frees it deletes.
@@ -197,6 +208,8 @@ http_request_make_config(MemoryContext parent, const HttpOptions *options)
 		config->options.unix_socket = pstrdup(options->unix_socket);
 	if (options->ca_file != NULL)
 		config->options.ca_file = pstrdup(options->ca_file);
+	config->options.secrets = copy_secrets(options->secrets,
+										   options->nsecrets);
 
 	/* an empty Expect keeps libcurl from waiting for "100 Continue" */
 	config->headers = prepend_header(NULL, pstrdup("Expect:"));
@@ -418,6 +431,7 @@ http_request_result(HttpRequest *request, CURLcode code,
 	curl_easy_getinfo(request->easy, CURLINFO_REQUEST_SIZE, &bytes_sent);
 	result->sent = bytes_sent > 0;
 
+	result->options = &request->config->options;
 	result->status = 0;
 	result->error = NULL;
 	if (code == CURLE_OPERATION_TIMEDOUT && request->error[0] == '\0')

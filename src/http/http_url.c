@@ -3,16 +3,20 @@
  * http_url.c
  *		Which URLs and addresses requests can be sent to.
  *
- * This is not a parser: libcurl has one, and what it makes of a URL that
- * passes here is what counts.  It is to say at once, to whoever sets it, what
- * would fail later or do something that nobody wants.
+ * This is to say at once, to whoever sets it, what would fail later or do
+ * something that nobody wants.  The parser is libcurl's, whose opinion of a URL
+ * is the one that counts.
  *
- * No state, no memory, no errors: the problem is a constant sentence, fit for
- * the detail of an error; NULL means that there is none.
+ * No state, and no memory but what libcurl frees again.  No errors: the problem
+ * is a constant sentence, fit for the detail of an error; NULL means that there
+ * is none.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
+
+#include <ctype.h>
+#include <curl/curl.h>
 
 #include "http/http_url.h"
 
@@ -31,6 +35,21 @@ http_url_part_problem(const char *str)
 			return "It must not contain spaces, control characters or anything but ASCII.";
 	}
 	return NULL;
+}
+
+/* Does libcurl understand this URL? */
+static const char *
+parse_problem(const char *url)
+{
+	CURLU	   *parsed = curl_url();
+	CURLUcode	code = CURLUE_OUT_OF_MEMORY;
+
+	if (parsed != NULL)
+		code = curl_url_set(parsed, CURLUPART_URL, url, CURLU_PATH_AS_IS);
+	curl_url_cleanup(parsed);
+	if (code == CURLUE_OUT_OF_MEMORY)
+		return "There is no memory to look at it.";
+	return code == CURLUE_OK ? NULL : "Its host or its port is not valid.";
 }
 
 /*
@@ -63,7 +82,23 @@ http_url_problem(const char *url, bool *has_user)
 		*has_user = true;
 		return "The URL must not contain a user name or a password.";
 	}
-	return NULL;
+	return parse_problem(url);
+}
+
+/*
+ * A URL in which HTTP_URL_TOPIC stands for the topic.  Topics are the choice of
+ * whoever publishes, who must not choose the server.  "has_user" is as above.
+ */
+const char *
+http_url_pattern_problem(const char *pattern, bool *has_user)
+{
+	const char *topic = strstr(pattern, HTTP_URL_TOPIC);
+	const char *host = strstr(pattern, "://");
+
+	if (topic != NULL &&
+		(host == NULL || topic < host + 3 + strcspn(host + 3, "/?#")))
+		return "The topic must not be part of anything before the path.";
+	return http_url_problem(pattern, has_user);
 }
 
 /*
@@ -90,5 +125,55 @@ http_url_address_problem(const char *address, bool *has_user)
 	path = strchr(strstr(address, "://") + 3, '/');
 	if (strpbrk(address, "?#") != NULL || (path && path[1] != '\0'))
 		return "It must be an address only, without a path.";
+	return NULL;
+}
+
+/* Where the authority of a URI reference begins; NULL: it has none. */
+static const char *
+find_authority(const char *str)
+{
+	const char *p = str + strcspn(str, ":/?#");
+
+	p = *p == ':' ? p + 1 : str;
+	return strncmp(p, "//", 2) == 0 ? p + 2 : NULL;
+}
+
+/* A colon before the first slash ends a scheme: a letter, then a few others. */
+static bool
+has_bad_scheme(const char *str)
+{
+	Size		len = strcspn(str, ":/?#");
+
+	if (str[len] != ':')
+		return false;
+	return !isalpha((unsigned char) str[0]) ||
+		strspn(str, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+			   "0123456789+-.") != len;
+}
+
+/*
+ * A URI reference by RFC 3986, which CloudEvents wants a source to be.  What is
+ * inside the brackets of an IPv6 address is not looked at.
+ */
+const char *
+http_uri_reference_problem(const char *str)
+{
+	const char *problem = http_url_part_problem(str);
+	const char *authority = find_authority(str);
+	const char *path = authority ? authority + strcspn(authority, "/?#") : str;
+	const char *fragment = strchr(str, '#');
+
+	if (problem != NULL)
+		return problem;
+	if (strpbrk(str, "\"<>\\^`{|}") != NULL || strpbrk(path, "[]") != NULL ||
+		(fragment != NULL && strchr(fragment + 1, '#') != NULL))
+		return "It must be a URI reference, in which some characters have to be percent-encoded.";
+	for (const char *p = str; (p = strchr(p, '%')) != NULL; p++)
+	{
+		if (!isxdigit((unsigned char) p[1]) || !isxdigit((unsigned char) p[2]))
+			return "It must be a URI reference, in which a percent sign has two hexadecimal digits behind it.";
+	}
+	if (has_bad_scheme(str))
+		return "It must be a URI reference, in which only a scheme has a colon behind it at the beginning.";
 	return NULL;
 }

@@ -11,9 +11,15 @@
 /* What an address on a Unix-domain socket starts with; its path follows. */
 #define HTTP_UNIX_PREFIX "unix:"
 
+/* In the pattern of a URL, this is where the topic goes. */
+#define HTTP_URL_TOPIC "{topic}"
+
 extern const char *http_url_part_problem(const char *str);
 extern const char *http_url_problem(const char *url, bool *has_user);
+extern const char *http_url_pattern_problem(const char *pattern,
+											bool *has_user);
 extern const char *http_url_address_problem(const char *address,
 											bool *has_user);
+extern const char *http_uri_reference_problem(const char *str);
 
 #endif							/* OUTBOX_HTTP_URL_H */

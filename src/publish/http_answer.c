@@ -100,18 +100,16 @@ http_answer_check(HttpPublisher *publisher, const OutboxMessage *message)
 }
 
 /*
- * Overwrite what must not be shown with stars.  "str" is the server's, and
- * may hold a secret as often as it likes; long ones come first, since one may
- * be a part of another.
+ * Overwrite what must not be shown with stars.  "str" is the server's, and may
+ * hold a secret as often as it likes.  What it was told is what the request had:
+ * the settings may be others by now.
  */
 static void
-mask_secrets(HttpPublisher *publisher, char *str)
+mask_secrets(const HttpOptions *options, char *str)
 {
-	ListCell   *lc;
-
-	foreach(lc, publisher->secrets)
+	for (int i = 0; i < options->nsecrets; i++)
 	{
-		const char *secret = lfirst(lc);
+		const char *secret = options->secrets[i];
 		Size		len = strlen(secret);
 
 		for (char *p = strstr(str, secret); p; p = strstr(p + len, secret))
@@ -125,8 +123,7 @@ mask_secrets(HttpPublisher *publisher, char *str)
  * current memory context.
  */
 const char *
-http_answer_error_line(HttpPublisher *publisher, const HttpResult *result,
-					   const HttpVerdict *verdict)
+http_answer_error_line(const HttpResult *result, const HttpVerdict *verdict)
 {
 	const char *str = verdict->message ? verdict->message : result->body;
 	StringInfoData foreign;
@@ -147,7 +144,7 @@ http_answer_error_line(HttpPublisher *publisher, const HttpResult *result,
 	 * Before the text is made one line and cut, which might leave the half of
 	 * a secret that would not be found any more.
 	 */
-	mask_secrets(publisher, foreign.data);
+	mask_secrets(result->options, foreign.data);
 
 	initStringInfo(&line);
 	if (result->status != 0)
@@ -184,7 +181,7 @@ http_answer_judge(HttpPublisher *publisher, const HttpResult *result,
 	old = MemoryContextSwitchTo(publisher->scratch);
 	if (result->status != 0)
 		publisher->kind->judge(result, verdict);
-	error = http_answer_error_line(publisher, result, verdict);
+	error = http_answer_error_line(result, verdict);
 	MemoryContextSwitchTo(old);
 	return error;
 }
@@ -231,8 +228,19 @@ void
 http_answer_hide(HttpPublisher *publisher, char *secret)
 {
 	if (secret[0] != '\0')
-	{
 		publisher->secrets = lappend(publisher->secrets, secret);
-		list_sort(publisher->secrets, compare_longer);
-	}
+}
+
+/* Fill in the secrets that were told since the settings began to be read. */
+void
+http_answer_set_secrets(HttpPublisher *publisher, HttpOptions *options)
+{
+	const char **secrets;
+	ListCell   *lc;
+
+	list_sort(publisher->secrets, compare_longer);
+	secrets = palloc(sizeof(char *) * (list_length(publisher->secrets) + 1));
+	foreach(lc, publisher->secrets)
+		secrets[options->nsecrets++] = lfirst(lc);
+	options->secrets = secrets;
 }

@@ -15,12 +15,13 @@ extern bool http_answer_check(HttpPublisher *publisher,
 extern const char *http_answer_judge(HttpPublisher *publisher,
 									 const HttpResult *result,
 									 HttpVerdict *verdict);
-extern const char *http_answer_error_line(HttpPublisher *publisher,
-										  const HttpResult *result,
+extern const char *http_answer_error_line(const HttpResult *result,
 										  const HttpVerdict *verdict);
 extern void http_answer_fill(OutboxAnswer *answer, int64 id,
 							 const HttpResult *result, OutboxOutcome outcome,
 							 const char *error);
 extern void http_answer_hide(HttpPublisher *publisher, char *secret);
+extern void http_answer_set_secrets(HttpPublisher *publisher,
+									HttpOptions *options);
 
 #endif							/* OUTBOX_HTTP_ANSWER_H */

@@ -118,7 +118,8 @@ struct HttpPublisher
 
 	/* http_answer.c's */
 	MemoryContext scratch;		/* work on one answer */
-	List	   *secrets;		/* char *: not to be shown; in "settings" */
+	List	   *secrets;		/* char *, in "settings": not to be shown of
+								 * requests with these */
 
 	/* http_batch.c's */
 	dlist_head	batches;		/* HttpBatch: requests under way */

@@ -253,7 +253,6 @@ route_is_missing(const HttpBatch *batch, const HttpResult *result,
 /* The entries that a response names as failed. */
 typedef struct FailedEntries
 {
-	HttpPublisher *publisher;
 	const HttpResult *result;
 	const HttpVerdict *verdict;
 	const HttpBatch *batch;
@@ -291,7 +290,7 @@ entry_failed(FailedEntries *failed)
 	failed->listed[i] = true;
 	verdict.message = failed->error ? failed->error : "";
 	failed->answers[i].error =
-		http_answer_error_line(failed->publisher, failed->result, &verdict);
+		http_answer_error_line(failed->result, &verdict);
 }
 
 /* JsonMemberCB: failedEntries is an array of objects in the outermost one. */
@@ -371,7 +370,7 @@ dapr_bulk_judge(HttpPublisher *publisher, const HttpBatch *batch,
 				OutboxAnswer *answers)
 {
 	DaprPublisher *dapr = (DaprPublisher *) publisher;
-	FailedEntries failed = {publisher, result, verdict, batch, answers};
+	FailedEntries failed = {result, verdict, batch, answers};
 	bool		whole;
 
 	if (batch->alone)

@@ -22,14 +22,13 @@
 
 #include "guc.h"
 #include "http/http_header.h"
+#include "http/http_url.h"
 #include "lib/secret_file.h"
 #include "lib/text.h"
 #include "publish/cloudevent.h"
 #include "publish/http_answer.h"
 #include "publish/publisher_over_http.h"
 #include "publish/publishers.h"
-
-#define TOPIC_PLACEHOLDER "{topic}"
 
 /* Values in http_headers_file that are shorter than this are not hidden. */
 #define SECRET_MIN 4
@@ -143,7 +142,7 @@ endpoint_configure(HttpPublisher *publisher, HttpOptions *options,
 static const char *
 topic_url(const char *pattern, const char *topic)
 {
-	const char *place = strstr(pattern, TOPIC_PLACEHOLDER);
+	const char *place = strstr(pattern, HTTP_URL_TOPIC);
 	StringInfoData url;
 
 	if (place == NULL)
@@ -153,8 +152,8 @@ topic_url(const char *pattern, const char *topic)
 	{
 		appendBinaryStringInfo(&url, pattern, place - pattern);
 		text_append_uri_segment(&url, topic);
-		pattern = place + strlen(TOPIC_PLACEHOLDER);
-		place = strstr(pattern, TOPIC_PLACEHOLDER);
+		pattern = place + strlen(HTTP_URL_TOPIC);
+		place = strstr(pattern, HTTP_URL_TOPIC);
 	}
 	appendStringInfoString(&url, pattern);
 	return url.data;

@@ -23,6 +23,7 @@
 #include "storage/ipc.h"
 #include "utils/memutils.h"
 
+#include "publish/http_answer.h"
 #include "publish/http_batch.h"
 #include "publish/publisher_over_http.h"
 
@@ -62,6 +63,7 @@ over_http_check_configured(OutboxPublisherState *state, const char **reason)
 
 	old = MemoryContextSwitchTo(publisher->settings);
 	configured = publisher->kind->configure(publisher, &options, reason);
+	http_answer_set_secrets(publisher, &options);
 	MemoryContextSwitchTo(old);
 	if (!configured)
 		return false;

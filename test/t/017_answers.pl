@@ -10,6 +10,8 @@
 #   where that cannot be, the event is dead and says what to raise.
 # - A request that meets a dead connection is sent once more on a fresh one, and
 #   that is no attempt; without an answer there, it is.
+# - What a request was sent with is hidden in its answer, whatever the settings are
+#   by then.
 # - A process that was stopped for longer than all time-outs takes the answers
 #   that came in meanwhile.
 
@@ -219,6 +221,31 @@ promise 'a connection that dies again is a failure' => sub {
 	cmp_ok(scalar($dapr->log(topic => 'dead', id => $id)), '<=', 2,
 		'it was sent on a kept connection at first, and on a fresh one');
 	$dapr->faults([]);
+};
+
+# --- Secrets
+
+promise 'a secret that a request was sent with is hidden after a reload, too' => sub {
+	my $file = PostgreSQL::Test::Utils::tempdir() . '/token';
+	write_secret($file, 'canary-old');
+	reload($node, 'outbox.dapr_api_token_file' => $file);
+	$dapr->faults([ { match => { topic => 'told' }, status => 400, delay_response => 3,
+		body => { errorCode => 'ERR_PUBSUB_EVENTS_SER', message => 'seen: canary-old' } } ]);
+	my $id = publish($node, 'told');
+	poll_until(sub { $dapr->log(topic => 'told') }, 'the request to be under way');
+	write_secret($file, 'canary-new');
+	$node->reload;
+	poll_until(
+		sub {
+			my $next = publish($node, 'next');
+			wait_delivered($dapr, [$next]);
+			my ($entry) = $dapr->log(id => $next);
+			return $entry->{headers}{'dapr-api-token'} eq 'canary-new';
+		},
+		'the new secret to be used');
+	wait_state($node, $id, 'dead');
+	is(event_value($node, $id, 'last_error'),
+		'HTTP 400 ERR_PUBSUB_EVENTS_SER: seen: **********', 'the old one is hidden');
 };
 
 # --- Time
