@@ -70,8 +70,7 @@ read_tokens(JsonLexContext *lex, JsonMemberCB member, void *arg)
 /*
  * Tell all strings that are members in a JSON object, a text in UTF-8.  False
  * if it is none, ends too early or cannot be read on; what was told before
- * that counts.  An error that is thrown, be it by "member", ends the reading
- * and nothing else.
+ * that counts.  Throws what is no fault of the text, out of memory for instance.
  */
 bool
 json_members_read(const char *json, Size len, JsonMemberCB member, void *arg)
@@ -92,6 +91,8 @@ json_members_read(const char *json, Size len, JsonMemberCB member, void *arg)
 	}
 	PG_CATCH();
 	{
+		if (ERRCODE_TO_CATEGORY(geterrcode()) != ERRCODE_DATA_EXCEPTION)
+			PG_RE_THROW();
 		MemoryContextSwitchTo(old);
 		FlushErrorState();
 	}

@@ -28,9 +28,6 @@
 #include "publish/cloudevent.h"
 #include "publish/http_answer.h"
 
-/* Longest text from a server in an error, in bytes. */
-#define ERROR_TEXT_MAX 300
-
 /*
  * The most that a message may put into a request's URL and headers, before
  * they are encoded.  No server takes more, and libcurl stops at a megabyte.
@@ -149,7 +146,8 @@ http_answer_error_line(const HttpResult *result, const HttpVerdict *verdict)
 	initStringInfo(&line);
 	if (result->status != 0)
 		appendStringInfo(&line, "HTTP %d", result->status);
-	text_append_line(&line, foreign.data, ERROR_TEXT_MAX, true);
+	text_append_line(&line, foreign.data, OUTBOX_ERROR_SIZE - 1 - line.len,
+					 true);
 	return line.data;
 }
 

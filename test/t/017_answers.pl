@@ -10,6 +10,7 @@
 #   where that cannot be, the event is dead and says what to raise.
 # - A request that meets a dead connection is sent once more on a fresh one, and
 #   that is no attempt; without an answer there, it is.
+# - Out of memory while an answer is read is not taken for bad JSON.
 # - What a request was sent with is hidden in its answer, whatever the settings are
 #   by then.
 # - A process that was stopped for longer than all time-outs takes the answers
@@ -221,6 +222,22 @@ promise 'a connection that dies again is a failure' => sub {
 	cmp_ok(scalar($dapr->log(topic => 'dead', id => $id)), '<=', 2,
 		'it was sent on a kept connection at first, and on a fresh one');
 	$dapr->faults([]);
+};
+
+# --- What is thrown
+
+promise 'only what bad JSON throws ends the reading of an answer quietly' => sub {
+	query($node, q{CREATE FUNCTION outbox_test_json(json text, sqlstate text) RETURNS bool
+		LANGUAGE c STRICT AS 'outbox_test_json'});
+	my $read = sub { return "SELECT outbox_test_json('$_[0]', '$_[1]')" };
+	is(query($node, $read->('{"a": "b"}', '')), 't', 'JSON');
+	is(query($node, $read->('{"a": "b"', '')), 'f', 'JSON without an end');
+	is(query($node, $read->('{"a": "b"}', '22P05')), 'f',
+		'a character that the server does not have');
+	fails_with($node, $read->('{"a": "b"}', $_) . ';', $_, 'anything else is thrown')
+	  foreach qw(53200 57014 XX000);
+	is(query($node, $read->('{"a": "\\u00fc"}', '')), 't', 'and nothing remains of it');
+	query($node, 'DROP FUNCTION outbox_test_json');
 };
 
 # --- Secrets
