@@ -4,11 +4,12 @@
  *		The order of events: queues of keys, in memory and beyond.
  *
  * Events of one topic and key (with outbox.key_scope = all: of one key) are sent
- * one at a time, in the order of their ids.  Those in memory are a KeyQueue.  When there are too many of them, or
- * the first is in trouble, the others become its tail: rows of outbox_delivery,
- * of which the next are read when the queue runs low (a refill).  A queue with
- * neither entries nor a wish to be refilled is forgotten; its rows are then
- * woken by the time that one is due, by a request, or when the relay starts.
+ * one at a time, in the order of their ids.  Those in memory are a KeyQueue.
+ * When there are too many of them, or the first is in trouble, the others become
+ * its tail: rows of outbox_delivery, of which the next are read when the queue
+ * runs low (a refill).  A queue with neither entries nor a wish to be refilled is
+ * forgotten; its rows are then woken by the time that one is due, by a request,
+ * or when the relay starts.
  *
  * Which keys have rows is known by hashes of them.  That is a cache: while it
  * is not complete (after a start, or when there are too many keys), each new

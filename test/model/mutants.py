@@ -259,8 +259,15 @@ class RegistryOfQueue(Relay):
         return True
 
 
+class ScopeOfTopic(Relay):
+    """With scope 'all', rows are asked for by topic and key."""
+    def rows_of(self, unit):
+        rows = super().rows_of(unit)
+        return [row for row in rows if row.topic == rows[0].topic]
+
+
 ALL = [ForgottenTail, TailOfQueueForgotten, TakenBeforeRead, FirstWindowOnly, LaterWrittenFirst, FollowerLetGo,
        FollowerReady, WronglyComplete, CompleteTooEarly, LooksTooEarly, LateIsForgotten, LateIntoTail, RefillGivesUp,
        CursorNeverBack, DeletedTooEarly, PositionTooFar, NeverSpilled, StopForgets, NotFlushed, RequestTooEarly,
        ReviveForgotten, ScheduledStays, CrashLeftover, AllPutAway, TailInFront, UptoLast, RefillSaysAll,
-       DiscardedInFlight, DeadForEver, RegistryOfQueue]
+       DiscardedInFlight, DeadForEver, RegistryOfQueue, ScopeOfTopic]
