@@ -147,7 +147,6 @@ extern void lanes_find_slow(LaneTable *table, int64 now);
 extern RelayLane *lanes_next(LaneTable *table, int64 now);
 extern void lanes_take_turn(LaneTable *table, RelayLane *lane);
 extern RelayLane *lanes_next_walk(const LaneTable *table);
-extern bool lane_wants_one_row(const RelayLane *lane);
 extern int	lanes_ready(const LaneTable *table);
 extern int	lanes_ready_to_go(const LaneTable *table);
 extern bool lanes_all_down(const LaneTable *table, int64 now);

@@ -377,7 +377,7 @@ admit_walked(Relay *relay, List *events)
 static void
 walk_lane(Relay *relay, RelayLane *lane)
 {
-	int			limit = lane_wants_one_row(lane) ? 1 : LANE_ROWS;
+	int			limit = lane_is_stopped(lane) ? 1 : LANE_ROWS;
 	StoreRows	found;
 
 	MemoryContextSwitchTo(relay->queue.context);

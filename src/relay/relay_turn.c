@@ -161,17 +161,6 @@ lanes_next_walk(const LaneTable *table)
 	return dlist_head_element(RelayLane, in_walks, walks);
 }
 
-/*
- * Is a single row of the lane to be read, as it may try no more than that?  If
- * what it has waits for events of other lanes, it may take many to find one that
- * does not.
- */
-bool
-lane_wants_one_row(const RelayLane *lane)
-{
-	return lane_is_stopped(lane) && lane->nwaiting == 0;
-}
-
 /* Entries that are ready. */
 int
 lanes_ready(const LaneTable *table)

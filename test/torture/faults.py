@@ -43,7 +43,8 @@ TOPIC_FAULTS = {'topic_fails': (ANSWERS, 4), 'topic_hangs': (ANSWERS, 2), 'topic
 MILD_FAULTS = {
     'terminate_backend': (NONE, 3), 'cancel_relay': (NONE, 2), 'vacuum': (NONE, 2), 'vacuum_freeze': (NONE, 1),
     'vacuum_full': (PAUSE, 1), 'lock_table': (PAUSE, 2), 'reload': (NONE, 6), 'reload_bad': (NONE, 1),
-    'disable': (PAUSE, 1), 'no_publisher': (RESTART, 1), 'retry_by_hand': (NONE, 3), 'checkpoint': (NONE, 1)}
+    'disable': (PAUSE, 1), 'no_publisher': (RESTART, 1), 'key_scope': (RESTART, 2), 'retry_by_hand': (NONE, 3),
+    'checkpoint': (NONE, 1)}
 
 # Lane: (its faults, mean seconds between two of them)
 LANES = {'server': (SERVER_FAULTS, 3.0), 'receiver': (RECEIVER_FAULTS, 1.5), 'topic': (TOPIC_FAULTS, 3.0),
@@ -426,6 +427,10 @@ class Injector:
     def no_publisher(self, fault, rng):
         """A library that is not there; what was in flight is sent again."""
         self._for_a_while(fault, {'outbox.publisher': 'no_such_library'})
+
+    def key_scope(self, fault, rng):
+        """For some time, a key has one order across topics."""
+        self._for_a_while(fault, {'outbox.key_scope': 'all'})
 
     def retry_by_hand(self, fault, rng):
         self.server.query("SELECT outbox_retry(event_id) FROM outbox_events WHERE state = 'failed' LIMIT 20")
