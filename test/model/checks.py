@@ -223,15 +223,18 @@ class Watch:
                 require(any(self.is_coming(relay, row) for row in waiting), 'nobody brings them back', waiting)
 
     def is_coming(self, relay, row):
-        """By the walk, at its time, or by the request with which its event was deleted."""
+        """By a walk, at its time, or by the request with which its event was deleted."""
         if row.id not in self.db.events or relay.walking and row.id > relay.walked:
+            return True
+        lane = relay.lanes.get(row.topic)
+        if lane and lane.tail and row.state == PENDING and row.id > lane.walked:
             return True
         return relay.is_due_row(row) and (row.next_at, row.id) > relay.due_cursor
 
     # When all is quiet
 
-    def unfinished(self, relay):
-        """Events that should have been sent by now."""
+    def unfinished(self, relay, down):
+        """Events that should have been sent by now, though these topics are down."""
         rows = self.db.delivery
         dead = [row for row in rows.values() if row.state == DEAD and relay.policy == 'block']
         left = []
@@ -241,4 +244,6 @@ class Watch:
             unit = unit_of(truth, relay.scope)
             if unit is None or not any(unit_of(row, relay.scope) == unit and row.id < truth.id for row in dead):
                 left.append(truth)
-        return left
+        waiting = {unit_of(truth, relay.scope) for truth in left if truth.topic in down}
+        return [truth for truth in left if truth.topic not in down
+                and (truth.key is None or unit_of(truth, relay.scope) not in waiting)]

@@ -10,8 +10,10 @@ R3  A row of a published event is deleted if it only waited and the position cov
 R4  An event that holds the position for a second gets a row, and stays in memory.
 
 R5  Each unsettled row that is not in memory has one who brings it: it is in the tail of a queue, its unit is wanted, a
-    row of its unit is due at a time that the cursor has not passed, the walk has yet to come, or the first of its unit
-    is dead and waits for a person.
+    row of its unit is due at a time that the cursor has not passed, the walk or that of its topic has yet to come, or
+    the first of its unit is dead and waits for a person.
+
+Topics that are down have rules of their own (lanes.py).
 
 The table is only looked at while the journal is empty: what is in the journal is not in the table.
 
@@ -19,24 +21,26 @@ Each phase of a step is a method of Relay; the world calls them in the order of 
 two of them.  A watch (checks.py) is told of what is taken, sent and committed.
 """
 
-from books import Books
+from lanes import Lanes
 from memory import BACKOFF, IN_FLIGHT, READY, Window
 from tables import (DEAD, DELETE, DISCARD, DISCARDED, FAILED, IN_PROGRESS, PENDING, PUBLISHED, RETRY, RETRY_DEAD,
                     SCHEDULED, Row)
 
-PHASES = ('time_out', 'wake', 'serve_requests', 'checkpoint', 'refill_wanted', 'read_due', 'walk', 'read_window',
+PHASES = ('time_out', 'wake', 'serve_requests', 'checkpoint', 'refill_wanted', 'read_due', 'walk_lanes', 'walk',
+          'read_window',
           'send', 'checkpoint')
 
 
-class Relay(Books):
+class Relay(Lanes):
     """A relay from its start to its end; what it leaves is in the tables."""
 
     # Reading new events
 
     def read_window(self):
-        self.look_at_table()
         if self.full():
             self.cut()
+            self.cut_lanes()
+        self.look_at_table()
         if self.full():
             return
         window = self.windows[-1]
@@ -60,6 +64,8 @@ class Relay(Books):
         queue = self.queues.get(unit)
         if event.deliver_after > self.now:
             self.write_new_row(event, SCHEDULED, event.deliver_after)
+        elif self.read_behind_lane(event):
+            pass
         elif unit is None:
             self.enter(event, window=window)
         elif queue is not None:
@@ -77,7 +83,7 @@ class Relay(Books):
 
     def has_rows(self, unit):
         """Of a unit that is not in memory."""
-        if unit in self.registry.units:
+        if unit in self.registry.units or unit in self.wanted:
             return True
         return not self.registry.complete and bool(self.rows_of(unit))
 
@@ -194,7 +200,9 @@ class Relay(Books):
             self.journal[row.id] = row
             self.due_again(row)
         if unit is None:
-            if row.state == PENDING:
+            if row.state == PENDING and self.lane(row.topic).tail:
+                self.lane(row.topic).has_row(row.id)
+            elif row.state == PENDING:
                 self.enter(row, row)
         elif self.blocks(row) and unit not in self.queues:
             self.registry.add(unit)
@@ -305,10 +313,15 @@ class Relay(Books):
         for entry in self.entries.values():
             if in_flight >= self.limits.in_flight:
                 break
-            if entry.state == READY:
+            if entry.state == READY and self.may_send(entry):
                 entry.state, entry.tried, entry.until = IN_FLIGHT, True, self.now + self.limits.timeout
                 self.watch.sends(self, entry)
                 in_flight += 1
+
+    def may_send(self, entry):
+        """A lane that is down tries one at a time."""
+        return not self.lane(entry.topic).down or not any(other.state == IN_FLIGHT and other.topic == entry.topic
+                                                          for other in self.entries.values())
 
     def time_out(self):
         for entry in list(self.entries.values()):
@@ -322,6 +335,7 @@ class Relay(Books):
                 entry.state = READY
 
     def published(self, entry):
+        self.lane(entry.topic).down = False
         if entry.row is not None:
             self.journal[entry.id] = entry
         elif entry.window is not None:

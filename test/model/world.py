@@ -13,7 +13,7 @@ KEYS = ('a', 'b', 'c', 'd', 'e', None)
 UNLOCKED = ('d', 'e')           # writers of these keys do not wait for each other
 
 ACTIONS = {'phase': 60, 'publish': 18, 'commit': 9, 'roll_back': 1, 'answer': 14, 'pass_time': 10, 'ask': 2,
-           'prune': 1, 'stop': 0.3, 'crash': 0.6, 'kill': 0.2, 'calm': 0.15}
+           'prune': 1, 'trouble': 0.6, 'stop': 0.3, 'crash': 0.6, 'kill': 0.2, 'calm': 0.15}
 
 # So many steps of the relay, 200 ms each, and nothing is left to be sent.
 CALM_ROUNDS = 300
@@ -35,6 +35,7 @@ class World:
         self.trace = deque(maxlen=trace)
         self.about, self.seen = about, None
         self.mood = {}
+        self.down = set()               # topics
         self.names, weights = zip(*ACTIONS.items())
         self.cumulative = [sum(weights[:n + 1]) for n in range(len(weights))]
         self.start()
@@ -199,7 +200,11 @@ class World:
                 self.note('hangs, accepted', event_id)
             return
         del self.watch.in_flight[event_id]
-        if not self.chance(self.mood['bad']):
+        if self.topic_of(event_id) in self.down:
+            if entry is not None:
+                relay.failed_with_topic(entry)
+            self.note('failed with its topic', event_id)
+        elif not self.chance(self.mood['bad']):
             self.watch.accepts(event_id)
             if entry is not None:
                 self.watch.answers(event_id, self.time)
@@ -213,6 +218,15 @@ class World:
         else:
             relay.failed(entry)
             self.note('failed', event_id)
+
+    def topic_of(self, event_id):
+        truth = self.watch.truth.get(event_id)
+        return truth.topic if truth is not None else None
+
+    def trouble(self):
+        """A topic goes down, or is back."""
+        self.down ^= {self.random.choice(TOPICS)}
+        self.note('down', self.down)
 
     # Time, people, pruning
 
@@ -269,6 +283,10 @@ class World:
         self.note('calm', 'all are refused' if refused else '')
         while self.transactions:
             self.commit()
+        if self.down:
+            self.down = {self.random.choice(sorted(self.down))} if self.chance(0.5) else set()
+        self.settle_down(refused)
+        self.down.clear()
         self.settle_down(refused)
         if not refused:
             self.discard_dead()
@@ -283,8 +301,8 @@ class World:
             for event_id in list(self.watch.in_flight):
                 self.answer_one(event_id, hang=0)
             self.time += 200
-            left = [] if refused else self.watch.unfinished(self.relay)
-            if not left and not self.db.requests and not self.watch.in_flight:
+            left = [] if refused else self.watch.unfinished(self.relay, self.down)
+            if not left and not self.db.requests and (self.down or not self.watch.in_flight):
                 break
         require(not left, 'stuck', *left[:3])
         require(not self.db.requests, 'a request that is never served', self.db.requests)
