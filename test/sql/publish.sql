@@ -362,4 +362,6 @@ SELECT payload, metadata, traceparent FROM outbox_event WHERE topic = 'caller' O
 
 -- what is lost is told
 DROP FUNCTION attempt(text);
+DELETE FROM outbox_event;
+SELECT count(outbox_publish('lost', '1')) FROM generate_series(1, 2);
 DROP EXTENSION outbox;
