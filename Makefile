@@ -53,6 +53,7 @@ OBJS = \
 	src/relay/relay_settle.o \
 	src/relay/relay_spill.o \
 	src/relay/relay_submit.o \
+	src/relay/relay_trouble.o \
 	src/relay/relay_turn.o \
 	src/server/database_commands.o \
 	src/server/extension_row.o \

@@ -329,6 +329,7 @@ COMMENT ON FUNCTION @extschema@.outbox_library() IS
 CREATE FUNCTION @extschema@.outbox_relay_status(OUT datid pg_catalog.oid,
 	OUT pid pg_catalog.int4, OUT state pg_catalog.text,
 	OUT since pg_catalog.timestamptz, OUT in_flight pg_catalog.int4,
+	OUT topics_down pg_catalog.int4, OUT topics_held pg_catalog.int4,
 	OUT last_error pg_catalog.text, OUT last_error_at pg_catalog.timestamptz,
 	OUT configured pg_catalog.text, OUT endpoint pg_catalog.text,
 	OUT started_at pg_catalog.timestamptz,
@@ -338,15 +339,25 @@ CREATE FUNCTION @extschema@.outbox_relay_status(OUT datid pg_catalog.oid,
 RETURNS SETOF pg_catalog.record
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION @extschema@.outbox_relay_status() IS
-'What the relays of this cluster report; the views outbox_relays and outbox_stats show it.';
+'What the relays of this cluster report; the views outbox_relays, outbox_stats and outbox_topics show it.';
+
+CREATE FUNCTION @extschema@.outbox_topic_status(OUT topic pg_catalog.text,
+	OUT state pg_catalog.text, OUT since pg_catalog.timestamptz,
+	OUT in_flight pg_catalog.int4, OUT last_error pg_catalog.text,
+	OUT last_status pg_catalog.int4, OUT next_try pg_catalog.timestamptz,
+	OUT published pg_catalog.int8)
+RETURNS SETOF pg_catalog.record
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 64;
+COMMENT ON FUNCTION @extschema@.outbox_topic_status() IS
+'What this database''s relay reports of topics that are down or held, at most 64 of them; the view outbox_topics shows it.';
 
 CREATE VIEW @extschema@.outbox_relays AS
 	SELECT s.datid, d.datname, s.pid, s.state, s.since, s.in_flight,
-		   s.last_error, s.last_error_at
+		   s.topics_down, s.topics_held, s.last_error, s.last_error_at
 	FROM @extschema@.outbox_relay_status() s
 	JOIN pg_catalog.pg_database d ON d.oid OPERATOR(pg_catalog.=) s.datid;
 COMMENT ON VIEW @extschema@.outbox_relays IS
-'One row for each database of this cluster that has the extension: its relay, what it does (starting, idle, relaying, endpoint down, stopped, disabled) and its last error.';
+'One row for each database of this cluster that has the extension: its relay, what it does (starting, idle, relaying, endpoint down, stopped, disabled), how many topics are down or held, and its last error.';
 
 CREATE VIEW @extschema@.outbox_events AS
 	SELECT s.event_id, s.topic, s.key, s.type,
@@ -462,6 +473,73 @@ CREATE VIEW @extschema@.outbox_events AS
 COMMENT ON VIEW @extschema@.outbox_events IS
 'Every event that is still kept, with its state: scheduled, pending, blocked (behind an unsettled event of its key, in its topic or with outbox.key_scope = all in any), in_progress, published, failed, dead, discarded. What was asked by outbox_retry() and the like counts as done. Payloads are not shown: monitoring has no need of them.';
 
+-- OFFSET 0: read is a range of the index on xid, however much is kept of what
+-- has been published.
+CREATE VIEW @extschema@.outbox_ahead AS
+	SELECT e.id, e.topic, e.created_at, e.deliver_after
+	FROM (SELECT c.lo, c.hi, c.last_id
+		  FROM @extschema@.outbox_progress c
+		  ORDER BY c.id DESC LIMIT 1) p
+	CROSS JOIN LATERAL (
+		SELECT x.id, x.topic, x.created_at, x.deliver_after
+		FROM @extschema@.outbox_event x
+		WHERE x.xid OPERATOR(pg_catalog.>=) pg_catalog.pg_snapshot_xmin(p.lo)
+		AND NOT pg_catalog.pg_visible_in_snapshot(x.xid, p.lo)
+		AND NOT (x.id OPERATOR(pg_catalog.<=) p.last_id
+				 AND pg_catalog.pg_visible_in_snapshot(x.xid, p.hi))
+		OFFSET 0) e
+	WHERE NOT EXISTS (SELECT 1 FROM @extschema@.outbox_delivery d
+					  WHERE d.id OPERATOR(pg_catalog.=) e.id);
+COMMENT ON VIEW @extschema@.outbox_ahead IS
+'Events that the position does not cover and outbox_delivery says nothing of: to be read, or in the relay''s memory. Private: part of outbox_topics.';
+
+CREATE VIEW @extschema@.outbox_topics AS
+	SELECT COALESCE(s.topic, u.topic) AS topic,
+		   CASE WHEN s.topic IS NOT NULL THEN s.state
+				WHEN r.tells_all THEN 'open'
+		   END AS state,
+		   COALESCE(u.pending, 0) AS pending, u.oldest,
+		   s.in_flight, s.last_error, s.last_status, s.next_try, s.published
+	FROM (
+		SELECT n.topic, pg_catalog.sum(n.pending)::pg_catalog.int8 AS pending,
+			   pg_catalog.min(n.oldest) AS oldest
+		FROM (
+			SELECT a.topic, pg_catalog.count(*) AS pending,
+				   pg_catalog.min(a.created_at) AS oldest
+			FROM @extschema@.outbox_ahead a
+			GROUP BY a.topic
+			UNION ALL
+			-- exceptions: one pass, without a look at the event of each.  An index
+			-- by topic would be faster only while the table is well vacuumed.
+			SELECT w.topic, w.pending,
+				   -- not joined, or all that is kept might be hashed
+				   (SELECT e.created_at FROM @extschema@.outbox_event e
+					WHERE e.id OPERATOR(pg_catalog.=) w.first)
+			FROM (SELECT d.topic, pg_catalog.count(*) AS pending,
+						 pg_catalog.min(d.id) AS first
+				  FROM @extschema@.outbox_delivery d
+				  WHERE d.state IN ('scheduled', 'pending', 'in_progress', 'failed')
+				  GROUP BY d.topic) w
+		) n
+		GROUP BY n.topic
+	) u
+	FULL JOIN @extschema@.outbox_topic_status() s
+		ON s.topic OPERATOR(pg_catalog.=) u.topic
+	CROSS JOIN (
+		-- always one row; NULL: there is no relay
+		SELECT pg_catalog.bool_and(t.topics_down OPERATOR(pg_catalog.+) t.topics_held
+								   OPERATOR(pg_catalog.<=)
+								   (SELECT pg_catalog.count(*)
+									FROM @extschema@.outbox_topic_status())) AS tells_all
+		FROM @extschema@.outbox_relay_status() t
+		WHERE t.pid IS NOT NULL
+		AND t.datid OPERATOR(pg_catalog.=)
+			(SELECT o.oid FROM pg_catalog.pg_database o
+			 WHERE o.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+	) r;
+COMMENT ON VIEW @extschema@.outbox_topics IS
+'Every topic with events that are not settled, and those that are down or held: state (open; down: it fails; held: the destination asked to wait), pending events and when the oldest was published; of the 64 topics that have been down or held for longest also requests in flight, the last error, when one is tried next, and how many were published since the relay has known the topic. state is NULL if it is not known: no relay runs, or more are down than it tells of.';
+
 CREATE VIEW @extschema@.outbox_stats AS
 	SELECT s.started_at, s.published, s.failed_attempts, s.dead,
 		   s.duplicates_suppressed, s.pruned,
@@ -470,27 +548,9 @@ CREATE VIEW @extschema@.outbox_stats AS
 		   pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) b.oldest
 		   AS oldest_unsettled_age
 	FROM (
-		SELECT pg_catalog.sum(u.n)::pg_catalog.int8 AS backlog,
-			   pg_catalog.min(u.oldest) AS oldest
-		FROM (
-			-- what the position does not cover and no exception explains
-			SELECT pg_catalog.count(*) AS n, pg_catalog.min(e.created_at) AS oldest
-			FROM (SELECT c.lo, c.hi, c.last_id
-				  FROM @extschema@.outbox_progress c
-				  ORDER BY c.id DESC LIMIT 1) p
-			JOIN @extschema@.outbox_event e
-				ON e.xid OPERATOR(pg_catalog.>=) pg_catalog.pg_snapshot_xmin(p.lo)
-			WHERE NOT pg_catalog.pg_visible_in_snapshot(e.xid, p.lo)
-			AND NOT (e.id OPERATOR(pg_catalog.<=) p.last_id
-					 AND pg_catalog.pg_visible_in_snapshot(e.xid, p.hi))
-			AND NOT EXISTS (SELECT 1 FROM @extschema@.outbox_delivery d
-							WHERE d.id OPERATOR(pg_catalog.=) e.id)
-			UNION ALL
-			SELECT pg_catalog.count(*), pg_catalog.min(e.created_at)
-			FROM @extschema@.outbox_delivery d
-			JOIN @extschema@.outbox_event e ON e.id OPERATOR(pg_catalog.=) d.id
-			WHERE d.state IN ('scheduled', 'pending', 'in_progress', 'failed')
-		) u
+		SELECT COALESCE(pg_catalog.sum(t.pending), 0)::pg_catalog.int8 AS backlog,
+			   pg_catalog.min(t.oldest) AS oldest
+		FROM @extschema@.outbox_topics t
 	) b
 	LEFT JOIN @extschema@.outbox_relay_status() s
 		ON s.datid OPERATOR(pg_catalog.=)
@@ -566,6 +626,7 @@ REVOKE ALL ON FUNCTION
 	@extschema@.outbox_start_relay(),
 	@extschema@.outbox_library(),
 	@extschema@.outbox_relay_status(),
+	@extschema@.outbox_topic_status(),
 	@extschema@.outbox_check(),
 	@extschema@.outbox_event_insert(),
 	@extschema@.outbox_event_delete(),
@@ -612,9 +673,10 @@ $$;
 GRANT EXECUTE ON FUNCTION
 	@extschema@.outbox_library(),
 	@extschema@.outbox_relay_status(),
+	@extschema@.outbox_topic_status(),
 	@extschema@.outbox_check()
 TO pg_monitor;
 REVOKE ALL ON @extschema@.outbox_event, @extschema@.outbox_delivery,
 	@extschema@.outbox_request, @extschema@.outbox_progress FROM PUBLIC;
 GRANT SELECT ON @extschema@.outbox_events, @extschema@.outbox_relays,
-	@extschema@.outbox_stats TO pg_monitor;
+	@extschema@.outbox_topics, @extschema@.outbox_stats TO pg_monitor;

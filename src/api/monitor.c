@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * monitor.c
- *		SQL functions behind the views: what library, what relays.
+ *		SQL functions behind the views: what library, relays, topics.
  *
  * They read shared memory only, which is not there without preload; then there
  * are no relays to show.  A report is a relay's last word, not a look at it.
@@ -15,6 +15,7 @@
 #include "access/htup_details.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
@@ -23,6 +24,7 @@
 
 PG_FUNCTION_INFO_V1(outbox_library);
 PG_FUNCTION_INFO_V1(outbox_relay_status);
+PG_FUNCTION_INFO_V1(outbox_topic_status);
 
 /* Columns of outbox_relay_status(), in the order of its OUT parameters. */
 enum
@@ -32,6 +34,8 @@ enum
 	STATUS_STATE,
 	STATUS_SINCE,
 	STATUS_IN_FLIGHT,
+	STATUS_TOPICS_DOWN,
+	STATUS_TOPICS_HELD,
 	STATUS_LAST_ERROR,
 	STATUS_LAST_ERROR_AT,
 	STATUS_CONFIGURED,
@@ -43,6 +47,20 @@ enum
 	STATUS_DUPLICATES_SUPPRESSED,
 	STATUS_PRUNED,
 	NSTATUS_COLUMNS
+};
+
+/* Columns of outbox_topic_status(), in the order of its OUT parameters. */
+enum
+{
+	TOPIC_NAME,
+	TOPIC_STATE,
+	TOPIC_SINCE,
+	TOPIC_IN_FLIGHT,
+	TOPIC_LAST_ERROR,
+	TOPIC_LAST_STATUS,
+	TOPIC_NEXT_TRY,
+	TOPIC_PUBLISHED,
+	NTOPIC_COLUMNS
 };
 
 static const char *const status_names[] = {
@@ -100,6 +118,8 @@ put_relay(const RelayInfo *relay, ReturnSetInfo *result)
 	values[STATUS_STATE] = CStringGetTextDatum(status_names[report->status]);
 	set_time(values, nulls, STATUS_SINCE, report->since);
 	values[STATUS_IN_FLIGHT] = Int32GetDatum(report->in_flight);
+	values[STATUS_TOPICS_DOWN] = Int32GetDatum(report->topics_down);
+	values[STATUS_TOPICS_HELD] = Int32GetDatum(report->topics_held);
 	set_text(values, nulls, STATUS_LAST_ERROR, report->last_error[0] != '\0',
 			 report->last_error);
 	set_time(values, nulls, STATUS_LAST_ERROR_AT, report->last_error_at);
@@ -125,5 +145,37 @@ outbox_relay_status(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	foreach(lc, shmem_list_relays())
 		put_relay(lfirst(lc), (ReturnSetInfo *) fcinfo->resultinfo);
+	return (Datum) 0;
+}
+
+static void
+put_topic(const TopicReport *topic, ReturnSetInfo *result)
+{
+	Datum		values[NTOPIC_COLUMNS];
+	bool		nulls[NTOPIC_COLUMNS] = {false};
+
+	values[TOPIC_NAME] = CStringGetTextDatum(topic->topic);
+	values[TOPIC_STATE] = CStringGetTextDatum(topic->held ? "held" : "down");
+	set_time(values, nulls, TOPIC_SINCE, topic->since);
+	values[TOPIC_IN_FLIGHT] = Int32GetDatum(topic->in_flight);
+	set_text(values, nulls, TOPIC_LAST_ERROR, topic->last_error[0] != '\0',
+			 topic->last_error);
+	values[TOPIC_LAST_STATUS] = Int32GetDatum(topic->last_status);
+	nulls[TOPIC_LAST_STATUS] = topic->last_status == 0;
+	set_time(values, nulls, TOPIC_NEXT_TRY, topic->next_try);
+	values[TOPIC_PUBLISHED] = Int64GetDatum(topic->published);
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+/* One row for each topic of this database that its relay says is down or held. */
+Datum
+outbox_topic_status(PG_FUNCTION_ARGS)
+{
+	TopicsReport *report = palloc(sizeof(TopicsReport));
+
+	InitMaterializedSRF(fcinfo, 0);
+	shmem_copy_topics(MyDatabaseId, report);
+	for (int i = 0; i < report->n; i++)
+		put_topic(&report->topics[i], (ReturnSetInfo *) fcinfo->resultinfo);
 	return (Datum) 0;
 }

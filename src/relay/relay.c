@@ -304,6 +304,7 @@ time_to_wait(Relay *relay)
 	until = Min(until, relay_spill_time(relay));
 	until = Min(until, relay_read_time(relay));
 	until = Min(until, relay_rows_time(relay));
+	until = Min(until, relay_report_time(relay));
 	until = Min(until, lanes_wake_time(&relay->queue.lanes, relay->now));
 	if (entry)
 		until = Min(until, entry->due_at);

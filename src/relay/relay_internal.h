@@ -70,6 +70,8 @@ typedef struct RelayReporter
 {
 	RelayReport report;
 	bool		changed;		/* since it was sent */
+	TopicsReport topics;
+	int64		topics_sent_at;
 } RelayReporter;
 
 struct Relay
@@ -105,11 +107,12 @@ extern void relay_found_configured(Relay *relay, const char *problem);
 extern void relay_found_endpoint(Relay *relay, const char *problem);
 extern void relay_forget_endpoint(Relay *relay);
 extern void relay_report_lane(Relay *relay, RelayLane *lane,
-							  const char *error);
-extern void relay_count_published(Relay *relay);
+							  const OutboxAnswer *failure);
+extern void relay_count_published(Relay *relay, RelayLane *lane);
 extern void relay_count_failure(Relay *relay, const char *error);
 extern void relay_count_dead(Relay *relay);
 extern void relay_count_pruned(Relay *relay, int64 n);
+extern int64 relay_report_time(const Relay *relay);
 extern void relay_send_report(Relay *relay);
 
 /* relay_checkpoint.c */
@@ -126,6 +129,7 @@ extern bool relay_checkpoint(Relay *relay, bool durable, bool clean);
 extern int64 relay_checkpoint_time(const Relay *relay);
 
 /* relay_room.c */
+extern Size relay_event_memory(const Relay *relay);
 extern bool relay_can_send(const Relay *relay);
 extern bool relay_has_room(const Relay *relay);
 extern Size relay_room_for_rows(const Relay *relay);

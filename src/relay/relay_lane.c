@@ -9,7 +9,7 @@
  * A lane waits for its turn in the list of its kind.  One that is down or held
  * is asleep: in a heap, by the time when it may try one event.  What changes its
  * place ends in lane_update().  Whose turn it is, relay_turn.c says; how fast it
- * is answered, relay_pace.c.
+ * is answered, relay_pace.c; what people see of it, relay_trouble.c.
  *
  * Is it the topic or the destination?  While no recent answer was a success and
  * several lanes have failed, each lane tries one event at a time.
@@ -61,6 +61,7 @@ lanes_init(LaneTable *table, MemoryContext context)
 	dlist_init(&table->walks);
 	dlist_init(&table->watched);
 	dlist_init(&table->unused);
+	dlist_init(&table->troubles);
 	table->period = 1;
 	table->asleep = pairingheap_allocate(compare_wake, NULL);
 	memset(&ctl, 0, sizeof(ctl));
@@ -139,22 +140,33 @@ static void
 count_lane(LaneTable *table, RelayLane *lane)
 {
 	bool		works = lane->nentries > 0 || lane->tail;
-	bool		down = works && lane_is_down(lane) && lane->held_until == 0;
+	bool		held = lane->held_until > 0;
+	bool		down = works && lane_is_down(lane) && !held;
 	bool		working = works && !down;
 
+	lane_list_trouble(table, lane, works && lane_is_stopped(lane), held);
 	table->nworking += working - lane->counted_working;
 	table->ndown += down - lane->counted_down;
 	lane->counted_working = working;
 	lane->counted_down = down;
 }
 
+/* What a lane takes of memory, but for its error. */
+static Size
+lane_bytes(const RelayLane *lane)
+{
+	return sizeof(RelayLane) + strlen(lane->topic) + 1;
+}
+
 /* Nothing of a topic is here any more. */
 static void
 forget_lane(LaneTable *table, RelayLane *lane)
 {
-	Assert(lane->nentries == 0 && lane->nrequests == 0);
+	Assert(lane->nentries == 0 && lane->nrequests == 0 && !lane->in_trouble);
 	dlist_delete(&lane->in_unused);
 	table->nunused--;
+	table->bytes -= lane_bytes(lane);
+	lane_forget_error(table, lane);
 	pfree(lane->topic);
 	hash_search(table->lanes, &lane->id, HASH_REMOVE, NULL);
 }
@@ -217,6 +229,8 @@ lane_update(LaneTable *table, RelayLane *lane)
 	if (!lane_is_stopped(lane) || !lane->tail || lane->nready > 0)
 		list_walk(table, lane, lane->tail && !lane_is_stopped(lane) &&
 				  lane->nready < WALK_BELOW);
+	if (!lane_is_stopped(lane))
+		lane_forget_error(table, lane);
 	count_lane(table, lane);
 	list_unused(table, lane);
 }
@@ -259,6 +273,7 @@ lanes_make(LaneTable *table, const char *topic)
 	memset(lane, 0, sizeof(*lane));
 	lane->id = id;
 	lane->topic = MemoryContextStrdup(table->context, topic);
+	table->bytes += lane_bytes(lane);
 	dlist_init(&lane->ready);
 	lane->place = LANE_NOWHERE;
 

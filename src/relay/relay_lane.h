@@ -13,6 +13,7 @@
 #include "utils/hsearch.h"
 
 #include "relay/breaker.h"
+#include "server/shmem.h"
 
 /* A lane whose answers take longer in the mean is slow. */
 #define LANE_SLOW_MS	250
@@ -83,8 +84,16 @@ typedef struct RelayLane
 	bool		unused;			/* it is in LaneTable.unused */
 	dlist_node	in_unused;
 
+	bool		in_trouble;		/* it is in LaneTable.troubles ... */
+	dlist_node	in_troubles;
+	TimestampTz trouble_since;	/* ... since then; wall clock */
+	bool		counted_held;	/* in LaneTable.nheld */
+	char	   *last_error;		/* NULL unless it is down or held */
+	int			last_status;	/* 0: none */
+
 	bool		reported_down;	/* relay_report.c: the log says so */
 	int64		reported_at;	/* ... since then; 0: never */
+	int64		published;		/* relay_report.c: since the lane was made */
 } RelayLane;
 
 /* All topics that something is known of; see relay_lane.c. */
@@ -100,6 +109,12 @@ typedef struct LaneTable
 	dlist_head	watched;		/* the longest without an answer first */
 	dlist_head	unused;			/* nothing to do; the oldest first */
 	int			nunused;
+	Size		bytes;			/* of lanes, names and errors */
+
+	dlist_head	troubles;		/* down or held with events; the oldest first */
+	int			ntroubles;
+	int			nheld;			/* of these, the ones that are held */
+	bool		troubles_changed;	/* since lanes_report_troubles() */
 
 	int			nready[NLANE_PLACES];	/* entries */
 	int			nrequests[NPACES];	/* in flight, by the lane's pace */
@@ -142,6 +157,15 @@ extern void lane_request_ends(LaneTable *table, RelayLane *lane);
 extern void lane_answered(LaneTable *table, RelayLane *lane, int64 ms,
 						  int64 now);
 extern void lanes_find_slow(LaneTable *table, int64 now);
+
+/* relay_trouble.c */
+extern void lane_list_trouble(LaneTable *table, RelayLane *lane, bool listed,
+							  bool held);
+extern void lane_note_error(LaneTable *table, RelayLane *lane,
+							const char *error, int status);
+extern void lane_forget_error(LaneTable *table, RelayLane *lane);
+extern void lanes_report_troubles(LaneTable *table, int64 now,
+								  TopicsReport *report);
 
 /* relay_turn.c */
 extern RelayLane *lanes_next(LaneTable *table, int64 now);

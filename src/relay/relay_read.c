@@ -225,7 +225,7 @@ read_new(Relay *relay)
 	if (!relay_store_ok(relay,
 						store_read_window(&window->store, window->context,
 										  guc_batch_size,
-										  (Size) guc_relay_memory * 1024 - queue->bytes,
+										  relay_event_memory(relay) - queue->bytes,
 										  check_keys, &events)))
 	{
 		/* as if we had not looked: the next try takes a new snapshot */

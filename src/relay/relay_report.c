@@ -4,9 +4,11 @@
  *		What the relay tells about itself: views, pg_stat_activity, the log.
  *
  * The report is the relay's own until relay_send_report() copies it into
- * shared memory, at the end of each step, under the slot's spinlock.
+ * shared memory, at the end of each step, under the slot's spinlock.  What there
+ * is to say of topics follows when it has changed, a few times a second, under a
+ * lock.
  *
- * Nothing here fails.
+ * Nothing here fails but for want of memory.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,8 +20,11 @@
 
 #include "relay/relay_internal.h"
 
-/* A topic's trouble is not told more often. */
+/* A topic's trouble is not told more often, in the log ... */
 #define LANE_LOG_PAUSE_MS	60000
+
+/* ... and in shared memory. */
+#define TOPICS_PAUSE_MS		100
 
 static const char *const activities[] = {
 	[RELAY_STARTING] = "starting",
@@ -111,15 +116,18 @@ relay_forget_endpoint(Relay *relay)
 }
 
 /*
- * A lane was answered: "error" is NULL if that went well.  One line when it goes
- * down and one when it is back, but not all the time if it goes to and fro.
+ * A lane was answered: "failure" is NULL if that went well.  One line when it
+ * goes down and one when it is back, but not all the time if it goes to and fro.
  * That everything is down is the destination's to say.
  */
 void
-relay_report_lane(Relay *relay, RelayLane *lane, const char *error)
+relay_report_lane(Relay *relay, RelayLane *lane, const OutboxAnswer *failure)
 {
-	bool		down = lane->breaker.state == BREAKER_OPEN && error;
+	bool		down = lane->breaker.state == BREAKER_OPEN && failure;
 
+	if (failure && lane_is_stopped(lane))
+		lane_note_error(&relay->queue.lanes, lane, failure->error,
+						failure->status);
 	if (down == lane->reported_down ||
 		(down && lanes_suspect_outage(&relay->queue.lanes)))
 		return;
@@ -138,13 +146,14 @@ relay_report_lane(Relay *relay, RelayLane *lane, const char *error)
 	ereport(LOG,
 			(errcode(ERRCODE_CONNECTION_EXCEPTION),
 			 errmsg("outbox: topic \"%s\" is down", lane->topic),
-			 errdetail("%s", error),
+			 errdetail("%s", failure->error),
 			 errhint("One of its events is tried every outbox.breaker_probe_interval; other topics go on.")));
 }
 
 void
-relay_count_published(Relay *relay)
+relay_count_published(Relay *relay, RelayLane *lane)
 {
+	lane->published++;
 	relay->reporter.report.counters.published++;
 	relay->reporter.changed = true;
 }
@@ -173,12 +182,41 @@ relay_count_pruned(Relay *relay, int64 n)
 	relay->reporter.changed = true;
 }
 
+/*
+ * Let the others see which topics are in trouble.  Not at every step: it is a
+ * long text, and nobody reads it that fast.
+ */
+static void
+send_topics(Relay *relay)
+{
+	RelayReporter *reporter = &relay->reporter;
+
+	if (relay_report_time(relay) > relay->now)
+		return;
+	lanes_report_troubles(&relay->queue.lanes, relay->now, &reporter->topics);
+	shmem_relay_report_topics(&reporter->topics);
+	reporter->topics_sent_at = relay->now;
+	reporter->report.topics_down = reporter->topics.ndown;
+	reporter->report.topics_held = reporter->topics.nheld;
+	reporter->changed = true;
+}
+
+/* When there is something about topics to be reported, if nothing happens. */
+int64
+relay_report_time(const Relay *relay)
+{
+	if (!relay->queue.lanes.troubles_changed)
+		return PG_INT64_MAX;
+	return relay->reporter.topics_sent_at + TOPICS_PAUSE_MS;
+}
+
 /* Let the others see it. */
 void
 relay_send_report(Relay *relay)
 {
 	RelayReporter *reporter = &relay->reporter;
 
+	send_topics(relay);
 	if (reporter->report.in_flight != relay->queue.nin_flight)
 	{
 		reporter->report.in_flight = relay->queue.nin_flight;

@@ -12,6 +12,19 @@
 #include "guc.h"
 #include "relay/relay_internal.h"
 
+/*
+ * The bytes that events may take in memory: outbox.relay_memory but for what is
+ * known of their topics.  That leaves them a half of it at least, or so many
+ * topics that nothing fits beside them would stop the relay.
+ */
+Size
+relay_event_memory(const Relay *relay)
+{
+	Size		memory = (Size) guc_relay_memory * 1024;
+
+	return memory - Min(relay->queue.lanes.bytes, memory / 2);
+}
+
 /* Can anything be sent at all? */
 bool
 relay_can_send(const Relay *relay)
@@ -25,7 +38,7 @@ bool
 relay_has_room(const Relay *relay)
 {
 	return relay->queue.nentries < 4 * guc_batch_size &&
-		relay->queue.bytes < (Size) guc_relay_memory * 1024;
+		relay->queue.bytes < relay_event_memory(relay);
 }
 
 /* Is there room for another row?  New events keep some of it. */
@@ -33,14 +46,14 @@ bool
 relay_has_room_for_rows(const Relay *relay)
 {
 	return relay->queue.nentries < ROOM_FOR_ROWS(4 * guc_batch_size) &&
-		relay->queue.bytes < ROOM_FOR_ROWS((Size) guc_relay_memory * 1024);
+		relay->queue.bytes < ROOM_FOR_ROWS(relay_event_memory(relay));
 }
 
 /* The bytes of rows that there is room for; at least one. */
 Size
 relay_room_for_rows(const Relay *relay)
 {
-	Size		room = ROOM_FOR_ROWS((Size) guc_relay_memory * 1024);
+	Size		room = ROOM_FOR_ROWS(relay_event_memory(relay));
 
 	return room > relay->queue.bytes ? room - relay->queue.bytes : 1;
 }

@@ -328,7 +328,7 @@ refill_key(Relay *relay, KeyQueue *queue, TimestampTz now)
 	RelayWindow *window = queue_last_window(&relay->queue);
 	StoreKey	key = {queue->topic, queue->key, 0};
 	StoreKeyRows rows;
-	Size		share = ROOM_FOR_ROWS((Size) guc_relay_memory * 1024) /
+	Size		share = ROOM_FOR_ROWS(relay_event_memory(relay)) /
 	keys_in_turn(keys);
 
 	MemoryContextSwitchTo(relay->queue.context);

@@ -54,7 +54,7 @@ settle_delivered(Relay *relay, RelayEntry *entry)
 {
 	bool		waited = entry->waited && !entry->last_error;
 
-	relay_count_published(relay);
+	relay_count_published(relay, entry->lane);
 	if (entry->stored)
 		relay_add_delivery(relay, entry->event,
 						   waited ? DELIVERY_GONE : DELIVERY_PUBLISHED,
@@ -212,7 +212,7 @@ judge_lane(Relay *relay, RelayEntry *entry, const OutboxAnswer *answer)
 	else
 		counted = lane_failed(lanes, lane, relay->now) &&
 			!was_sent_in_outage(relay, entry);
-	relay_report_lane(relay, lane, answer->error);
+	relay_report_lane(relay, lane, answer);
 	return counted;
 }
 

@@ -77,6 +77,8 @@ startup_shmem(void)
 		for (int i = 0; i < shmem_shared->nslots; i++)
 		{
 			SpinLockInit(&shmem_shared->slots[i].mutex);
+			LWLockInitialize(&shmem_shared->slots[i].topics_lock,
+							 shmem_shared->lock->tranche);
 			pg_atomic_init_u64(&shmem_shared->slots[i].duplicates, 0);
 		}
 	}
@@ -98,6 +100,13 @@ bool
 shmem_attached(void)
 {
 	return shmem_shared != NULL;
+}
+
+/* The part of a report that is in use. */
+static Size
+topics_size(const TopicsReport *report)
+{
+	return offsetof(TopicsReport, topics) + sizeof(TopicReport) * report->n;
 }
 
 /* The slot of a database, or NULL; the caller holds the lock. */
@@ -139,8 +148,24 @@ shmem_find_or_make_slot(Oid dboid)
 		pg_atomic_write_u64(&slot->duplicates, 0);
 		memset(&slot->report, 0, sizeof(slot->report));
 		slot->report.since = GetCurrentTimestamp();
+		shmem_set_topics(slot, NULL);
 	}
 	return slot;
+}
+
+/*
+ * What a slot says of topics is this from now on; NULL: nothing.  The slot is
+ * the caller's own, or it holds the lock.
+ */
+void
+shmem_set_topics(RelaySlot *slot, const TopicsReport *report)
+{
+	LWLockAcquire(&slot->topics_lock, LW_EXCLUSIVE);
+	if (report)
+		memcpy(&slot->topics, report, topics_size(report));
+	else
+		memset(&slot->topics, 0, offsetof(TopicsReport, topics));
+	LWLockRelease(&slot->topics_lock);
 }
 
 /* Wake the launcher, if there is one.  The caller holds the lock. */
@@ -426,4 +451,27 @@ shmem_list_relays(void)
 	for (int i = 0; i < n; i++)
 		relays = lappend(relays, &infos[i]);
 	return relays;
+}
+
+/*
+ * Copy what the relay of a database has reported of topics: nothing if there is
+ * no relay.
+ */
+void
+shmem_copy_topics(Oid dboid, TopicsReport *report)
+{
+	RelaySlot  *slot;
+
+	memset(report, 0, offsetof(TopicsReport, topics));
+	if (!shmem_shared)
+		return;
+	LWLockAcquire(shmem_shared->lock, LW_SHARED);
+	slot = shmem_find_slot(dboid);
+	if (slot)
+	{
+		LWLockAcquire(&slot->topics_lock, LW_SHARED);
+		memcpy(report, &slot->topics, topics_size(&slot->topics));
+		LWLockRelease(&slot->topics_lock);
+	}
+	LWLockRelease(shmem_shared->lock);
 }

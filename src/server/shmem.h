@@ -39,6 +39,35 @@ typedef struct RelayFinding
 	char		problem[OUTBOX_ERROR_SIZE]; /* empty: well */
 } RelayFinding;
 
+/* The longest topic, and its NUL. */
+#define TOPIC_SIZE		256
+
+/* Of so many topics that are down or held does a relay tell. */
+#define MAX_TOPICS		64
+
+/* A topic that is down or held. */
+typedef struct TopicReport
+{
+	char		topic[TOPIC_SIZE];
+	bool		held;			/* as the destination asked; else it is down */
+	TimestampTz since;			/* for all the time that it is either */
+	TimestampTz next_try;		/* 0: now, or it is being tried */
+	int			in_flight;		/* requests */
+	int64		published;		/* since the relay has known the topic */
+	int			last_status;	/* 0: there was no answer */
+	char		last_error[OUTBOX_ERROR_SIZE];
+} TopicReport;
+
+/* What a relay tells about topics: written by it, copied by readers. */
+typedef struct TopicsReport
+{
+	int			ndown;
+	int			nheld;
+	int			n;				/* of the array, those that have been so
+								 * longest */
+	TopicReport topics[MAX_TOPICS];
+} TopicsReport;
+
 /* What a relay tells about itself: written by it, copied by readers. */
 typedef struct RelayReport
 {
@@ -46,6 +75,8 @@ typedef struct RelayReport
 	TimestampTz since;			/* of this status */
 	TimestampTz started_at;		/* 0: never */
 	int			in_flight;
+	int			topics_down;
+	int			topics_held;
 	char		last_error[OUTBOX_ERROR_SIZE];
 	TimestampTz last_error_at;	/* 0: none */
 	RelayFinding configured;	/* the publisher */
@@ -89,11 +120,13 @@ extern void shmem_release_relay(Oid dboid);
 /* shmem.c: backends and views */
 extern void shmem_count_duplicate(void);
 extern List *shmem_list_relays(void);
+extern void shmem_copy_topics(Oid dboid, TopicsReport *report);
 
 /* shmem_relay.c */
 extern bool shmem_relay_attach(Oid dboid);
 extern void shmem_relay_found_extension(void);
 extern void shmem_relay_report(const RelayReport *report);
+extern void shmem_relay_report_topics(const TopicsReport *report);
 extern void shmem_relay_listen(bool on);
 extern int	shmem_relay_take_requests(void);
 extern void shmem_relay_ends_in_order(void);

@@ -5,8 +5,10 @@
  *
  * The lock guards which slot belongs to whom, and everything else in the
  * struct unless a field's comment says otherwise.  A slot's mutex guards its
- * report.  Whoever looks at a slot that is not its own holds the lock, too, so
- * that the slot cannot change hands meanwhile.
+ * report.  What it says of topics is too long for a spinlock: that has a lock of
+ * its own, which is taken after the other one.  Whoever looks at a slot that is
+ * not its own holds the lock, too, so that the slot cannot change hands
+ * meanwhile.
  *
  * A Latch pointer points into the PGPROC array, so that it means the same in
  * every process.
@@ -38,6 +40,8 @@ typedef struct RelaySlot
 	pg_atomic_uint64 duplicates;	/* publishes that were there already */
 	slock_t		mutex;			/* guards report */
 	RelayReport report;
+	LWLock		topics_lock;	/* guards topics */
+	TopicsReport topics;
 } RelaySlot;
 
 typedef struct OutboxShared
@@ -55,5 +59,6 @@ extern OutboxShared *shmem_shared;	/* NULL: the library is not preloaded */
 extern RelaySlot *shmem_find_slot(Oid dboid);
 extern RelaySlot *shmem_find_or_make_slot(Oid dboid);
 extern void shmem_set_launcher_latch(void);
+extern void shmem_set_topics(RelaySlot *slot, const TopicsReport *report);
 
 #endif							/* OUTBOX_SHMEM_INTERNAL_H */

@@ -9,7 +9,8 @@
  * and is told what others want of it.
  *
  * Locks: see shmem_internal.h.  The slot is this relay's until it gives it
- * back, so that its own report takes no more than the mutex.
+ * back, so that its own reports take no more than the mutex or the lock that
+ * guards them.
  *
  * Errors: nothing here throws.
  *
@@ -38,7 +39,10 @@ relay_detach(int code, Datum arg)
 	my_slot->report.status = RELAY_STOPPED;
 	my_slot->report.since = GetCurrentTimestamp();
 	my_slot->report.in_flight = 0;
+	my_slot->report.topics_down = 0;
+	my_slot->report.topics_held = 0;
 	SpinLockRelease(&my_slot->mutex);
+	shmem_set_topics(my_slot, NULL);
 	shmem_set_launcher_latch();
 	LWLockRelease(shmem_shared->lock);
 }
@@ -92,6 +96,13 @@ shmem_relay_report(const RelayReport *report)
 	SpinLockAcquire(&my_slot->mutex);
 	my_slot->report = *report;
 	SpinLockRelease(&my_slot->mutex);
+}
+
+/* The same of what it says about topics. */
+void
+shmem_relay_report_topics(const TopicsReport *report)
+{
+	shmem_set_topics(my_slot, report);
 }
 
 /*

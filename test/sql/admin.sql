@@ -112,19 +112,24 @@ SELECT num(event_id) AS n, topic, key, type, state, attempts, last_error, last_s
 	next_attempt_at, created_at, published_at
 FROM outbox_events ORDER BY n;
 
--- the backlog is what is not settled; dead events are
+-- the backlog is what is not settled; dead events are.  By topic it is the same.
 SELECT backlog FROM outbox_stats;
-CREATE FUNCTION is_oldest(n int) RETURNS boolean LANGUAGE plpgsql AS $$
+SELECT * FROM outbox_topics ORDER BY topic;
+CREATE FUNCTION is_oldest(n int) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
-	result boolean;
+	result text;
 BEGIN
-	UPDATE outbox_event SET created_at = '2000-01-01' WHERE event_id = eid(n);
-	SELECT oldest_unsettled_at = '2000-01-01'
-		AND oldest_unsettled_at + oldest_unsettled_age BETWEEN now() AND clock_timestamp()
+	UPDATE outbox_event SET topic = 'oldest', created_at = '2000-01-01' WHERE event_id = eid(n);
+	UPDATE outbox_delivery d SET topic = 'oldest' FROM outbox_event e
+	WHERE e.id = d.id AND e.event_id = eid(n);
+	SELECT (oldest_unsettled_at = '2000-01-01'
+			AND oldest_unsettled_at + oldest_unsettled_age BETWEEN now() AND clock_timestamp())
+		|| (SELECT coalesce(' ' || string_agg(pending::text, ' '), '') FROM outbox_topics t
+			WHERE t.topic = 'oldest' AND t.oldest = '2000-01-01')
 	INTO STRICT result FROM outbox_stats;
-	UPDATE outbox_event SET created_at = '2001-01-01'::timestamptz + n * interval '1 day'
-	WHERE event_id = eid(n);
-	RETURN result;
+	RAISE EXCEPTION USING ERRCODE = 'ZZUND', MESSAGE = result;
+EXCEPTION WHEN SQLSTATE 'ZZUND' THEN
+	RETURN SQLERRM;
 END
 $$;
 SELECT num(event_id) AS n, state, is_oldest(num(event_id)) AS in_backlog

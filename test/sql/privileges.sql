@@ -117,6 +117,7 @@ SET ROLE regress_outbox_monitor;
 SELECT command, attempt(command) FROM used
 WHERE attempt(command) NOT LIKE '42501: %' ORDER BY command COLLATE "C";
 SELECT count(*) FROM outbox_events;
+SELECT topic, pending FROM outbox_topics ORDER BY topic;
 SELECT backlog FROM outbox_stats;
 SELECT count(*) FROM outbox_relays WHERE datname = current_database();
 SELECT count(*) FROM outbox_check();
@@ -124,7 +125,7 @@ RESET ROLE;
 
 -- the views show no payload, body or metadata
 SELECT table_name, column_name FROM information_schema.columns
-WHERE table_name IN ('outbox_events', 'outbox_stats', 'outbox_relays')
+WHERE table_name IN ('outbox_events', 'outbox_topics', 'outbox_stats', 'outbox_relays')
 	AND column_name IN ('payload', 'body', 'metadata');
 
 --

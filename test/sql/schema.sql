@@ -20,6 +20,7 @@ SELECT "odd Name %s @s@".outbox_discard(:'id');
 SELECT "odd Name %s @s@".outbox_retry(:'id');
 SELECT "odd Name %s @s@".outbox_retry_dead();
 SELECT topic, state FROM "odd Name %s @s@".outbox_events ORDER BY created_at;
+SELECT topic, pending FROM "odd Name %s @s@".outbox_topics;
 SELECT backlog FROM "odd Name %s @s@".outbox_stats;
 SELECT count(*) FROM "odd Name %s @s@".outbox_relays WHERE datname = current_database();
 SELECT "check" FROM "odd Name %s @s@".outbox_check();

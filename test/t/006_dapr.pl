@@ -274,7 +274,7 @@ promise 'the token is shown nowhere' => sub {
 		last_error => "HTTP 503 ERR_$stars: you sent $stars");
 	foreach my $what (
 		'outbox_events', 'outbox_relays', 'outbox_stats', 'outbox_check()',
-		'outbox_relay_status()', 'pg_settings', 'pg_stat_activity',
+		'outbox_topics', 'outbox_relay_status()', 'pg_settings', 'pg_stat_activity',
 		'outbox_event', 'outbox_delivery')
 	{
 		unlike(query($node, "SELECT * FROM $what"),
