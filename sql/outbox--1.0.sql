@@ -562,9 +562,14 @@ COMMENT ON VIEW @extschema@.outbox_stats IS
 CREATE FUNCTION @extschema@.outbox_check(OUT "check" pg_catalog.text,
 	OUT ok pg_catalog.bool, OUT detail pg_catalog.text)
 RETURNS SETOF pg_catalog.record
-LANGUAGE sql VOLATILE SECURITY DEFINER
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+-- a look at a table that somebody has locked shall not wait for the end of that
+SET lock_timeout = '20ms'
 AS $$
+#variable_conflict use_column
+BEGIN
+	RETURN QUERY
 	WITH lib AS (SELECT * FROM @extschema@.outbox_library()),
 	ext AS (SELECT extversion FROM pg_extension WHERE extname = 'outbox'),
 	relay AS (
@@ -599,16 +604,109 @@ AS $$
 		CASE WHEN endpoint IS NULL THEN 'not known: nothing was sent since the settings were read'
 			WHEN endpoint = '' THEN 'the last answer was good'
 			ELSE endpoint END
+	FROM one;
+
+	-- What could be sent: events that were not read or are the first of their key,
+	-- unless something was asked of them or their topics have rows of their own
+	-- below.  Never the state of each.
+	BEGIN
+		RETURN QUERY
+		WITH old AS (SELECT now() - interval '1 minute' AS at),
+		stopped AS (SELECT topic FROM @extschema@.outbox_topic_status()),
+		asked AS (SELECT event FROM @extschema@.outbox_request WHERE event IS NOT NULL),
+		first AS (
+			SELECT min(id) AS id FROM @extschema@.outbox_delivery
+			WHERE key IS NOT NULL AND state IN ('pending', 'in_progress', 'failed')
+			GROUP BY key, CASE WHEN current_setting('outbox.key_scope', true) = 'all' THEN '' ELSE topic END
+			UNION ALL
+			SELECT id FROM @extschema@.outbox_delivery
+			WHERE key IS NULL AND state = 'pending')
+		SELECT 'backlog moving',
+			coalesce(oldest_unsettled_age < interval '1 minute', true)
+			OR NOT (EXISTS (SELECT FROM @extschema@.outbox_request, old WHERE requested_at < old.at)
+					OR EXISTS (SELECT FROM @extschema@.outbox_ahead a, old
+							   WHERE a.created_at < old.at
+							   AND coalesce(a.deliver_after <= now(), true)
+							   AND a.id NOT IN (SELECT event FROM asked)
+							   AND a.topic NOT IN (SELECT topic FROM stopped))
+					OR EXISTS (SELECT FROM first JOIN @extschema@.outbox_delivery d USING (id), old
+							   WHERE d.state = 'pending'
+							   AND (SELECT e.created_at FROM @extschema@.outbox_event e WHERE e.id = d.id) < old.at
+							   AND d.id NOT IN (SELECT event FROM asked)
+							   AND d.topic NOT IN (SELECT topic FROM stopped)
+							   AND (current_setting('outbox.dead_key_policy', true) = 'skip'
+									OR NOT EXISTS (SELECT FROM @extschema@.outbox_delivery b
+												   WHERE b.key = d.key AND b.id < d.id AND b.state = 'dead'
+												   AND (b.topic = d.topic
+														OR current_setting('outbox.key_scope', true) = 'all'))))),
+			backlog || ' events are not settled'
+			|| coalesce(', the oldest for ' || oldest_unsettled_age, '')
+		FROM @extschema@.outbox_stats;
+	EXCEPTION WHEN lock_not_available THEN
+		RETURN QUERY SELECT 'backlog moving', NULL::bool,
+			'not known: a table is locked, see below';
+	END;
+
+	-- a pause that the destination asks for is trouble if it does not end
+	RETURN QUERY
+	WITH topics AS (
+		SELECT *, state = 'held' AND since > clock_timestamp() - interval '1 minute' AS well
+		FROM @extschema@.outbox_topic_status()),
+	relay AS (
+		SELECT s.topics_down, s.topics_held FROM @extschema@.outbox_relay_status() s
+		JOIN pg_database d ON d.oid = s.datid
+		WHERE d.datname = current_database() AND s.pid IS NOT NULL),
+	one AS (SELECT relay.* FROM (VALUES (1)) v LEFT JOIN relay ON true)
+	SELECT 'topics open',
+		topics_down = 0 AND NOT EXISTS (SELECT FROM topics WHERE NOT well),
+		CASE WHEN topics_down IS NULL THEN 'not known: no relay is running'
+			WHEN topics_down + topics_held = 0 THEN 'no topic is down or held'
+			ELSE topics_down || ' down, ' || topics_held || ' held'
+				|| CASE WHEN topics_down + topics_held > (SELECT count(*) FROM topics)
+					THEN '; those that have been so for longest follow' ELSE '' END END
 	FROM one
 	UNION ALL
-	SELECT 'backlog moving',
-		coalesce(oldest_unsettled_age < interval '1 minute', true)
-		OR NOT EXISTS (SELECT 1 FROM @extschema@.outbox_events
-					   WHERE state = 'pending'
-					   AND created_at < now() - interval '1 minute'),
-		backlog || ' events are not settled'
-		|| coalesce(', the oldest for ' || oldest_unsettled_age, '')
-	FROM @extschema@.outbox_stats
+	SELECT 'topic "' || topic || '"', well,
+		state || ' since ' || since || coalesce(', next try ' || next_try, '')
+		|| coalesce(': ' || last_error, '')
+		|| CASE state WHEN 'held' THEN '; the destination asked for this pause'
+			ELSE '; see to its route, its rights or its consumer: it goes on by itself, and others do meanwhile' END
+	FROM topics;
+
+	-- the relay reads and writes (RowExclusiveLock), and prunes rows of outbox_event
+	RETURN QUERY
+	WITH locks AS (
+		SELECT c.relname, l.mode, l.granted, l.pid, a.usename, a.xact_start,
+			l.mode = 'RowShareLock' AS rows_only
+		FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+		LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+		WHERE l.locktype = 'relation'
+		AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+		AND l.relation IN ('@extschema@.outbox_event'::regclass, '@extschema@.outbox_delivery'::regclass,
+						   '@extschema@.outbox_request'::regclass, '@extschema@.outbox_progress'::regclass)
+		AND (l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+			 OR (l.mode = 'RowShareLock' AND l.relation = '@extschema@.outbox_event'::regclass))
+		AND a.backend_type IS DISTINCT FROM 'outbox relay')
+	SELECT 'tables free', count(*) = 0,
+		CASE count(*) WHEN 0 THEN 'nobody has locked them'
+			ELSE count(*) || ' locks are in the way' END
+	FROM locks
+	UNION ALL
+	(SELECT 'lock on ' || relname, false,
+		CASE WHEN pid IS NULL THEN 'a prepared transaction'
+			ELSE 'pid ' || pid || coalesce(' (' || usename || ')', '') END
+		|| CASE WHEN rows_only THEN ' has locked rows' WHEN granted THEN ' has ' || mode
+			ELSE ' waits for ' || mode END
+		|| coalesce(', in a transaction since ' || xact_start, '')
+		|| CASE WHEN NOT granted
+				THEN ', behind ' || array_to_string(array_replace(pg_blocking_pids(pid)::text[],
+					'0', 'a prepared transaction'), ', ')
+			ELSE '' END
+		|| CASE WHEN rows_only THEN '; they are not pruned before that ends: '
+			ELSE '; the relay waits for the end of that: ' END
+		|| coalesce('SELECT pg_terminate_backend(' || pid || ')', 'see pg_prepared_xacts')
+	FROM locks ORDER BY xact_start LIMIT 64);
+END
 $$;
 COMMENT ON FUNCTION @extschema@.outbox_check() IS
 'What is wrong, if anything: one row a check, with what to do; ok is NULL for what is not known yet. The first thing to run when events do not arrive.';

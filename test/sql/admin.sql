@@ -135,6 +135,33 @@ $$;
 SELECT num(event_id) AS n, state, is_oldest(num(event_id)) AS in_backlog
 FROM outbox_events ORDER BY n;
 
+-- it stands still when one of these could be sent: not what waits for its time,
+-- is with the relay, or is behind another one
+CREATE FUNCTION moves(command text, VARIADIC alone int[]) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	result text;
+BEGIN
+	EXECUTE command;
+	DELETE FROM outbox_delivery d USING outbox_event e
+	WHERE e.id = d.id AND num(e.event_id) <> ALL (alone);
+	DELETE FROM outbox_event WHERE num(event_id) <> ALL (alone);
+	DELETE FROM outbox_request WHERE action = 'forget';
+	SELECT ok INTO STRICT result FROM outbox_check() WHERE "check" = 'backlog moving';
+	RAISE EXCEPTION USING ERRCODE = 'ZZUND', MESSAGE = result;
+EXCEPTION WHEN SQLSTATE 'ZZUND' THEN
+	RETURN SQLERRM;
+END
+$$;
+SELECT num(event_id) AS n, state, moves('SELECT', num(event_id)) FROM outbox_events ORDER BY n;
+SELECT moves('SELECT', 8, 9) AS first_can,
+	moves($$UPDATE outbox_delivery SET state = 'dead' WHERE state = 'pending' AND attempts = 1$$, 8, 9) AS first_is_dead,
+	moves($$UPDATE outbox_delivery SET key = NULL WHERE state = 'pending'$$, 9) AS without_key,
+	moves($$UPDATE outbox_delivery SET topic = 'another', state = 'failed' WHERE state = 'pending' AND attempts = 1$$, 8, 9) AS other_topic,
+	moves($$SET LOCAL outbox.key_scope = 'all'; UPDATE outbox_delivery SET topic = 'another', state = 'failed' WHERE state = 'pending' AND attempts = 1$$, 8, 9) AS any_topic,
+	moves($$SET LOCAL outbox.key_scope = 'all'; UPDATE outbox_delivery SET topic = 'another', state = 'dead' WHERE state = 'pending' AND attempts = 1$$, 8, 9) AS any_dead,
+	moves($$SELECT outbox_discard(eid(4))$$, 4) AS asked,
+	moves($$SELECT outbox_discard(eid(4)); UPDATE outbox_request SET requested_at = '2001-01-01'$$, 4) AS not_served;
+
 --
 -- Retry
 --
@@ -179,6 +206,13 @@ SELECT backlog FROM outbox_stats;
 --
 SELECT state, pid IS NOT NULL AS has_pid, since <= clock_timestamp() AS since, in_flight
 FROM outbox_relays WHERE datname = current_database();
+-- what the relay must wait for is shown with whose it is; here it is our own
+SAVEPOINT l;
+LOCK TABLE outbox_delivery IN SHARE MODE;
+SELECT FROM outbox_event FOR UPDATE;
+SELECT "check", ok, regexp_replace(detail, 'pid \d+ \(.*?\)(.* since )[^;,]*(.*\()\d+', 'pid ... (...)\1...\2...') AS detail
+FROM outbox_check() WHERE "check" = 'tables free' OR "check" LIKE 'lock on %' ORDER BY "check";
+ROLLBACK TO l;
 -- (whether the endpoint answers depends on the machine)
 SELECT "check", CASE WHEN "check" <> 'endpoint answers' THEN ok END AS ok,
 	CASE "check"

@@ -52,10 +52,16 @@ promise 'a standby sends nothing until it is promoted' => sub {
 		0,
 		'the standby runs neither launcher nor relay');
 	is(states($standby, 'sent'), 'published*50', 'it shows the events');
+	is( query($standby, q{
+			SELECT topic, state IS NULL, pending, in_flight IS NULL FROM outbox_topics}),
+		'left|t|50|t',
+		'and their topics, but not how those are');
 	fails_with($standby, publish_sql('standby'), '25006', 'it takes none');
 	my ($status, undef, $stderr) = $standby->psql('postgres',
 		'SELECT * FROM outbox_check()');
 	is($stderr, '', 'outbox_check() works');
+	is(check_value($standby, 'topics open', 'ok IS NULL, detail'),
+		't|not known: no relay is running', 'it knows nothing of topics');
 
 	$primary->stop('immediate');
 	$receiver->faults([]);
