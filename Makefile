@@ -41,6 +41,7 @@ OBJS = \
 	src/relay/relay.o \
 	src/relay/relay_checkpoint.o \
 	src/relay/relay_death.o \
+	src/relay/relay_floor.o \
 	src/relay/relay_keys.o \
 	src/relay/relay_lane.o \
 	src/relay/relay_main.o \
@@ -73,6 +74,7 @@ OBJS = \
 	src/store/store_rows.o \
 	src/store/store_session.o \
 	src/store/store_values.o \
+	src/store/store_walk.o \
 	src/store/store_window.o
 EXTENSION = outbox
 DATA = sql/outbox--1.0.sql

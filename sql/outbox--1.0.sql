@@ -84,7 +84,7 @@ CREATE TABLE @extschema@.outbox_delivery (
 	vacuum_truncate = off,
 	toast.vacuum_truncate = off
 );
--- The relay reads these by itself, without a plan: src/store/store_rows.c.
+-- The relay reads these by itself, without a plan: src/store/row_scan.c.
 CREATE INDEX outbox_delivery_due_idx
 	ON @extschema@.outbox_delivery (next_attempt_at, id)
 	WHERE next_attempt_at IS NOT NULL;
@@ -135,7 +135,7 @@ CREATE TABLE @extschema@.outbox_request (
 	autovacuum_vacuum_scale_factor = 0.05,
 	vacuum_truncate = off
 );
-CREATE INDEX outbox_request_event_idx ON @extschema@.outbox_request (event);
+CREATE INDEX outbox_request_event_idx ON @extschema@.outbox_request (event, id);
 
 COMMENT ON TABLE @extschema@.outbox_request IS
 'What people ask of the relay: it serves the rows in their order and deletes them. Nobody''s transaction locks a row of the relay''s. Private: use outbox_retry(), outbox_discard(), outbox_retry_dead().';

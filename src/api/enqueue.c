@@ -28,7 +28,9 @@
 #include "commands/trigger.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/timestamp.h"
 #include "utils/uuid.h"
 #include "utils/xid8.h"
 
@@ -122,6 +124,28 @@ outbox_event_insert(PG_FUNCTION_ARGS)
 }
 
 /*
+ * Is the new row, of any of our tables but outbox_event, from a dump?  Nobody but
+ * the relay writes outbox_delivery; what is asked of it now is asked after the
+ * transaction began.
+ */
+static bool
+is_restored(const TriggerData *trigger)
+{
+	const char *table = RelationGetRelationName(trigger->tg_relation);
+	Datum		asked_at;
+	bool		isnull;
+
+	if (strcmp(table, "outbox_request") != 0)
+		return strcmp(table, "outbox_delivery") == 0;
+	asked_at = heap_getattr(trigger->tg_trigtuple,
+							get_attnum(RelationGetRelid(trigger->tg_relation),
+									   "requested_at"),
+							RelationGetDescr(trigger->tg_relation), &isnull);
+	return !isnull &&
+		DatumGetTimestampTz(asked_at) < GetCurrentTransactionStartTimestamp();
+}
+
+/*
  * BEFORE trigger of all our tables: what replication wants to do to a row of
  * another database, which happens to have the id of one of ours, is not done.
  * Of what a restore writes, the relay is told.
@@ -142,8 +166,7 @@ outbox_drop_replicated(PG_FUNCTION_ARGS)
 
 	/* a row of a dump: the relay comes back only to what it knows of */
 	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event) && !store_is_relay() &&
-		strcmp(RelationGetRelationName(trigger->tg_relation),
-			   "outbox_delivery") == 0)
+		is_restored(trigger))
 		shmem_wake_relay_at_commit(RELAY_REQUEST_SERVE | RELAY_REQUEST_RECHECK);
 	if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
 		return PointerGetDatum(trigger->tg_newtuple);

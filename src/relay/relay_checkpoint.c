@@ -105,6 +105,9 @@ relay_add_delivery(Relay *relay, const OutboxEvent *event,
 	delivery->last_status = last_status;
 	delivery->last_error = last_error ?
 		MemoryContextStrdup(journal->context, last_error) : NULL;
+	if (event->msg.key)
+		keys_note_row(&relay->queue.keys, event->msg.topic, event->msg.key,
+					  event->msg.id);
 	if (next_attempt_at != 0)
 		journal->earliest_due = Min(journal->earliest_due, next_attempt_at);
 	set_dirty(relay);

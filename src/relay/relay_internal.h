@@ -35,6 +35,7 @@ typedef struct RelayReader
 typedef struct RelayRows
 {
 	bool		asked;			/* somebody may have asked for something */
+	StoreRequestCursor requests;	/* what was asked for and is served */
 	bool		sweep;			/* events may have been deleted */
 	StoreDueCursor due;			/* rows due up to here are taken */
 	TimestampTz next_due;		/* of the next one; wall clock */

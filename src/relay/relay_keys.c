@@ -16,6 +16,8 @@
  * event is looked up in the table, and that two keys have one hash only lets
  * one of them take the way through the table, too.
  *
+ * That a key's first rows are gone is known as well, for some (relay_floor.c).
+ *
  * Memory: everything is in the table's context; a KeyQueue has copies of its
  * names.  Hashes take at most 1/8 of outbox.relay_memory.
  *
@@ -248,14 +250,33 @@ keys_leave(KeyTable *keys, RelayEntry *entry)
 	return NULL;
 }
 
-/* There are rows of this key behind an id that are to be looked at. */
+/*
+ * There may be rows of this key behind an id that are to be looked at, as far as
+ * it is not known that there are none.
+ */
 void
 keys_read_from(KeyTable *keys, KeyQueue *queue, int64 after)
 {
+	after = Max(after, floors_find(&keys->floors, queue->id));
+	if (queue->nentries > 0 || queue->tail)
+		after = Min(after, queue->last_id);
 	queue->tail = true;
-	queue->last_id = Min(queue->last_id, after);
+	queue->last_id = after;
 	list_refill(keys, queue);
 	(void) keys_note_rows(keys, queue->topic, queue->key);
+}
+
+/*
+ * The key has a row of this event.  Unless something of the key is here, it may
+ * have others in front of that.
+ */
+void
+keys_look_into(KeyTable *keys, KeyQueue *queue, int64 event)
+{
+	bool		known = queue->nentries > 0 || queue->tail;
+
+	floors_lower(&keys->floors, queue->id, event);
+	keys_read_from(keys, queue, known ? event - 1 : 0);
 }
 
 /*
@@ -292,6 +313,19 @@ keys_next_refill(KeyTable *keys, const RelayWindow *window)
 }
 
 /*
+ * These rows of the key were read, and are not in memory yet.  What has rows will
+ * be there if these are all, and new events go behind it there.
+ */
+void
+keys_note_read(KeyTable *keys, KeyQueue *queue, const StoreKeyRows *rows)
+{
+	floors_raise(&keys->floors, queue->id, queue->last_id, rows->first,
+				 rows->ndead);
+	if (rows->rest == KEY_END)
+		hash_search(keys->rows, &queue->id, HASH_REMOVE, NULL);
+}
+
+/*
  * Rows up to "last_id" were read.  Without "tail", nothing is behind them that
  * the key's own progress will free.
  */
@@ -317,6 +351,13 @@ keys_retire(KeyTable *keys, KeyQueue *queue)
 	queue->tail = false;
 	unlist_refill(keys, queue);
 	(void) keys_note_rows(keys, queue->topic, queue->key);
+}
+
+/* The key will have, or has again, a row of this event. */
+void
+keys_note_row(KeyTable *keys, const char *topic, const char *key, int64 event)
+{
+	floors_lower(&keys->floors, make_id(keys, topic, key), event);
 }
 
 /*
@@ -350,11 +391,19 @@ keys_have_rows(const KeyTable *keys, const char *topic, const char *key)
 	return hash_search(keys->rows, &id, HASH_FIND, NULL) != NULL;
 }
 
-/* All are settled. */
-void
-keys_forget_rows(KeyTable *keys, const KeyQueue *queue)
+/*
+ * Behind which id rows of a new event's key are to be looked for, as
+ * StoreRowsAfter has it.  Not at all if it waits anyway.
+ */
+int64
+keys_rows_after(const OutboxMessage *msg, void *keys)
 {
-	hash_search(keys->rows, &queue->id, HASH_REMOVE, NULL);
+	const KeyTable *table = keys;
+	const KeyQueue *queue = keys_find(table, msg->topic, msg->key);
+
+	if ((queue && queue->tail) || keys_have_rows(table, msg->topic, msg->key))
+		return PG_INT64_MAX;
+	return floors_find(&table->floors, make_id(table, msg->topic, msg->key));
 }
 
 /* A walk over all rows has noted their keys. */
@@ -376,4 +425,5 @@ keys_forget_all_rows(KeyTable *keys)
 		hash_search(keys->rows, id, HASH_REMOVE, NULL);
 	keys->overflowed = false;
 	keys->complete = false;
+	floors_forget(&keys->floors);
 }

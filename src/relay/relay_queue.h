@@ -67,6 +67,21 @@ typedef struct KeyQueue
 	int64		unread_until;	/* ... which may help once it is read to here */
 } KeyQueue;
 
+/* Up to which id a key has no unsettled rows. */
+typedef struct KeyFloor
+{
+	KeyId		id;
+	int64		after;			/* 0: nothing is known */
+} KeyFloor;
+
+#define NFLOORS			1024
+
+/* Of some keys; see relay_floor.c. */
+typedef struct KeyFloors
+{
+	KeyFloor	places[NFLOORS];
+} KeyFloors;
+
 /* What comes back from the table takes no more than this of the room. */
 #define ROOM_FOR_ROWS(room)		((room) / 4 * 3)
 
@@ -81,6 +96,7 @@ typedef struct KeyTable
 	HTAB	   *rows;			/* KeyIds: of keys that have unsettled rows */
 	bool		complete;		/* ... and all of them */
 	bool		overflowed;		/* ... as far as there was room */
+	KeyFloors	floors;
 } KeyTable;
 
 /* A request in flight that several entries share. */
@@ -151,20 +167,32 @@ extern void keys_stored(RelayEntry *entry);
 extern RelayEntry *keys_leave(KeyTable *keys, RelayEntry *entry);
 extern RelayEntry *keys_active(const KeyQueue *queue);
 extern void keys_read_from(KeyTable *keys, KeyQueue *queue, int64 after);
+extern void keys_look_into(KeyTable *keys, KeyQueue *queue, int64 event);
 extern KeyQueue *keys_next_refill(KeyTable *keys, const RelayWindow *window);
 extern void keys_await_reader(KeyQueue *queue, const RelayWindow *window,
 							  int64 unread);
 extern int	keys_in_turn(const KeyTable *keys);
 extern int	keys_share(const KeyTable *keys);
+extern void keys_note_read(KeyTable *keys, KeyQueue *queue,
+						   const StoreKeyRows *rows);
 extern void keys_refilled(KeyTable *keys, KeyQueue *queue, int64 last_id,
 						  bool tail);
 extern void keys_retire(KeyTable *keys, KeyQueue *queue);
+extern void keys_note_row(KeyTable *keys, const char *topic, const char *key,
+						  int64 event);
 extern bool keys_note_rows(KeyTable *keys, const char *topic, const char *key);
 extern bool keys_have_rows(const KeyTable *keys, const char *topic,
 						   const char *key);
-extern void keys_forget_rows(KeyTable *keys, const KeyQueue *queue);
+extern int64 keys_rows_after(const OutboxMessage *msg, void *keys);
 extern void keys_all_rows_known(KeyTable *keys);
 extern void keys_forget_all_rows(KeyTable *keys);
+
+/* relay_floor.c */
+extern int64 floors_find(const KeyFloors *floors, KeyId id);
+extern void floors_raise(KeyFloors *floors, KeyId id, int64 after, int64 first,
+						 int ndead);
+extern void floors_lower(KeyFloors *floors, KeyId id, int64 event);
+extern void floors_forget(KeyFloors *floors);
 
 /* relay_queue.c */
 extern void queue_init(RelayQueue *queue, MemoryContext context);

@@ -204,7 +204,7 @@ read_new(Relay *relay)
 	RelayWindow *last = queue_last_window(queue);
 	RelayWindow *window;
 	List	   *events = NIL;
-	bool		check_keys;
+	StoreRowsAfter rows_after;
 
 	if (relay->now >= reader->poll_at)
 	{
@@ -219,14 +219,14 @@ read_new(Relay *relay)
 		set_listening(reader, false);
 	if (!relay_wants_events(relay) || !(window = window_to_read(relay)))
 		return;
-	check_keys = !relay->queue.keys.complete;
+	rows_after = queue->keys.complete ? NULL : keys_rows_after;
 
 	MemoryContextSwitchTo(queue->context);
 	if (!relay_store_ok(relay,
 						store_read_window(&window->store, window->context,
 										  guc_batch_size,
 										  relay_event_memory(relay) - queue->bytes,
-										  check_keys, &events)))
+										  rows_after, &queue->keys, &events)))
 	{
 		/* as if we had not looked: the next try takes a new snapshot */
 		if (window != last)

@@ -80,6 +80,7 @@ relay_rows_init(Relay *relay)
 {
 	forget_due(&relay->rows);
 	relay->rows.asked = true;
+	memset(&relay->rows.requests, 0, sizeof(StoreRequestCursor));
 	start_walk(&relay->rows);
 }
 
@@ -176,12 +177,8 @@ look_into_keys(Relay *relay, List *keys)
 
 		/* earlier ones are in memory, or will be found like this one */
 		if (!queue_find(&relay->queue, key->id))
-		{
-			KeyQueue   *queue = keys_make(table, key->topic, key->key);
-
-			keys_read_from(table, queue,
-						   queue->nentries == 0 ? 0 : key->id - 1);
-		}
+			keys_look_into(table, keys_make(table, key->topic, key->key),
+						   key->id);
 	}
 	store_free_keys(keys);
 }
@@ -220,6 +217,8 @@ apply_served(Relay *relay, const StoreServed *served, TimestampTz now)
 		return;
 	}
 	hear_of_due_at(&relay->rows, now);
+	if (served->key.topic)
+		keys_note_row(keys, served->key.topic, served->key.key, served->key.id);
 	if (!entry)
 		return;
 	entry->attempts = 0;
@@ -242,7 +241,8 @@ serve_requests(Relay *relay, TimestampTz now)
 	ListCell   *lc;
 	bool		more;
 
-	if (!relay_store_ok(relay, store_serve_requests(window, is_in_memory,
+	if (!relay_store_ok(relay, store_serve_requests(&relay->rows.requests,
+													window, is_in_memory,
 													&relay->queue, now,
 													SERVE_REQUESTS, &served,
 													&more)))
@@ -338,9 +338,7 @@ refill_key(Relay *relay, KeyQueue *queue, TimestampTz now)
 									   Min(relay_room_for_rows(relay), share), &rows)))
 		return;
 
-	/* what has rows is in memory now, and new events go behind it there */
-	if (rows.rest == KEY_END)
-		keys_forget_rows(keys, queue);
+	keys_note_read(keys, queue, &rows);
 	admit_rows(relay, rows.events);
 	keys_refilled(keys, queue, rows.last, rows.rest == KEY_MORE);
 	if (rows.unread != 0)

@@ -96,7 +96,7 @@ relay_add_to_tail(Relay *relay, OutboxEvent *event)
 	KeyQueue   *key = keys_make(keys, event->msg.topic, event->msg.key);
 
 	if (key->nentries == 0)
-		keys_read_from(keys, key, 0);
+		keys_look_into(keys, key, event->msg.id);
 	store_key(relay, key);
 	key->tail = true;
 	(void) keys_note_rows(keys, key->topic, key->key);

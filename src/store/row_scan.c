@@ -8,6 +8,11 @@
  * was empty when it was last analysed.  An index scan of our own reads what it
  * is asked for.
  *
+ * While somebody holds an old snapshot, what the relay has settled leaves dead
+ * entries in the indexes, and no scan may pass them all: it passes so many entries,
+ * of rows that are there or not, and then stops.  Where it stands is known from the
+ * entries themselves, so that the next one goes on behind them.
+ *
  * In a transaction of the store; what is opened is closed by the end of the scan
  * or of the transaction.  A scan has a snapshot of its own, taken when the table
  * is locked: to an older one, a table that ALTER TABLE has rewritten meanwhile is
@@ -21,6 +26,7 @@
 #include "access/stratnum.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
@@ -44,7 +50,13 @@ enum
 	COL_NEXT_ATTEMPT_AT
 };
 
-/* Open an index; one of the functions below has to say what is wanted. */
+/* A scan passes twice as many entries as rows are wanted, and so many. */
+#define SPARE_ENTRIES	100
+
+/*
+ * Open an index; one of the functions below has to say what is wanted.  The scan
+ * is limited to one row unless row_scan_limit() says otherwise.
+ */
 void
 row_scan_begin(RowScan *rows, const char *index, int nkeys)
 {
@@ -60,6 +72,11 @@ row_scan_begin(RowScan *rows, const char *index, int nkeys)
 	rows->scan = index_beginscan_compat(rows->table, rows->index,
 										rows->snapshot, nkeys);
 	rows->slot = table_slot_create(rows->table, NULL);
+	rows->scan->xs_want_itup = true;
+	rows->ndead = 0;
+	rows->at_id = 0;
+	rows->at_due = 0;
+	row_scan_limit(rows, 1);
 }
 
 /* The same with the index for rows of a key, of one topic or of all. */
@@ -81,15 +98,70 @@ row_scan_begin_key(RowScan *rows, KeyRows which, bool all_topics)
 		row_scan_begin(rows, of_topic[which], 3);
 }
 
-/* The next row, whose columns are in the slot then; false: there is none. */
+/* So many rows are wanted from here on: how many entries may be passed. */
+void
+row_scan_limit(RowScan *rows, int nrows)
+{
+	rows->left = 2 * nrows + SPARE_ENTRIES;
+}
+
+/* A column of the current entry; none of those asked for is ever NULL. */
+static Datum
+entry_column(const RowScan *rows, int column)
+{
+	bool		isnull;
+
+	return index_getattr(rows->scan->xs_itup, column, rows->scan->xs_itupdesc,
+						 &isnull);
+}
+
+/*
+ * Go to the entry that was read, unless no more may be passed.  A row has an
+ * entry for each of its versions, of which the last one to come may be the one
+ * that is there: a scan never stops between them.  The id is the last column of
+ * every index that is scanned here.
+ */
+static bool
+pass_entry(RowScan *rows)
+{
+	TupleDesc	desc = RelationGetDescr(rows->index);
+	int64		id = DatumGetInt64(entry_column(rows, desc->natts));
+	TimestampTz due = 0;
+
+	if (TupleDescAttr(desc, 0)->atttypid == TIMESTAMPTZOID)
+		due = DatumGetTimestampTz(entry_column(rows, 1));
+	if (rows->left <= 0 && (id != rows->at_id || due != rows->at_due))
+	{
+		rows->stopped = true;
+		return false;
+	}
+	rows->left--;
+	rows->at_id = id;
+	rows->at_due = due;
+	return true;
+}
+
+/*
+ * The next row, whose columns are in the slot then.  False: there is none, or
+ * the scan has stopped.
+ */
 bool
 row_scan_next(RowScan *rows)
 {
-	CHECK_FOR_INTERRUPTS();
-	if (!index_getnext_slot(rows->scan, ForwardScanDirection, rows->slot))
-		return false;
-	slot_getallattrs(rows->slot);
-	return true;
+	rows->stopped = false;
+	while (index_getnext_tid(rows->scan, ForwardScanDirection))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!pass_entry(rows))
+			return false;
+		if (index_fetch_heap(rows->scan, rows->slot))
+		{
+			slot_getallattrs(rows->slot);
+			return true;
+		}
+		rows->ndead++;
+	}
+	return false;
 }
 
 /* Close it again.  An error does so, too. */
@@ -180,14 +252,26 @@ row_scan_topic(RowScan *rows, const char *topic, int64 after)
 	index_rescan(rows->scan, keys, lengthof(keys), NULL, 0);
 }
 
-/* Scan the rows that become due from the cursor on, up to a time. */
+/*
+ * Scan the rows that become due behind the cursor, up to a time: (due, id) >
+ * (cursor->due, cursor->id).  Many may be due at the same time.
+ */
 void
 row_scan_due(RowScan *rows, const StoreDueCursor *cursor, TimestampTz until)
 {
 	ScanKeyData keys[2];
 
-	ScanKeyInit(&keys[0], 1, BTGreaterEqualStrategyNumber, F_TIMESTAMPTZ_GE,
-				TimestampTzGetDatum(cursor->due));
+	ScanKeyEntryInitialize(&rows->cursor[0], SK_ROW_MEMBER, 1,
+						   BTGreaterStrategyNumber, InvalidOid, InvalidOid,
+						   F_TIMESTAMPTZ_CMP, TimestampTzGetDatum(cursor->due));
+	ScanKeyEntryInitialize(&rows->cursor[1], SK_ROW_MEMBER | SK_ROW_END, 2,
+						   BTGreaterStrategyNumber, InvalidOid, InvalidOid,
+						   F_BTINT8CMP, Int64GetDatum(cursor->id));
+	memset(&keys[0], 0, sizeof(keys[0]));
+	keys[0].sk_flags = SK_ROW_HEADER;
+	keys[0].sk_attno = 1;
+	keys[0].sk_strategy = BTGreaterStrategyNumber;
+	keys[0].sk_argument = PointerGetDatum(rows->cursor);
 	ScanKeyInit(&keys[1], 1, BTLessEqualStrategyNumber, F_TIMESTAMPTZ_LE,
 				TimestampTzGetDatum(until));
 	index_rescan(rows->scan, keys, lengthof(keys), NULL, 0);

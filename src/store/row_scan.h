@@ -9,6 +9,7 @@
 #define OUTBOX_ROW_SCAN_H
 
 #include "access/genam.h"
+#include "access/skey.h"
 #include "executor/tuptable.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
@@ -23,6 +24,13 @@ typedef struct RowScan
 	Snapshot	snapshot;		/* registered */
 	IndexScanDesc scan;
 	TupleTableSlot *slot;		/* the current row */
+	int			left;			/* so many entries may be passed yet */
+	bool		stopped;		/* none may be */
+	int			ndead;			/* entries passed whose rows are not there */
+	int64		at_id;			/* where the scan stands: of the last entry
+								 * ... */
+	TimestampTz at_due;			/* ... by the index of what is due */
+	ScanKeyData cursor[2];		/* row_scan_due(): has to last */
 } RowScan;
 
 /* Which rows of a key. */
@@ -34,6 +42,7 @@ typedef enum KeyRows
 
 extern void row_scan_begin(RowScan *rows, const char *index, int nkeys);
 extern void row_scan_begin_key(RowScan *rows, KeyRows which, bool all_topics);
+extern void row_scan_limit(RowScan *rows, int nrows);
 extern void row_scan_key(RowScan *rows, const char *topic, const char *key,
 						 int64 after);
 extern void row_scan_topic(RowScan *rows, const char *topic, int64 after);

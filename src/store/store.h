@@ -65,7 +65,7 @@ typedef struct StoreKey
 	int64		id;
 } StoreKey;
 
-/* Where a reader of rows that become due stands; see store_rows.c. */
+/* Where a reader of rows that become due stands; see store_walk.c. */
 typedef struct StoreDueCursor
 {
 	TimestampTz due;
@@ -93,10 +93,30 @@ typedef struct StoreKeyRows
 {
 	List	   *events;			/* OutboxEvent * */
 	int64		last;			/* rows up to this id were looked at */
+	int64		first;			/* there is no unsettled row before this id */
+	int			ndead;			/* entries of settled rows that were passed */
 	int64		unread;			/* the next one's event has not been read from
 								 * a window; 0: it has, or there is none */
 	StoreKeyRest rest;
 } StoreKeyRows;
+
+/*
+ * Behind which id rows of the event's key are to be looked for; PG_INT64_MAX: not
+ * at all.
+ */
+typedef int64 (*StoreRowsAfter) (const OutboxMessage *msg, void *arg);
+
+/*
+ * Where the reader of requests stands; see store_request.c.  Zeroes: at the
+ * beginning.
+ */
+typedef struct StoreRequestCursor
+{
+	int64		done;			/* there are none up to this id, nor will be */
+	int64		seen;			/* those up to this id were served ... */
+	uint64		seen_before;	/* ... as far as transactions before this one
+								 * had not ended later */
+} StoreRequestCursor;
 
 /* An event that a request has concerned. */
 typedef struct StoreServed
@@ -139,10 +159,11 @@ extern StoreResult store_load_position(StorePosition *position);
 extern bool store_nothing_since(StoreSnapshot snapshot);
 extern StoreResult store_read_window(StoreWindow *window,
 									 MemoryContext window_context, int limit,
-									 Size max_bytes, bool check_keys,
+									 Size max_bytes,
+									 StoreRowsAfter rows_after, void *arg,
 									 List **events);
 
-/* store_rows.c: taking exceptions back */
+/* store_walk.c: taking exceptions back */
 extern StoreResult store_read_due(StoreDueCursor *cursor, TimestampTz now,
 								  int limit, StoreRows *rows);
 extern StoreResult store_next_due(const StoreDueCursor *cursor,
@@ -153,6 +174,8 @@ extern StoreResult store_walk_rows(int64 *cursor, int limit, int max_events,
 extern StoreResult store_walk_topic(const char *topic, int64 *cursor,
 									int limit, int max_events,
 									StoreRows *rows);
+
+/* store_rows.c: those of a key */
 extern StoreResult store_read_key(const StoreKey *key, int64 after,
 								  const StoreWindow *window, TimestampTz now,
 								  int limit, Size max_bytes,
@@ -169,7 +192,8 @@ extern StoreResult store_prune_step(StorePrune *prune, int limit,
 									int64 *npruned, bool *more);
 
 /* store_request.c: what people ask */
-extern StoreResult store_serve_requests(const StoreWindow *window,
+extern StoreResult store_serve_requests(StoreRequestCursor *cursor,
+										const StoreWindow *window,
 										bool (*in_memory) (int64 id, void *arg),
 										void *arg, TimestampTz now, int limit,
 										List **served, bool *more);

@@ -74,6 +74,7 @@ extern bool store_read_by_id(const int64 *ids, int n, Size max_bytes,
 							 List **events);
 
 /* store_rows.c */
-extern void store_mark_behind_rows(List *events);
+extern void store_mark_behind_rows(List *events, StoreRowsAfter rows_after,
+								   void *arg);
 
 #endif							/* OUTBOX_STORE_INTERNAL_H */

@@ -12,6 +12,12 @@
  * state no longer allows is served by doing nothing.  An event that shall be
  * sent again is due at once, and taken like any other row that is due.
  *
+ * Who asks has a transaction id before the request gets its own id, and ends some
+ * time after that.  So once all transactions have ended that were begun when the
+ * requests up to an id were served, there are none up to there: the reader begins
+ * behind it, and does not pass what it has deleted and an old snapshot keeps.  A
+ * transaction that writes and stays open holds it there.
+ *
  * An event without a row is settled if it has been read and is not in memory any
  * more, though the position may be held before it by another one.
  *
@@ -19,18 +25,20 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
+#include "utils/xid8.h"
 
 #include "store/store_internal.h"
 
-/* $1 limit */
+/* $1 limit, $2 behind this id */
 static Statement read_requests = {
 	"SELECT r.id, r.action, r.event, r.topic, r.requested_by, r.requested_at"
-	" FROM @s@.outbox_request r ORDER BY r.id LIMIT $1",
-	1, {INT8OID}
+	" FROM @s@.outbox_request r WHERE r.id > $2 ORDER BY r.id LIMIT $1",
+	2, {INT8OID, INT8OID}
 };
 
 #define FRESH(now) \
@@ -142,6 +150,7 @@ typedef struct Request
 typedef struct ServeArgs
 {
 	MemoryContext context;		/* of the result */
+	StoreRequestCursor *cursor;
 	const StoreWindow *window;
 	bool		(*in_memory) (int64 id, void *arg);
 	void	   *arg;
@@ -301,42 +310,84 @@ take_requests(int n)
 	return requests;
 }
 
+/* The oldest transaction that runs by the snapshot of this one. */
+static uint64
+oldest_running(void)
+{
+	Datum		snapshot = DirectFunctionCall1(pg_current_snapshot, (Datum) 0);
+
+	return U64FromFullTransactionId(DatumGetFullTransactionId(DirectFunctionCall1(pg_snapshot_xmin, snapshot)));
+}
+
+/*
+ * What was to be seen up to the id "upto" is served.  "oldest" was the oldest
+ * transaction that ran before it was read, "next" would have been the next one
+ * after that.
+ */
+static void
+move_cursor(StoreRequestCursor *cursor, uint64 oldest, int64 upto, uint64 next)
+{
+	if (oldest < cursor->seen_before || upto < cursor->seen)
+		return;
+	cursor->done = cursor->seen;
+	cursor->seen = upto;
+	cursor->seen_before = next;
+}
+
 static void
 serve_body(void *arg)
 {
 	ServeArgs  *args = arg;
-	Datum		value = Int64GetDatum(args->limit);
-	int			n = (int) store_execute(&read_requests, &value, NULL);
-	Request    *requests = take_requests(n);
+	uint64		oldest = oldest_running();
+	int64		upto = args->cursor->seen;
+	Datum		values[2];
+	uint64		next;
+	int			n;
+	Request    *requests;
 
+	values[0] = Int64GetDatum(args->limit);
+	values[1] = Int64GetDatum(args->cursor->done);
+	n = (int) store_execute(&read_requests, values, NULL);
+	next = U64FromFullTransactionId(ReadNextFullTransactionId());
+	requests = take_requests(n);
 	*args->more = n == args->limit;
+	if (*args->more)
+		upto = 0;
 	for (int i = 0; i < n; i++)
 	{
 		if (!serve_request(args, &requests[i]))
 		{
 			*args->more = true;
+			upto = i > 0 ? DatumGetInt64(requests[i - 1].id) : 0;
 			break;
 		}
 		store_execute(&delete_request, &requests[i].id, NULL);
+		upto = Max(upto, DatumGetInt64(requests[i].id));
 	}
+	move_cursor(args->cursor, oldest, upto, next);
 }
 
 /*
- * Serve at most "limit" requests, and of one that means many events as many of
+ * Serve at most "limit" requests behind the cursor, which moves, and of one that means many events as many of
  * these.  What is to be sent again is due "now"; "window" is the one that is
  * being read, and "in_memory" says, when it is given "arg", whether the relay has
  * an event.  *served becomes a list of StoreServed *, in the current memory
  * context, and *more tells whether there is more to be done.
  */
 StoreResult
-store_serve_requests(const StoreWindow *window,
+store_serve_requests(StoreRequestCursor *cursor, const StoreWindow *window,
 					 bool (*in_memory) (int64 id, void *arg), void *arg,
 					 TimestampTz now, int limit, List **served, bool *more)
 {
-	ServeArgs	args = {CurrentMemoryContext, window, in_memory, arg, now, limit,
-	served, more};
+	StoreRequestCursor before = *cursor;
+	ServeArgs	args = {CurrentMemoryContext, cursor, window, in_memory, arg, now,
+	limit, served, more};
+	StoreResult result;
 
 	*served = NIL;
 	*more = false;
-	return store_transaction(serve_body, &args);
+	result = store_transaction(serve_body, &args);
+	if (result != STORE_OK)
+		*cursor = before;
+	return result;
 }

@@ -1,14 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * store_rows.c
- *		Taking exceptions back: which rows of outbox_delivery may be sent now.
- *
- * Rows are read in four ways: by the time that they are due, key by key, by a
- * walk over those that wait in a topic, and by one over all there are when a
- * relay starts.  None of them writes, but for scheduled rows whose time has
- * come.  The caller keeps cursors, so that
- * no row is read again and again, and no dead one is passed twice while
- * somebody holds an old snapshot.
+ *		Taking exceptions back: which rows of a key may be sent now.
  *
  * What is read is bounded by what is asked for, whatever is in the table and
  * whenever a plan was made, because there is no plan: these are index scans of
@@ -20,42 +13,20 @@
  * directly behind it one after the other.  A failed row whose time has not come
  * ends that, and so does a dead one if those behind it shall wait.
  *
- * Errors are trapped in store.c; the caller's cursors move when a transaction
- * has succeeded only.
+ * Nothing is written here.  The caller keeps a cursor for each key.  A scan that
+ * stops because it has passed many entries without rows says that there is more,
+ * and a cursor behind them.
+ *
+ * Errors are trapped in store.c.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/xact.h"
-#include "catalog/pg_type.h"
 #include "utils/timestamp.h"
 
 #include "store/row_scan.h"
 #include "store/store_internal.h"
-
-/* $1 ids */
-static Statement make_pending = {
-	"UPDATE @s@.outbox_delivery d SET state = 'pending',"
-	" next_attempt_at = NULL, updated_at = clock_timestamp()"
-	" WHERE d.id = ANY ($1) AND d.state = 'scheduled'",
-	1, {INT8ARRAYOID}
-};
-
-/* The first dead row of a key behind an id; PG_INT64_MAX if there is none. */
-static int64
-first_dead(const StoreKey *key, int64 after)
-{
-	RowScan		rows;
-	int64		id = PG_INT64_MAX;
-
-	row_scan_begin_key(&rows, KEY_ROWS_DEAD, !key->topic);
-	row_scan_key(&rows, key->topic, key->key, after);
-	if (row_scan_next(&rows))
-		id = row_id(&rows);
-	row_scan_end(&rows);
-	return id;
-}
 
 typedef struct KeyArgs
 {
@@ -69,33 +40,86 @@ typedef struct KeyArgs
 	StoreKeyRows *result;
 } KeyArgs;
 
-/* The ids of the rows that may be sent, and what is behind them. */
-static int
-find_rows_of_key(const KeyArgs *args, int64 *ids, StoreKeyRest *rest)
+/* Where the rows of a key end that are known not to be behind a dead one. */
+typedef struct KeyEnd
 {
+	int64		id;				/* the first one that is not */
+	StoreKeyRest rest;			/* why: it is dead (KEY_WAITS), there is more
+								 * to be looked at, or there is no such row */
+	int64		at_id;			/* so far was looked for it */
+} KeyEnd;
+
+static KeyEnd
+find_dead(const KeyArgs *args)
+{
+	KeyEnd		end = {PG_INT64_MAX, KEY_END, 0};
 	RowScan		rows;
-	int64		dead = store_skips_dead() ? PG_INT64_MAX :
-	first_dead(args->key, args->after);
+
+	if (store_skips_dead())
+		return end;
+	row_scan_begin_key(&rows, KEY_ROWS_DEAD, !args->key->topic);
+	row_scan_limit(&rows, args->limit);
+	row_scan_key(&rows, args->key->topic, args->key->key, args->after);
+	if (row_scan_next(&rows))
+	{
+		end.id = row_id(&rows);
+		end.rest = KEY_WAITS;
+	}
+	else if (rows.stopped)
+	{
+		end.id = rows.at_id + 1;
+		end.rest = KEY_MORE;
+	}
+	end.at_id = rows.at_id;
+	args->result->ndead += rows.ndead;
+	row_scan_end(&rows);
+	return end;
+}
+
+/* The ids of the rows that may be sent; the result tells of what is behind. */
+static int
+find_rows_of_key(const KeyArgs *args, int64 *ids)
+{
+	StoreKeyRows *result = args->result;
+	KeyEnd		end = find_dead(args);
+	RowScan		rows;
 	int			n = 0;
 
 	row_scan_begin_key(&rows, KEY_ROWS_UNSETTLED, !args->key->topic);
+	row_scan_limit(&rows, args->limit);
 	row_scan_key(&rows, args->key->topic, args->key->key, args->after);
-	*rest = KEY_MORE;
+	result->rest = KEY_MORE;
+	result->last = args->after;
 	while (n < args->limit)
 	{
 		if (!row_scan_next(&rows))
 		{
-			*rest = dead == PG_INT64_MAX ? KEY_END : KEY_WAITS;
+			if (!rows.stopped)
+				result->rest = end.rest;
 			break;
 		}
-		if (row_id(&rows) > dead ||
-			(row_state(&rows) == DELIVERY_FAILED && row_due(&rows) > args->now))
+		if (result->first == 0)
+			result->first = row_id(&rows);
+		if (row_id(&rows) >= end.id)
 		{
-			*rest = KEY_WAITS;
+			result->rest = end.rest;
 			break;
 		}
-		ids[n++] = row_id(&rows);
+		if (row_state(&rows) == DELIVERY_FAILED && row_due(&rows) > args->now)
+		{
+			result->rest = KEY_WAITS;
+			break;
+		}
+		result->last = ids[n++] = row_id(&rows);
 	}
+
+	/* what was passed and has no rows any more is not to be passed again */
+	if (result->rest == KEY_MORE && n < args->limit)
+		result->last = Min(rows.stopped ? rows.at_id : PG_INT64_MAX, end.id - 1);
+	if (result->first == 0)
+		result->first = Max(rows.at_id, end.at_id) + 1;
+	result->first = Min(result->first, end.id);
+	result->ndead += rows.ndead;
 	row_scan_end(&rows);
 	return n;
 }
@@ -141,7 +165,7 @@ read_key_body(void *arg)
 	KeyArgs    *args = arg;
 	StoreKeyRows *result = args->result;
 	int64	   *ids = palloc(sizeof(int64) * args->limit);
-	int			n = find_rows_of_key(args, ids, &result->rest);
+	int			n = find_rows_of_key(args, ids);
 	MemoryContext old = MemoryContextSwitchTo(args->context);
 	bool		stopped = store_read_by_id(ids, n, args->max_bytes,
 										   &result->events);
@@ -153,7 +177,6 @@ read_key_body(void *arg)
 	 * deleted, or a dump has not brought it yet.  We hear of it when that is
 	 * done.
 	 */
-	result->last = n > 0 ? ids[n - 1] : args->after;
 	if (!stopped && list_length(result->events) < n && result->rest == KEY_END)
 		result->rest = KEY_WAITS;
 	if (stopped)
@@ -186,11 +209,13 @@ store_read_key(const StoreKey *key, int64 after, const StoreWindow *window,
 }
 
 /*
- * Mark the events, new ones, whose key has unsettled rows that they have to
- * wait behind.  In a transaction of the store.
+ * Mark the events, new ones, whose key may have unsettled rows that they have to
+ * wait behind; "rows_after" is given "arg".  Many keys with many entries of settled
+ * rows are not all looked up: an event that waits though it need not comes back at
+ * once.  In a transaction of the store.
  */
 void
-store_mark_behind_rows(List *events)
+store_mark_behind_rows(List *events, StoreRowsAfter rows_after, void *arg)
 {
 	RowScan		unsettled;
 	RowScan		dead;
@@ -199,281 +224,24 @@ store_mark_behind_rows(List *events)
 
 	row_scan_begin_key(&unsettled, KEY_ROWS_UNSETTLED, all_topics);
 	row_scan_begin_key(&dead, KEY_ROWS_DEAD, all_topics);
+	row_scan_limit(&unsettled, list_length(events));
+	row_scan_limit(&dead, list_length(events));
 	foreach(lc, events)
 	{
 		OutboxEvent *event = lfirst(lc);
 		const char *topic = all_topics ? NULL : event->msg.topic;
 		const char *key = event->msg.key;
+		int64		after = key ? rows_after(&event->msg, arg) : PG_INT64_MAX;
 
-		if (!key)
+		if (after == PG_INT64_MAX)
 			continue;
-		row_scan_key(&unsettled, topic, key, 0);
-		event->behind_rows = row_scan_next(&unsettled);
+		row_scan_key(&unsettled, topic, key, after);
+		event->behind_rows = row_scan_next(&unsettled) || unsettled.stopped;
 		if (event->behind_rows || store_skips_dead())
 			continue;
-		row_scan_key(&dead, topic, key, 0);
-		event->behind_rows = row_scan_next(&dead);
+		row_scan_key(&dead, topic, key, after);
+		event->behind_rows = row_scan_next(&dead) || dead.stopped;
 	}
 	row_scan_end(&dead);
 	row_scan_end(&unsettled);
-}
-
-static bool
-is_behind(const RowScan *rows, const StoreDueCursor *cursor)
-{
-	return row_due(rows) > cursor->due ||
-		(row_due(rows) == cursor->due && row_id(rows) > cursor->id);
-}
-
-typedef struct RowsArgs
-{
-	MemoryContext context;		/* of the result */
-	StoreDueCursor *due;		/* of one reader */
-	int64	   *walked;			/* of a walk */
-	const char *topic;			/* it is one over a topic; or NULL */
-	TimestampTz now;
-	int			limit;
-	int			max_events;
-	StoreRows  *result;
-} RowsArgs;
-
-/* Take note of a row that is to be sent or whose key is to be looked into. */
-static void
-take_row(RowsArgs *args, const RowScan *rows, int64 *ids, int *n)
-{
-	MemoryContext old;
-
-	if (!row_has_key(rows))
-	{
-		ids[(*n)++] = row_id(rows);
-		return;
-	}
-	old = MemoryContextSwitchTo(args->context);
-	args->result->keys = lappend(args->result->keys, row_key(rows));
-	MemoryContextSwitchTo(old);
-}
-
-static void
-read_events(RowsArgs *args, const int64 *ids, int n)
-{
-	MemoryContext old = MemoryContextSwitchTo(args->context);
-
-	(void) store_read_by_id(ids, n, 0, &args->result->events);
-	MemoryContextSwitchTo(old);
-}
-
-static void
-read_due_body(void *arg)
-{
-	RowsArgs   *args = arg;
-	StoreDueCursor *cursor = args->due;
-	int64	   *ids = palloc(sizeof(int64) * args->limit);
-	int64	   *scheduled = palloc(sizeof(int64) * args->limit);
-	int			n = 0;
-	int			nscheduled = 0;
-	int			nrows = 0;
-	RowScan		rows;
-
-	row_scan_begin(&rows, "outbox_delivery_due_idx", 2);
-	row_scan_due(&rows, cursor, args->now);
-	while (nrows < args->limit && row_scan_next(&rows))
-	{
-		if (!is_behind(&rows, cursor))
-			continue;
-		nrows++;
-		cursor->due = row_due(&rows);
-		cursor->id = row_id(&rows);
-		if (row_state(&rows) == DELIVERY_SCHEDULED)
-			scheduled[nscheduled++] = row_id(&rows);
-		take_row(args, &rows, ids, &n);
-	}
-	row_scan_end(&rows);
-	args->result->more = nrows == args->limit;
-
-	/* from now on it has its place in the order of its key */
-	if (nscheduled > 0)
-	{
-		Datum		value = store_id_array(scheduled, nscheduled);
-
-		store_execute(&make_pending, &value, NULL);
-		CommandCounterIncrement();
-	}
-	read_events(args, ids, n);
-}
-
-/* Free a list of StoreKeys. */
-void
-store_free_keys(List *keys)
-{
-	ListCell   *lc;
-
-	foreach(lc, keys)
-	{
-		StoreKey   *key = lfirst(lc);
-
-		pfree(key->topic);
-		pfree(key->key);
-	}
-	list_free_deep(keys);
-}
-
-static StoreResult
-read_rows(void (*body) (void *arg), RowsArgs *args)
-{
-	StoreResult result;
-
-	memset(args->result, 0, sizeof(*args->result));
-	args->context = CurrentMemoryContext;
-	result = store_transaction(body, args);
-	if (result != STORE_OK)
-	{
-		list_free_deep(args->result->events);
-		store_free_keys(args->result->keys);
-	}
-	return result;
-}
-
-/*
- * At most "limit" of the rows that are due "now" and behind the cursor, which
- * moves behind them; the result is in the current memory context.
- */
-StoreResult
-store_read_due(StoreDueCursor *cursor, TimestampTz now, int limit,
-			   StoreRows *rows)
-{
-	StoreDueCursor before = *cursor;
-	RowsArgs	args = {.due = cursor,.now = now,.limit = limit,
-	.result = rows};
-	StoreResult result = read_rows(read_due_body, &args);
-
-	if (result != STORE_OK)
-		*cursor = before;
-	return result;
-}
-
-typedef struct NextDueArgs
-{
-	const StoreDueCursor *cursor;
-	TimestampTz due;
-} NextDueArgs;
-
-static void
-next_due_body(void *arg)
-{
-	NextDueArgs *args = arg;
-	RowScan		rows;
-
-	row_scan_begin(&rows, "outbox_delivery_due_idx", 2);
-	row_scan_due(&rows, args->cursor, DT_NOEND);
-	while (row_scan_next(&rows))
-	{
-		if (!is_behind(&rows, args->cursor))
-			continue;
-		args->due = row_due(&rows);
-		break;
-	}
-	row_scan_end(&rows);
-}
-
-/* When the first row behind the cursor is due; infinity if there is none. */
-StoreResult
-store_next_due(const StoreDueCursor *cursor, TimestampTz *due)
-{
-	NextDueArgs args = {cursor, DT_NOEND};
-	StoreResult result = store_transaction(next_due_body, &args);
-
-	*due = args.due;
-	return result;
-}
-
-/* Is this row of the walk to be sent, or its key to be looked into? */
-static bool
-is_unsettled(const RowScan *rows)
-{
-	switch (row_state(rows))
-	{
-		case DELIVERY_PENDING:
-			return true;
-		case DELIVERY_FAILED:	/* without a key: read when it is due */
-		case DELIVERY_IN_PROGRESS:
-			return row_has_key(rows);
-		case DELIVERY_DEAD:
-			return row_has_key(rows) && !store_skips_dead();
-		default:
-			return false;
-	}
-}
-
-static void
-walk_body(void *arg)
-{
-	RowsArgs   *args = arg;
-	int64	   *ids = palloc(sizeof(int64) * args->max_events);
-	int			n = 0;
-	int			nrows = 0;
-	RowScan		rows;
-
-	if (args->topic)
-	{
-		row_scan_begin(&rows, "outbox_delivery_topic_idx", 2);
-		row_scan_topic(&rows, args->topic, *args->walked);
-	}
-	else
-	{
-		row_scan_begin(&rows, "outbox_delivery_pkey", 1);
-		row_scan_behind(&rows, *args->walked);
-	}
-	args->result->more = true;
-	while (nrows < args->limit && n < args->max_events)
-	{
-		if (!row_scan_next(&rows))
-		{
-			args->result->more = false;
-			break;
-		}
-		nrows++;
-		*args->walked = row_id(&rows);
-		if (is_unsettled(&rows))
-			take_row(args, &rows, ids, &n);
-	}
-	row_scan_end(&rows);
-	read_events(args, ids, n);
-}
-
-static StoreResult
-walk_rows(int64 *cursor, RowsArgs *args)
-{
-	int64		before = *cursor;
-	StoreResult result;
-
-	args->walked = cursor;
-	result = read_rows(walk_body, args);
-	if (result != STORE_OK)
-		*cursor = before;
-	return result;
-}
-
-/*
- * Look at the next rows behind the id *cursor, which moves behind them: at most
- * "limit" of them, with at most "max_events" that have no key.  The result is in
- * the current memory context.
- */
-StoreResult
-store_walk_rows(int64 *cursor, int limit, int max_events, StoreRows *rows)
-{
-	RowsArgs	args = {.limit = limit,.max_events = max_events,
-	.result = rows};
-
-	return walk_rows(cursor, &args);
-}
-
-/* The same, of the rows of a topic that are pending only. */
-StoreResult
-store_walk_topic(const char *topic, int64 *cursor, int limit, int max_events,
-				 StoreRows *rows)
-{
-	RowsArgs	args = {.topic = topic,.limit = limit,
-	.max_events = max_events,.result = rows};
-
-	return walk_rows(cursor, &args);
 }

@@ -20,6 +20,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -213,6 +214,8 @@ ask_relay(const char *action, Datum event, Datum topic)
 	Datum		values[3];
 	char		nulls[3] = {' ', event ? ' ' : 'n', topic ? ' ' : 'n'};
 
+	/* the reader of requests relies on this (store_request.c) */
+	(void) GetTopTransactionId();
 	values[0] = CStringGetTextDatum(action);
 	values[1] = event;
 	values[2] = topic;

@@ -255,7 +255,8 @@ typedef struct ReadArgs
 	StoreWindow *window;
 	int			limit;
 	Size		max_bytes;
-	bool		check_keys;
+	StoreRowsAfter rows_after;
+	void	   *arg;
 	List	   *events;
 	bool		stopped;
 } ReadArgs;
@@ -286,24 +287,25 @@ read_window_body(void *arg)
 	store_execute_into(window->late ? &read_merged : &read_walk, values, dest);
 	args->stopped = store_event_receiver_stopped(dest);
 	store_flush_commits(args->events);
-	if (args->check_keys)
-		store_mark_behind_rows(args->events);
+	if (args->rows_after)
+		store_mark_behind_rows(args->events, args->rows_after, args->arg);
 }
 
 /*
  * The next events of the window, at most "limit" and not many more than
  * "max_bytes", in the order of their ids; *events becomes the list of them,
- * in the current memory context.  With "check_keys", those are marked whose key
- * has unsettled rows.  The first call opens the window; what it sets there is in
+ * in the current memory context.  With "rows_after", which is given "arg", those
+ * are marked whose key has unsettled rows.  The first call opens the window; what it sets there is in
  * "window_context".  On failure the window is as before.
  */
 StoreResult
 store_read_window(StoreWindow *window, MemoryContext window_context,
-				  int limit, Size max_bytes, bool check_keys, List **events)
+				  int limit, Size max_bytes, StoreRowsAfter rows_after,
+				  void *arg, List **events)
 {
 	StoreWindow before = *window;
 	ReadArgs	args = {CurrentMemoryContext, window_context, window, limit,
-	max_bytes, check_keys, NIL};
+	max_bytes, rows_after, arg, NIL};
 	StoreResult result = store_transaction(read_window_body, &args);
 
 	if (result != STORE_OK)
