@@ -98,6 +98,7 @@ relay_add_to_tail(Relay *relay, OutboxEvent *event)
 	if (key->nentries == 0)
 		keys_look_into(keys, key, event->msg.id);
 	store_key(relay, key);
+	Assert(key->nbare == 0);
 	key->tail = true;
 	(void) keys_note_rows(keys, key->topic, key->key);
 	relay_add_delivery(relay, event, DELIVERY_PENDING, 0, 0, 0, 0, NULL);
@@ -144,6 +145,7 @@ relay_retire_key(Relay *relay, RelayEntry *entry)
 
 	if (!key)
 		return;
+	Assert(keys_active(key) == entry);
 	passed = key->tail && key->last_id < id;
 	dlist_foreach_modify(iter, &key->entries)
 	{
@@ -161,10 +163,14 @@ relay_retire_key(Relay *relay, RelayEntry *entry)
 		keys_read_from(&relay->queue.keys, key, 0);
 }
 
-/* Write down that this entry is about to be tried, or takes long. */
+/*
+ * Write down that this entry, the first of its key, is about to be tried, or takes
+ * long.
+ */
 void
 relay_spill_entry(Relay *relay, RelayEntry *entry)
 {
+	Assert(!entry->key || keys_active(entry->key) == entry);
 	relay_add_delivery(relay, entry->event, DELIVERY_IN_PROGRESS,
 					   entry->attempts, entry->event->crashes, 0,
 					   entry->last_status, entry->last_error);

@@ -12,6 +12,7 @@
 #   it, delivering the events of others reads no more of it.
 # - Nor is a key overtaken when there are more of them than are remembered, also
 #   if the table is rewritten meanwhile.
+# - Rather than by an index that is not valid, nothing is taken back.
 # - What comes back from the table leaves room for new events.
 # - A request that is committed late does not have an event sent again.
 # - After a restart, what waits is found, in order; also behind what has to be
@@ -229,6 +230,20 @@ promise 'more keys with rows than are remembered, and none is overtaken' => sub 
 	wait_delivered($receiver, [ publish($node, 'keys', key => 'tick') ]);
 	wait_states($node, 'keys',
 		"dead*$keys published*10 blocked*" . ($keys + 1) . ' published*1');
+};
+
+promise 'an index that is not valid is not relied on' => sub {
+	dead_key('invalid', 2);
+	query($node, q{UPDATE pg_index SET indisvalid = false
+		WHERE indexrelid = 'outbox_delivery_key_idx'::regclass});
+	my $offset = -s $node->logfile;
+	query($node, q{SELECT outbox_discard(event_id) FROM outbox_events
+		WHERE topic = 'invalid' AND state = 'dead'});
+	wait_log($node, qr/index "outbox_delivery_key_idx" is not valid/, $offset);
+	is_deeply(taken('invalid'), [], 'nothing is sent');
+	query($node, 'REINDEX INDEX outbox_delivery_key_idx');
+	wait_states($node, 'invalid', 'discarded*1 published*2');
+	is_deeply(taken('invalid'), [ 2, 3 ], 'in order, when it is');
 };
 
 promise 'what comes back leaves room for new events' => sub {
