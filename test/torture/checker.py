@@ -5,7 +5,8 @@ be tested with planted errors (checker_test.py).
 
 Which duplicate has a reason?  A copy of an event that was accepted before has one if the answer to
 the former copy was spoilt (the receiver's log names the fault rule), or if between the two the
-relay lost its memory, or its connections broke.  Anything else is the relay's own doing.
+relay lost its memory, or its connections broke; or if the former copy was taken while the relay was
+ending, too late for it to hear the answer.  Anything else is the relay's own doing.
 """
 
 import base64
@@ -16,7 +17,7 @@ import urllib.parse
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from faults import CRASH, NONE, OUTAGE, RESTART
+from faults import CRASH, ENDING, NONE, OUTAGE, RESTART
 from load import BINARY, POISON, Journal
 from payloads import canonical, exact_json, find_token
 
@@ -26,9 +27,17 @@ SLACK = 0.25
 # After a fault, the relay needs a moment: a new process, a probe, a request that times out.
 RECOVERY = 1.5
 
+# A relay that ends in order waits 200 ms for answers: what the receiver took until then, less what a busy
+# machine adds, was answered in time.  After a second the relay is gone.
+ANSWERED_IN_TIME = 0.1
+GONE_AFTER = 1.0
+
 # An event at which the relay crashed so often is set aside.
 MAX_CRASHES = 3
 CRASH_REASON = 'the relay crashed'
+
+# The receiver may take for so long what a relay sent that is gone; a new one takes longer to start.
+LAST_REQUEST = 0.1
 
 # The longest time without a delivery that passes, with the receiver up and something to send.
 STALL_LIMIT = 5.0
@@ -79,6 +88,8 @@ class Run:
     dead: list = field(default_factory=list)
     unsettled: int = 0                              # at the deadline, with all faults over
     load_end: float = float('inf')                  # no stall is looked for after that
+    given_up: set = field(default_factory=set)      # ids that somebody discarded or deleted
+    overtaken: list = field(default_factory=list)   # (time, id without a row, later id of its key with one)
 
 
 def digest(content):
@@ -148,7 +159,10 @@ class Report:
 
     # Each of these has to be zero.
     BROKEN = ('lost', 'invented', 'sent_before_durable', 'sent_before_due', 'duplicates_unexplained',
-              'order_violations', 'altered', 'dead_without_cause', 'unsettled', 'disk_was_never_full')
+              'order_violations', 'altered', 'dead_without_cause', 'unsettled', 'disk_was_never_full',
+              'late_after_outage', 'attempts_of_outage', 'dead_of_outage', 'relay_was_idle',
+              'good_topic_held_up', 'topic_not_back', 'stalled_by_open_transaction',
+              'overtaken_by_rows', 'steps_back_unexplained', 'position_was_never_held')
 
     def __init__(self):
         self.numbers = {}
@@ -209,6 +223,11 @@ def unsettling(disturbances):
     return Spans((d.start - SLACK, d.end + SLACK) for d in disturbances if d.effect in (CRASH, RESTART, OUTAGE))
 
 
+def too_late(disturbances):
+    """The times in which a relay that ends in order does not wait for answers any more."""
+    return Spans((d.start + ANSWERED_IN_TIME, d.end + GONE_AFTER) for d in disturbances if d.effect == ENDING)
+
+
 def check(run):
     report = Report()
     truth = {event.event_id: event for event in run.truth}
@@ -220,6 +239,7 @@ def check(run):
     check_origin(run, truth, report)
     check_copies(run, truth, disturbed, report)
     check_order(run, truth, report)
+    check_overtaken(run, report)
     check_content(run, truth, report)
     check_dead(run, truth, report)
     report.count('unsettled', run.unsettled)
@@ -244,7 +264,8 @@ def check_origin(run, truth, report):
         elif asked_at is not None and arrival.time < asked_at - SLACK:
             report.found('sent_before_durable', f'{arrival.event_id} of {event.txn} ({event.mode}),'
                          f' {asked_at - arrival.time:.3f} s before COMMIT')
-    for event_id in truth.keys() - arrived:
+    report.count('given_up', len(run.given_up))
+    for event_id in truth.keys() - arrived - run.given_up:
         event = truth[event_id]
         report.found('lost', f'{event_id} of {event.txn} ({event.mode}), key {event.key}, seq {event.seq}')
     report.count('sent_before_due')
@@ -255,7 +276,8 @@ def check_origin(run, truth, report):
 
 
 def check_copies(run, truth, disturbed, report):
-    """Every further copy of an event needs a reason."""
+    """Every further copy of an event needs a reason.  Who gave an event up may have it sent again."""
+    late = too_late(run.disturbances)
     report.count('duplicates')
     report.count('duplicates_unexplained')
     former = {}
@@ -268,16 +290,23 @@ def check_copies(run, truth, disturbed, report):
         if before is None or (event and copies[arrival.event_id] <= event.times):
             continue
         report.count('duplicates', 1)
-        if not (before.fault or arrival.fault or disturbed.touch(before.time, arrival.time)):
+        if not (before.fault or arrival.fault or disturbed.touch(before.time, arrival.time)
+                or late.touch(before.time, before.time) or arrival.event_id in run.given_up):
             report.found('duplicates_unexplained', f'{arrival.event_id} ({event.mode if event else "?"}),'
                          f' {before.time:.3f} and {arrival.time:.3f}')
     report.numbers['most_copies'] = max(copies.values(), default=0)
 
 
 def check_order(run, truth, report):
-    """A key's events of one topic arrive by their numbers.  A copy may go back: if it has no reason, it was counted."""
+    """A key's events of one topic arrive by their numbers.  Copies may go back, but only once each time that the
+    relay has lost its memory: it begins anew with the first that it does not know to be delivered.
+
+    Nobody waits for what was given up, and if it was in flight then it may arrive later."""
     report.count('order_violations')
     report.count('order_steps_back')
+    report.count('steps_back_unexplained')
+    lost_memory = Spans((d.start - SLACK, d.end + LAST_REQUEST) for d in run.disturbances
+                        if d.effect in (CRASH, RESTART, OUTAGE))
     highest = defaultdict(int)
     former = {}
     seen = set()
@@ -286,14 +315,30 @@ def check_order(run, truth, report):
         if event is None or event.seq is None:
             continue
         unit = event.topic, event.key
-        if arrival.event_id not in seen and event.seq < highest[unit]:
+        if not (arrival.event_id in seen or arrival.event_id in run.given_up) and event.seq < highest[unit]:
             report.found('order_violations',
                          f'{event.topic}, {event.key}: {event.seq} ({event.mode}) after {highest[unit]}, at {arrival.time:.3f}')
-        if event.seq < former.get(unit, 0):
+        before, before_at = former.get(unit, (0, 0))
+        if event.seq < before:
             report.count('order_steps_back', 1)
+            if (arrival.event_id in seen and arrival.event_id not in run.given_up and arrival.fault is None
+                    and not lost_memory.touch(before_at, arrival.time)):
+                report.found('steps_back_unexplained', f'{event.topic}, {event.key}: {event.seq} again after {before},'
+                             f' at {arrival.time:.3f}')
         seen.add(arrival.event_id)
         highest[unit] = max(event.seq, highest[unit])
-        former[unit] = event.seq
+        former[unit] = event.seq, arrival.time
+
+
+def check_overtaken(run, report):
+    """No event may have a row while an earlier one of its key was neither delivered nor has one."""
+    first = {}
+    for arrival in run.arrivals:
+        first.setdefault(arrival.event_id, arrival.time)
+    report.count('overtaken_by_rows')
+    for seen_at, event_id, later in run.overtaken:
+        if first.get(event_id, 0) > seen_at and event_id not in run.given_up:
+            report.found('overtaken_by_rows', f'{event_id} by {later} at {seen_at:.3f}')
 
 
 def check_content(run, truth, report):

@@ -4,7 +4,7 @@
 import unittest
 
 from checker import Arrival, Dead, Run, Truth, check, digest, payload_of
-from faults import CRASH, NONE, OUTAGE, Disturbance
+from faults import CRASH, ENDING, NONE, OUTAGE, Disturbance
 from load import Journal
 from payloads import find_token
 
@@ -110,7 +110,7 @@ class CheckerTest(unittest.TestCase):
     def test_step_back(self):
         run = clean_run()
         again(run, 3, START + 6.5)
-        self.assert_found(run, duplicates_unexplained=1, order_steps_back=1)
+        self.assert_found(run, duplicates_unexplained=1, order_steps_back=1, steps_back_unexplained=1)
 
     def test_step_back_with_reason(self):
         run = clean_run()
@@ -118,6 +118,38 @@ class CheckerTest(unittest.TestCase):
         again(run, 6, START + 6.6)
         run.disturbances = [Disturbance('down', OUTAGE, START + 6.3, START + 6.4)]
         self.assert_found(run, order_steps_back=1, duplicates=2)
+
+    def test_step_back_after_a_new_start(self):
+        run = clean_run()
+        again(run, 6, START + 6.5)
+        again(run, 3, START + 6.6)
+        run.disturbances = [Disturbance('kill', CRASH, START + 6.2, START + 6.2)]
+        self.assert_found(run, order_steps_back=1, duplicates=2, steps_back_unexplained=1)
+
+    def test_overtaken_by_rows(self):
+        run = clean_run()
+        run.overtaken = [(START + 2, 'id 3', 'id 6'), (START + 4, 'id 3', 'id 6')]
+        self.assert_found(run, overtaken_by_rows=1)
+
+    def test_answered_in_time_at_the_end(self):
+        run = clean_run()
+        again(run, 8, START + 9)
+        run.disturbances = [Disturbance('term', ENDING, START + 8.05, START + 8.1)]
+        self.assert_found(run, duplicates=1, duplicates_unexplained=1)
+
+    def test_taken_too_late_at_the_end(self):
+        run = clean_run()
+        again(run, 8, START + 9)
+        run.disturbances = [Disturbance('term', ENDING, START + 7.9, START + 8)]
+        self.assert_found(run, duplicates=1)
+
+    def test_given_up(self):
+        run = clean_run()
+        run.given_up = {'id 3', 'id 29'}
+        del run.arrivals[29]
+        run.arrivals[3].time = START + 7
+        run.arrivals.sort(key=lambda arrival: arrival.time)
+        self.assert_found(run, given_up=2)
 
     def test_altered(self):
         for change in ({'hash': 'another'}, {'topic': 'stock'}, {'key': 'b'}):

@@ -22,7 +22,8 @@ from server import LAUNCHER, RELAY, WAL_WRITER, send_signal
 
 # What a fault may do to the relay's bookkeeping, as the checker sees it.
 CRASH = 'crash'             # the server loses its memory; a relay's tries may count as crashes
-RESTART = 'restart'         # the relay goes and comes back in order
+RESTART = 'restart'         # the relay goes and comes back in order, perhaps while answers are bad
+ENDING = 'ending'           # the same while all else is well: what was answered in time comes once
 OUTAGE = 'outage'           # connections to the receiver break, or the relay can't hear it in time
 ANSWERS = 'answers'         # the receiver's answers are bad; its log says which
 PAUSE = 'pause'             # the relay is kept from working
@@ -348,12 +349,12 @@ class Injector:
 
     # --- one topic
 
-    def _fail_topic(self, fault, rng, **rule):
+    def _fail_topic(self, fault, rng, times_longer=3, **rule):
         """Whatever is published to a topic meets the rule."""
         segment = urllib.parse.quote(rng.choice(TOPICS), safe='')
         path = f'/{re.escape(segment)}([?].*)?$'
         self._set_rules('topic', [{'match': {'path': path}, **rule}])
-        self.stopping.wait(3 * fault.length)
+        self.stopping.wait(times_longer * fault.length)
         self._set_rules('topic', [])
 
     def topic_fails(self, fault, rng):
@@ -362,7 +363,8 @@ class Injector:
         self._fail_topic(fault, rng, action='status', status=status, body={'errorCode': code, 'message': 'this topic'})
 
     def topic_hangs(self, fault, rng):
-        self._fail_topic(fault, rng, action='hang', on_release=rng.choice(('drop', 'answer')))
+        """Sometimes longer than the relay waits."""
+        self._fail_topic(fault, rng, times_longer=5, action='hang', on_release=rng.choice(('drop', 'answer')))
 
     def topic_limited(self, fault, rng):
         self._fail_topic(fault, rng, action='status', status=429, headers={'Retry-After': '1'})

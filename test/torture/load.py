@@ -17,11 +17,13 @@ import time
 
 import psycopg2
 
+from bystanders import Administrator, Watcher
 from payloads import make_bytes, make_json
+from session import RECONNECT, Session
 
 KEYS = 24
+HOT_KEYS = 2                    # each with hundreds of events at a time, in one topic
 TOPICS = ('orders', 'stock', 'a/b c', 'ünïcode')
-RECONNECT = 0.05
 REUSABLE_IDS = 200
 LONG_SLEEPS = (0.3, 1.5)
 POISON = 'poison'               # modes, by which the checker knows them
@@ -29,7 +31,7 @@ BINARY = 'binary'
 
 # Operations of a writer (methods do_...), and how often.
 MIX = {'autocommit': 30, 'transaction': 12, 'keyed': 30, 'insert': 6, 'savepoint': 8, 'rollback': 5, 'error': 2,
-       'prepared': 5, 'long': 2, 'scheduled': 4, 'binary': 6, 'duplicate': 5, 'bulk': 0.4, 'poison': 0.3}
+       'prepared': 5, 'long': 2, 'scheduled': 4, 'binary': 6, 'duplicate': 5, 'bulk': 0.4, 'hot': 1.5, 'poison': 0.3}
 
 SCHEMA = f"""
 CREATE TABLE torture_truth (
@@ -37,6 +39,8 @@ CREATE TABLE torture_truth (
     payload text NOT NULL, due timestamptz, times int NOT NULL DEFAULT 1);
 CREATE TABLE torture_key (key text PRIMARY KEY, seq bigint NOT NULL);
 INSERT INTO torture_key SELECT 'key ' || n, 0 FROM generate_series(1, {KEYS}) n;
+INSERT INTO torture_key SELECT 'hot ' || n, 0 FROM generate_series(1, {HOT_KEYS}) n;
+CREATE TABLE torture_given_up (event_id uuid PRIMARY KEY);
 """
 
 # The payload as text: JSON as the server writes it, bytes in hexadecimal digits.
@@ -64,6 +68,14 @@ BULK = (
     "  SELECT n, jsonb_build_object('token', %(txn)s, 'n', n) p FROM generate_series(1, %(count)s) n ORDER BY n) s)"
     + TRUTH + 'SELECT id, %(txn)s, %(mode)s, %(topic)s, %(key)s, %(seq)s + n, p::text, NULL FROM e')
 
+# Of many topics at a time, without a writer.
+BATCH = (
+    'WITH e AS MATERIALIZED (SELECT topic, k, n, p, outbox_publish(topic, p, k) id FROM ('
+    "  SELECT topic, n, jsonb_build_object('token', %(txn)s, 'n', n) p,"
+    "   CASE WHEN %(keys)s > 0 THEN 'k' || n %% greatest(%(keys)s, 1) END k"
+    '  FROM generate_series(%(first)s, %(first)s + %(each)s - 1) n, unnest(%(topics)s) topic ORDER BY n, topic) s)'
+    + TRUTH + "SELECT id, %(txn)s, 'batch', topic, k, CASE WHEN k IS NOT NULL THEN n END, p::text, NULL FROM e")
+
 # An id that was used before: is it new here, since the first transaction did not commit?
 REUSE = (
     TRUTH + 'SELECT event_id, %(txn)s, %(mode)s, topic, key, NULL, payload::text, NULL'
@@ -83,66 +95,6 @@ class Journal:
 
     def note(self, txn, outcome, asked_at=None):
         self.fates[txn] = (outcome, asked_at)
-
-
-class Session(threading.Thread):
-    """A thread with a connection that it makes anew whenever it breaks."""
-
-    def __init__(self, load, name):
-        super().__init__(name=name, daemon=True)
-        self.load = load
-        self.connection = None
-        self.cursor = None
-        self.error = None           # what ended the thread, which nothing should
-
-    def run(self):
-        try:
-            while not self.finished():
-                if self.load.paused.is_set():
-                    self.disconnect()
-                    self.load.stopping.wait(RECONNECT)
-                elif self.connected():
-                    self.attempt()
-        except Exception as error:      # reported by Load.stop()
-            self.error = error
-        finally:
-            self.disconnect()
-
-    def finished(self):
-        return self.load.stopping.is_set()
-
-    def connected(self):
-        if self.connection is None or self.connection.closed:
-            try:
-                self.connection = self.load.server.connect(f'torture {self.name}')
-                self.cursor = self.connection.cursor()
-            except psycopg2.Error:
-                self.load.stopping.wait(RECONNECT)
-                return False
-        return True
-
-    def disconnect(self):
-        if self.connection is not None:
-            self.connection.close()
-            self.connection = None
-
-    def attempt(self):
-        try:
-            self.work()
-        except psycopg2.Error as error:
-            self.load.count_error(error)
-            self.recover()
-
-    def recover(self):
-        """End what is left of the transaction, or forget the connection."""
-        try:
-            self.cursor.execute('ROLLBACK')
-        except psycopg2.Error:
-            self.disconnect()
-            time.sleep(RECONNECT)
-
-    def work(self):
-        raise NotImplementedError
 
 
 class Writer(Session):
@@ -193,9 +145,10 @@ class Writer(Session):
         if event['key'] is None and event['due'] is None and mode != POISON:
             self.load.remember(self.cursor.fetchone()[0], event['topic'], event['payload'])
 
-    def lock_key(self):
+    def lock_key(self, key=None):
         """(key, its last number) of one that nobody else is writing to, or None."""
-        key = f'key {self.rng.randrange(KEYS) + 1}'
+        if key is None:
+            key = f'key {self.rng.randrange(KEYS) + 1}'
         self.cursor.execute('SELECT key, seq FROM torture_key WHERE key = %s FOR UPDATE SKIP LOCKED', (key,))
         return self.cursor.fetchone()
 
@@ -322,6 +275,19 @@ class Writer(Session):
             self.cursor.execute('UPDATE torture_key SET seq = %s WHERE key = %s', (seq + count, key))
         self.end('COMMIT')
 
+    def do_hot(self, mode):
+        """Hundreds of events of a key that has many already."""
+        self.begin()
+        number = self.rng.randrange(HOT_KEYS)
+        count = self.rng.randint(50, 400)
+        locked = self.lock_key(f'hot {number + 1}')
+        if locked is not None:
+            key, seq = locked
+            self.cursor.execute(BULK, {'topic': TOPICS[number], 'key': key, 'seq': seq, 'count': count,
+                                       'txn': self.txn, 'mode': mode})
+            self.cursor.execute('UPDATE torture_key SET seq = %s WHERE key = %s', (seq + count, key))
+        self.end('COMMIT')
+
     def do_poison(self, mode):
         """The receiver refuses it for good, as long as a rule tells it so."""
         self.begin()
@@ -377,7 +343,8 @@ class Holder(Session):
 class Load:
     """All the writers."""
 
-    def __init__(self, server, seed, journal, prefix='w', writers=6, pause=0.04, allow_async=True, hold=True):
+    def __init__(self, server, seed, journal, prefix='w', writers=6, pause=0.04, allow_async=True, hold=True,
+                 administrators=3):
         self.server = server
         self.seed = seed
         self.journal = journal
@@ -394,11 +361,18 @@ class Load:
         self.sessions = [Writer(self, n) for n in range(writers)]
         if hold:
             self.sessions.append(Holder(self, f'{prefix}hold0'))
+        self.sessions += [Administrator(self, n) for n in range(administrators)]
+        self.sessions.append(Watcher(self, f'{prefix}watch0'))
+        self.overtaken = []                     # (time, event, later one of its key with a row), see Watcher
         self.resolver = Resolver(self, 'resolver')
 
     def remember(self, event_id, topic, payload):
         """An id that may be published again."""
         self.reusable = self.reusable[-REUSABLE_IDS:] + [(event_id, topic, payload)]
+
+    def note_overtaken(self, found):
+        """Pairs of ids that OVERTAKEN has just found."""
+        self.overtaken += [(time.time(), earlier, later) for earlier, later in found]
 
     def count_error(self, error):
         name = type(error).__name__

@@ -9,39 +9,25 @@ import contextlib
 import os
 import time
 
-from faults import CRASH, Disturbance
-from rig import Rig
+from faults import CRASH
+from orderly import orderly
+from outage import outage
+from rig import disturbance, prepared
 from server import RELAY, TortureError, poll
+from tails import tails
+from topics import topics
 
 LOAD_SECONDS = 5
 FULL_SECONDS = 8
 FULL_FREE = 8 << 20             # bytes that are left free at first, and then ever less
+ADMINISTRATORS = 10
+OPEN_STALL = 1.5                # seconds in which nothing arrives, on a busy machine
 STANDBY_TIMEOUT = 60
 RELAY_TIMEOUT = 10
 
 
 class Skipped(Exception):
     """It can't be tried here; the reason."""
-
-
-@contextlib.contextmanager
-def disturbance(rig, name, effect):
-    """Whatever happens inside is due to this."""
-    found = Disturbance(name, effect, time.time())
-    rig.injector.disturbances.append(found)
-    yield found
-    found.end = time.time()
-
-
-@contextlib.contextmanager
-def prepared(options, directory, name, **more):
-    """A Rig that is set up, and cleaned up in the end."""
-    rig = Rig(options, directory, name, **more)
-    try:
-        rig.set_up()
-        yield rig
-    finally:
-        rig.clean_up()
 
 
 def promotion(options, directory):
@@ -139,6 +125,21 @@ def _drop_at_work(rig):
     rig.receiver.faults([])
 
 
+def administrators(options, directory):
+    """Many transactions are open that discard, delete, retry or lock events, and there is no fault to blame."""
+    with prepared(options, directory, 'administrators', settings={'outbox.batch_size': 100}) as rig:
+        load = rig.new_load(prefix='a', writers=4, administrators=ADMINISTRATORS)
+        load.start()
+        load.stopping.wait(2 * LOAD_SECONDS)
+        rig.load_end = time.time()
+        load.stop()
+        rig.drain()
+        report = rig.judge()
+        if report.numbers['longest_stall_s'] > OPEN_STALL:
+            report.found('stalled_by_open_transaction', f"{report.numbers['longest_stall_s']} s")
+        return report
+
+
 class Ballast:
     """A file that fills a file system up to the last byte, and lets go of it."""
 
@@ -197,4 +198,5 @@ def _revive(rig):
     rig.server.await_relay()
 
 
-PHASES = {'promotion': promotion, 'dump': dump, 'recreate': recreate, 'full': full}
+PHASES = {'topics': topics, 'tails': tails, 'outage': outage, 'orderly': orderly, 'administrators': administrators,
+          'promotion': promotion, 'dump': dump, 'recreate': recreate, 'full': full}

@@ -1,11 +1,15 @@
-"""The rig: a server, a receiver, a load and its faults, and the stages that they go through."""
+"""The rig: a server, a receiver, a load and its faults, and the stages that they go through.
 
+A phase that wants to know exactly what it publishes does so in batches, in place of a load."""
+
+import contextlib
 import os
 import time
+from dataclasses import dataclass
 
 import checker
-from faults import CRASH, Injector
-from load import SCHEMA, Journal, Load
+from faults import CRASH, Disturbance, Injector
+from load import BATCH, SCHEMA, Journal, Load
 from server import Receiver, Server, TortureError, poll
 
 DRAIN_TIMEOUT = 90
@@ -23,11 +27,12 @@ BASE_SETTINGS = {
     'outbox.minimum_retry_interval': '300ms', 'outbox.max_retry_interval': '2s', 'outbox.max_retry_times': 1000000,
     'outbox.breaker_probe_interval': '200ms', 'outbox.request_timeout': '4s', 'outbox.connect_timeout': '1s'}
 
-# How many are neither settled nor behind a dead event of their key.
+# How many are neither settled nor behind a dead event of their topic and key.
 UNSETTLED = """
 SELECT s.backlog - (
-    SELECT count(*) FROM outbox_delivery b WHERE b.state = 'blocked' AND EXISTS (
-        SELECT 1 FROM outbox_delivery d WHERE d.key = b.key AND d.id < b.id AND d.state = 'dead'))
+    SELECT count(*) FROM outbox_delivery b WHERE b.state = 'pending' AND EXISTS (
+        SELECT 1 FROM outbox_delivery d
+        WHERE d.topic = b.topic AND d.key = b.key AND d.id < b.id AND d.state = 'dead'))
 FROM outbox_stats s
 """
 
@@ -39,6 +44,16 @@ FROM outbox_delivery d JOIN outbox_event e USING (id) WHERE d.state = 'dead'
 TRUTH = """
 SELECT event_id::text, txn, mode, topic, key, seq, payload, extract(epoch FROM due), times FROM torture_truth
 """
+
+
+@dataclass
+class Batch:
+    """So many events of each topic.  Of a topic, they take turns among so many keys (0: none has one) and
+    are numbered from "first" on."""
+    topics: list
+    each: int = 1
+    keys: int = 0
+    first: int = 1
 
 
 class Rig:
@@ -86,6 +101,16 @@ class Rig:
         self.injector.calm()
         return self.load
 
+    def publish(self, txn, *batches):
+        """Publish all events of these batches in one transaction."""
+        with contextlib.closing(self.server.connect('torture batch')) as connection:
+            cursor = connection.cursor()
+            cursor.execute('BEGIN')
+            for batch in batches:
+                cursor.execute(BATCH, {'txn': txn, **vars(batch)})
+            self.journal.note(txn, Journal.COMMITTED, time.time())
+            cursor.execute('COMMIT')
+
     # --- stages
 
     def run(self, schedule, duration):
@@ -96,21 +121,26 @@ class Rig:
         self.load_end = time.time()
         self.load.stop()
 
-    def drain(self):
+    def drain(self, timeout=DRAIN_TIMEOUT):
         """Everything has to be settled; then what is dead is sent again, and has to be delivered."""
-        self._settle()
+        if not self.settle(timeout):
+            timeout = 0
         self.dead = [checker.Dead(event_id, reason or '', float(created))
                      for event_id, reason, created in self.server.execute(DEAD)]
         self.receiver.faults([])
         self.server.execute('SELECT outbox_retry_dead()')
-        self._settle()
-        self.unsettled = self.server.execute("SELECT count(*) FROM outbox_events WHERE state <> 'published'")[0][0]
+        self.settle(timeout)
+        self.unsettled = self.server.execute(
+            "SELECT count(*) FROM outbox_events WHERE state NOT IN ('published', 'discarded')")[0][0]
 
-    def _settle(self):
+    def settle(self, timeout=DRAIN_TIMEOUT):
+        """Wait for everything to be settled; False if it is not in time, which the checker reports as a number."""
         try:
-            poll(lambda: self.server.query(UNSETTLED) == [(0,)], DRAIN_TIMEOUT, 'everything to be settled')
-        except TortureError as error:       # which the checker reports as a number
+            poll(lambda: self.server.query(UNSETTLED) == [(0,)], timeout, 'everything to be settled')
+            return True
+        except TortureError as error:
             print(f'# {error}', flush=True)
+            return False
 
     def judge(self):
         """The Report.  The receiver has nothing more to do then."""
@@ -125,9 +155,11 @@ class Rig:
         """All that the checker wants to know."""
         truth = [checker.Truth(*row[:7], None if row[7] is None else float(row[7]), row[8])
                  for row in self.server.execute(TRUTH)]
+        given_up = {event_id for event_id, in self.server.execute('SELECT event_id::text FROM torture_given_up')}
         self.receiver.kill()
         return checker.Run(truth, checker.read_arrivals(self.receiver.logs), self.journal.fates,
-                           self.injector.disturbances, self.dead, self.unsettled, self.load_end)
+                           self.injector.disturbances, self.dead, self.unsettled, self.load_end, given_up,
+                           self.load.overtaken)
 
     def clean_up(self):
         """Stop everything.  Unless all went well, leave what helps to find out."""
@@ -151,3 +183,23 @@ class Rig:
                 self.server.execute(f"COPY {table} TO '{path}' CSV HEADER")
             except Exception as error:      # the server may be what is broken
                 print(f'# {table} was not saved: {error}')
+
+
+@contextlib.contextmanager
+def disturbance(rig, name, effect):
+    """Whatever happens inside is due to this."""
+    found = Disturbance(name, effect, time.time())
+    rig.injector.disturbances.append(found)
+    yield found
+    found.end = time.time()
+
+
+@contextlib.contextmanager
+def prepared(options, directory, name, **more):
+    """A Rig that is set up, and cleaned up in the end."""
+    rig = Rig(options, directory, name, **more)
+    try:
+        rig.set_up()
+        yield rig
+    finally:
+        rig.clean_up()

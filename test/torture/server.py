@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 
 import psycopg2
 import psycopg2.errors
@@ -237,6 +238,11 @@ class Receiver:
                 raise TortureError(f'receiver: {what}: {answer.decode()}')
         finally:
             connection.close()
+
+    def accepted(self):
+        """How many events it has taken since it was started, each copy counted."""
+        with urllib.request.urlopen(f'http://127.0.0.1:{self.ctl_port}/__ctl/stats', timeout=30) as response:
+            return json.load(response)['accepted']
 
     def faults(self, rules):
         """Replace the rules; requests that hang are let go."""

@@ -6,12 +6,12 @@
 `make torture` stages the tree and calls this.  A run has these stages:
 
     server.py       a server and a receiver of our own
-    load.py         writers publish, and record what they commit
+    load.py         writers publish, and record what they commit; others are connected as well (bystanders.py)
     faults.py       meanwhile a schedule, drawn from the seed, of faults
     rig.py          the drain: all faults are over, and everything must be settled by a deadline;
                     then dead events are sent again, and everything must be delivered
     checker.py      what was committed against what was received
-    phases.py       what needs a server of its own: promotion, dump and restore, a full disk ...
+    phases.py       what needs a server of its own: topics in trouble, ends in order, promotion, a full disk ...
 
 The same seed draws the same faults and the same operations of each writer; how they interleave is
 up to the machine.  The exit status is 0 if every promise was kept, 1 if one was broken (the
