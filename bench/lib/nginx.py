@@ -1,4 +1,4 @@
-"""nginx on loopback: reads a request's body, answers 204 (topic "bad": 404), counts."""
+"""nginx on loopback: reads a request's body, answers 204, counts.  Some topics are answered otherwise: see CONFIG."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ MODULE = '/usr/lib/nginx/modules/ngx_http_echo_module.so'
 
 # What relays and bare loops send to; the paths are Dapr's.  echo_read_request_body takes the whole
 # body before the answer, which a plain "return 204" does not; it costs nothing measurable.
-CONFIG = """
+CONFIG = r"""
 load_module {module};
 worker_processes 1;
 daemon off;
@@ -29,6 +29,7 @@ http {{
     fastcgi_temp_path {directory}/fastcgi;
     uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
+    log_format arrivals '$msec $http_ce_id';
     split_clients $request_id $hundredth {{ 1% {slow}; * 0; }}
 
     server {{
@@ -40,7 +41,12 @@ http {{
             return 200 '{{"id":"bench","runtimeVersion":"1.18.3","components":[{{"name":"pubsub","type":"pubsub.bench","version":"v1"}}]}}';
         }}
         access_log {directory}/slow.log combined if=$hundredth;
-        location ~ /bad$ {{ echo_read_request_body; echo_status 404; echo -n ''; }}
+        location ~ /bad(-\d+)?$ {{ echo_read_request_body; echo_status 404; echo -n ''; }}
+        location ~ /slow-\d+$ {{ echo_read_request_body; echo_sleep {slow_topic}; echo_status 204; echo -n ''; }}
+        location ~ /watched$ {{
+            access_log {directory}/watched.log arrivals;
+            echo_read_request_body; echo_status 204; echo -n '';
+        }}
         location / {{ echo_read_request_body; {delay} echo_status 204; echo -n ''; }}
     }}
     server {{
@@ -49,6 +55,10 @@ http {{
     }}
 }}
 """
+
+
+# How long a topic "slow-..." takes to answer.
+SLOW_SECONDS = 2
 
 
 def free_port():
@@ -71,7 +81,8 @@ class Nginx:
         path = f'{self._directory}/nginx.conf'
         with open(path, 'w', encoding='ascii') as file:
             file.write(CONFIG.format(module=MODULE, directory=self._directory, port=port, socket=self.socket,
-                                     status=self._status, slow=hundredth, delay=wait))
+                                     status=self._status, slow=hundredth, delay=wait,
+                                     slow_topic=SLOW_SECONDS))
         self._process = subprocess.Popen(['/usr/sbin/nginx', '-c', path, '-e', f'{self._directory}/nginx.log'])
         wait_until('nginx', lambda: os.path.exists(f'{self._directory}/nginx.pid'))
 
@@ -86,6 +97,11 @@ class Nginx:
         """How many of those that were one of a hundred have been given."""
         with open(f'{self._directory}/slow.log', encoding='utf-8') as log:
             return sum(1 for _ in log)
+
+    def arrivals(self):
+        """When the events of topic "watched" have come, by their ids; in seconds since the epoch."""
+        with open(f'{self._directory}/watched.log', encoding='ascii') as log:
+            return {event_id: float(at) for at, event_id in map(str.split, log)}
 
     def __enter__(self):
         return self

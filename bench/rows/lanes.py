@@ -1,9 +1,17 @@
 """
-lanes: one topic's events, published in one transaction, until all are settled, while a backlog of another
-topic is answered 404; beside the same events with nothing else to do.
+lanes: topics in trouble, beside the same events with nothing else to do.
 
-The bad topic's backlog is published first, so that the relay has to pass it.  "First" is the time until the
-relay has counted the first good one.
+A bad topic: one topic's events, published in one transaction, until all are settled, while a backlog of another
+one is answered 404.  That backlog is published first, so that the relay has to pass it.  "First" is the time until
+the relay has counted the first good one.  Then single events, from commit to arrival.
+
+Slow topics: the same beside 49 topics, each with a backlog of which each event is answered after two seconds.
+Those of them that are counted with the fast one's are less than a hundredth.
+
+Many topics: events of 10,000 topics, three of which are answered 404.
+
+Times of arrival are those of nginx's log, which knows milliseconds; the clock starts when the client has the
+commit's answer.
 """
 
 import time
@@ -11,42 +19,118 @@ import time
 from lib import knobs
 from lib.cluster import Database
 from lib.drain import Drain
-from lib.nginx import Nginx
+from lib.nginx import SLOW_SECONDS, Nginx
 from lib.series import Series, engine_at_most, ratio_at_least
 from lib.wait import wait_until
 
+SLOW_TOPICS = 49
+SLOW_EVENTS = 30            # of each, more than can be answered in the time of a measurement
+TOPICS = 10000
+DOWN = 3
+SINGLE = 150                # events of which each is watched
+PAUSE = 0.01                # seconds between two of them
+FEW_PAIRS = (knobs.PAIRS + 1) // 2
 
-def send(database, count, bad):
-    """(events a second, milliseconds until the first)"""
-    if bad:
-        database.publish(bad, 256, topic='bad')
-    before = database.published()
-    if bad:
+
+def forget(database):
+    database.enable(False)
+    database.empty()
+    database.enable(True)
+
+
+def make_trouble(database, trouble):
+    """Publish a backlog of "bad" or "slow" topics, or none, and wait until the relay has met it."""
+    if trouble == 'bad':
+        database.publish(knobs.EVENTS // 4, 256, topic='bad')
         wait_until('the topic to be down', lambda: database.sql.is_true(
             "EXISTS (SELECT FROM outbox_delivery WHERE topic = 'bad')"), 60)
+    elif trouble == 'slow':
+        for n in range(SLOW_TOPICS):
+            database.publish(SLOW_EVENTS, 256, topic=f'slow-{n}')
+        before = database.published()
+        wait_until('slow answers', lambda: database.published() > before, 60)
+
+
+def send(database, count, trouble):
+    """(events a second, milliseconds until the first)"""
+    make_trouble(database, trouble)
+    before = database.published()
     database.publish(count, 256, topic='good')
     committed = time.monotonic()
     wait_until('the first', lambda: database.published() > before, 60)
     first = time.monotonic()
     wait_until('all', lambda: database.published() >= before + count, 300)
     seconds = time.monotonic() - committed
-    database.enable(False)
-    database.empty()
-    database.enable(True)
+    forget(database)
     return count / seconds, (first - committed) * 1000
 
 
-def run(stage, cluster):
-    count, bad = knobs.EVENTS // 4, knobs.EVENTS // 4
+def p99(database, receiver, trouble):
+    """Milliseconds from commit to arrival."""
+    make_trouble(database, trouble)
+    committed = {}
+    for _ in range(SINGLE):
+        event_id = database.sql.value("SELECT outbox_publish('watched', '{}')")
+        committed[event_id] = time.time()
+        time.sleep(PAUSE)
+    wait_until('single events', lambda: committed.keys() <= receiver.arrivals().keys(), 60)
+    arrivals = receiver.arrivals()
+    forget(database)
+    return sorted(max(arrivals[event_id] - at, 0) * 1000 for event_id, at in committed.items())[SINGLE * 99 // 100]
+
+
+def send_many(database, count, down):
+    """Events a second, of all topics but those that are down."""
+    before = database.published()
+    database.sql.run(f"""
+        INSERT INTO outbox_event (topic, payload)
+        SELECT CASE WHEN n % {TOPICS} < {down} THEN 'bad' ELSE 'topic' END || '-' || n % {TOPICS}, to_jsonb(n)
+        FROM generate_series(1, {count}) n""")
+    start = time.monotonic()
+    goal = before + count - count // TOPICS * down
+    wait_until('all', lambda: database.published() >= goal, 300)
+    seconds = time.monotonic() - start
+    forget(database)
+    return (goal - before) / seconds
+
+
+def beside_bad(database, receiver):
+    count = knobs.EVENTS // 4
     rate = Series('a good topic beside a bad one', 'events/s', ratio_at_least(0.8), limit_name='alone')
     first = Series('... its first event', 'ms', engine_at_most(100, '100 ms'), limit_name='alone')
+    late = Series('... its single events, p99', 'ms', engine_at_most(100, '100 ms'), limit_name='alone')
+    send(database, count // 10, None)
+    for _ in range(knobs.PAIRS):
+        beside, alone = send(database, count, 'bad'), send(database, count, None)
+        rate.add(beside[0], alone[0])
+        first.add(beside[1], alone[1])
+        late.add(p99(database, receiver, 'bad'), p99(database, receiver, None))
+    return rate, first, late
+
+
+def beside_slow(database, receiver):
+    count = knobs.EVENTS // 8
+    name = f'a fast topic beside {SLOW_TOPICS} that take {SLOW_SECONDS} s'
+    rate = Series(name, 'events/s', ratio_at_least(0.5), limit_name='alone')
+    late = Series('... its single events, p99 ', 'ms', engine_at_most(100, '100 ms'), limit_name='alone')
+    for _ in range(FEW_PAIRS):
+        rate.add(send(database, count, 'slow')[0], send(database, count, None)[0])
+        late.add(p99(database, receiver, 'slow'), p99(database, receiver, None))
+    return rate, late
+
+
+def many(database):
+    count = max(knobs.EVENTS // 5 // TOPICS, 1) * TOPICS
+    rate = Series(f'{TOPICS} topics, {DOWN} of them down', 'events/s', ratio_at_least(0.9), limit_name='all well')
+    for _ in range(FEW_PAIRS):
+        rate.add(send_many(database, count, DOWN), send_many(database, count, 0))
+    return rate
+
+
+def run(stage, cluster):
     with Nginx(stage) as receiver, Database(cluster) as database:
-        Drain(stage, database, receiver, 256, publisher='http')
+        Drain(stage, database, receiver, 256, publisher='http', http_content_mode='binary')
         database.enable(True)
-        send(database, count // 10, 0)
-        for _ in range(knobs.PAIRS):
-            beside, alone = send(database, count, bad), send(database, count, 0)
-            rate.add(beside[0], alone[0])
-            first.add(beside[1], alone[1])
-    yield rate
-    yield first
+        yield from beside_bad(database, receiver)
+        yield from beside_slow(database, receiver)
+        yield many(database)

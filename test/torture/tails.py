@@ -1,7 +1,7 @@
 """The phase "tails": the relay is killed when it knows more than its last checkpoint.
 
 A request hangs, and holds the position back for a second.  Behind it in the same transaction, events of one
-key are delivered, which nobody has written down.  A thousand more of the key fill the memory, and are
+key are delivered, which nobody has written down.  Hundreds more of the key fill the memory, and are
 answered so slowly that most of them become rows.  Then comes the crash.
 
 The next relay finds the rows at once, but has to read again, a batch at a time, what comes before them.
