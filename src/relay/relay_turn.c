@@ -5,14 +5,15 @@
  *
  * Lanes take turns, one request each.  But requests that are answered late
  * would end up with every slot, so that slow lanes together have a share of
- * them, and no lane has all.  A lane that was never answered has one request
+ * them, and the last slots are for lanes that have none.  A lane that was never answered has one request
  * until then while others have something to send.  With less than four slots,
  * there is nothing to share.
  *
  * Lanes that are down try one event each, the one that has waited longest first;
  * together they have a share as well.
  *
- * Choosing looks at a few lanes, however many there are.
+ * Choosing looks at no more lanes than have requests in flight, however many
+ * there are.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,6 +25,9 @@
 /* With fewer slots, there is nothing to share. */
 #define MIN_SHARED		4
 
+/* Of lanes with requests in flight, so many are passed over at a time. */
+#define MAX_LOOKS		64
+
 /* So many slots are everybody's but those of one kind, which is "part" less. */
 static int
 share_without(const LaneTable *table, int part)
@@ -32,23 +36,28 @@ share_without(const LaneTable *table, int part)
 }
 
 /*
- * May the lane, which waits in this list, have another request in flight?  Of
- * what no single lane gets, those that are new have a half, so that others find
- * a slot while they are on trial.
+ * May the lane, which waits in this list, have another request in flight?  The
+ * last slots are for lanes that have none: of several that are fast, none is
+ * known to be answered no more before they would have taken all.  Of these
+ * slots, those that are new have a half, so that others find one while they are
+ * on trial.
  */
 static bool
 has_share(const LaneTable *table, const RelayLane *lane)
 {
 	int			slow = table->nrequests[PACE_SLOW];
 	int			late = slow + table->nrequests[PACE_UNKNOWN];
+	int			all = late + table->nrequests[PACE_FAST];
 
 	if (table->nslots < MIN_SHARED)
 		return true;
-	if (lane->nrequests >= share_without(table, 16))
+	if (lane->nrequests > 0 && all >= share_without(table, 16))
 		return false;
 	switch (lane->place)
 	{
 		case LANE_SLOW:
+			if (late >= share_without(table, 16))
+				return false;
 			return slow == lane->nrequests || slow < share_without(table, 4);
 		case LANE_NEW:
 		case LANE_UNANSWERED:
@@ -64,14 +73,20 @@ static RelayLane *
 next_of_list(LaneTable *table, LanePlace place)
 {
 	dlist_head *list = &table->lists[place];
+	RelayLane  *first = NULL;
 
-	/* at most one of them has so many requests that it must be passed over */
-	for (int i = 0; i < 2 && !dlist_is_empty(list); i++)
+	for (int i = 0; i < MAX_LOOKS && !dlist_is_empty(list); i++)
 	{
 		RelayLane  *lane = dlist_head_element(RelayLane, node, list);
 
 		if (has_share(table, lane))
 			return lane;
+
+		/* if one without requests has no share, none has */
+		if (lane == first || lane->nrequests == 0)
+			break;
+		if (!first)
+			first = lane;
 		dlist_delete(&lane->node);
 		dlist_push_tail(list, &lane->node);
 	}

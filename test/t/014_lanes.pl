@@ -13,6 +13,7 @@
 # - 429 holds the topic for as long as it asks for; no event dies of it or loses
 #   an attempt.
 # - Of 50 topics 49 may be slow, and the other one is not.
+# - So it may be with topics that were quick, or new, until then.
 # - An outage of everything that is answered with 503 uses up no attempts; the
 #   first event goes through soon after its end.
 # - What was tried in an outage loses no attempt by it, when that is over by the
@@ -251,6 +252,31 @@ promise 'of 50 topics 49 may be slow' => sub {
 		good_ones_pass($http, "the-fast-one-$round");
 	}
 	wait_settled($node, 120);
+};
+
+promise 'topics that are not answered any more leave slots to others' => sub {
+	warm_up($http);
+	wait_delivered($http, [ map { publish($node, "quick-$_", count => 50) } 1 .. 2 ]);
+	$http->faults([ { match => { path => '^/quick-' }, action => 'hang', on_release => 'drop' } ]);
+	query($node, q{SELECT count(outbox_publish('quick-' || t, to_jsonb(n)))
+		FROM generate_series(1, 100) n, generate_series(1, 2) t});
+	poll_until(sub { relay_value($node, 'in_flight') >= 30 }, 'slots to be taken');
+	good_ones_pass($http, 'beside-what-was-quick');
+	$http->faults([]);
+	wait_settled($node);
+
+	$http->faults([ { match => { path => '^/late-' }, delay_response => 1 } ]);
+	publish($node, "late-$_", count => 5) foreach 1 .. 3;
+	wait_settled($node);
+	good_ones_pass($http, 'is-quick');
+	$http->faults([ { match => { path => '^/(late|new)-' }, action => 'hang', on_release => 'drop' } ]);
+	query($node, q{SELECT count(outbox_publish('new-' || t, '1')) FROM generate_series(1, 50) t});
+	poll_until(sub { relay_value($node, 'in_flight') >= 30 }, 'slots to be taken');
+	query($node, q{SELECT count(outbox_publish('late-' || t, to_jsonb(n)))
+		FROM generate_series(1, 50) n, generate_series(1, 3) t});
+	good_ones_pass($http, 'is-quick');
+	$http->faults([]);
+	wait_settled($node);
 };
 
 promise 'an outage by 503 of many topics costs nothing' => sub {
