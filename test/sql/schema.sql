@@ -16,12 +16,13 @@ SELECT outbox_publish('t', '1');
 SELECT "odd Name %s @s@".outbox_publish('odd', '1') AS id \gset
 SELECT "odd Name %s @s@".outbox_publish_bytes('odd', '', 'a/b') IS NOT NULL;
 INSERT INTO "odd Name %s @s@".outbox_event (topic, payload) VALUES ('odd', '2');
+SELECT topic, pending FROM "odd Name %s @s@".outbox_topics;
+SELECT backlog FROM "odd Name %s @s@".outbox_stats;
+-- (what is asked counts when the relay has served it)
 SELECT "odd Name %s @s@".outbox_discard(:'id');
 SELECT "odd Name %s @s@".outbox_retry(:'id');
 SELECT "odd Name %s @s@".outbox_retry_dead();
 SELECT topic, state FROM "odd Name %s @s@".outbox_events ORDER BY created_at;
-SELECT topic, pending FROM "odd Name %s @s@".outbox_topics;
-SELECT backlog FROM "odd Name %s @s@".outbox_stats;
 SELECT count(*) FROM "odd Name %s @s@".outbox_relays WHERE datname = current_database();
 SELECT "check" FROM "odd Name %s @s@".outbox_check();
 
