@@ -15,8 +15,9 @@ TOKEN = re.compile(rb'token[":= ]+([a-z]+\d+\.\d+[a-z]?)')
 TEXTS = ('plain', '"quoted" \\ back/slash', 'tab\tline\nfeed\r\x01\x1f\x7f', 'äöü €', '\U0001f4e6 box',
          '</script><!--', '\u2028\u2029', '', "it's %s %d {topic}", ',"data":{"token": 1}')
 
-# Numbers travel as they were written, whatever a float can hold.
-NUMBERS = ('0', '-0', '1.50', '12345678901234567890123', '1e400', '0.1000000000000000055511151231257827')
+# Numbers travel as they were written, with more digits than a float can hold.  One that is too large for a
+# float is dead at once with Dapr, whose subscribers could not decode it.
+NUMBERS = ('0', '-0', '1.50', '12345678901234567890123', '1e300', '0.1000000000000000055511151231257827')
 
 
 def make_json(rng, token, poison=False):

@@ -12,6 +12,7 @@ import signal
 import time
 
 from bystanders import OVERTAKEN
+from checker import LAST_REQUEST
 from faults import ANSWERS, CRASH
 from rig import Batch, disturbance, prepared
 from server import RELAY, poll, send_signal
@@ -62,8 +63,11 @@ def _round(rig, number):
         with disturbance(rig, 'kill_relay', CRASH):
             for pid in rig.server.backends(RELAY):
                 send_signal(pid, signal.SIGKILL)
+            rig.server.kill9()
         rig.receiver.faults([])
-    poll(lambda: rig.server.query('SELECT 1') is not None, TIMEOUT, 'the server')
+    # What comes after this is a new relay's.
+    time.sleep(2 * LAST_REQUEST)
+    rig.server.start()
     rig.server.await_relay()
     rig.settle()
     return held
