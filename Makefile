@@ -11,6 +11,7 @@ OBJS = \
 	src/api/drop_notice.o \
 	src/api/enqueue.o \
 	src/api/event_check.o \
+	src/api/event_guard.o \
 	src/api/media_type.o \
 	src/api/monitor.o \
 	src/api/trace_context.o \
@@ -104,7 +105,7 @@ endif
 TEST_OPTS = --inputdir=$(srcdir)/test $(EXPECTED) \
 	--temp-config=$(TEMP_CONFIG) --no-locale --encoding=UTF8
 
-REGRESS = admin privileges publish schema security settings
+REGRESS = admin privileges publish rows schema security settings
 REGRESS_OPTS = $(TEST_OPTS) --temp-instance=tmp_regress
 ISOLATION = commit_order discard duplicate serializable
 ISOLATION_OPTS = $(TEST_OPTS) --temp-instance=tmp_isolation

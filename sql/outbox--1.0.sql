@@ -16,6 +16,10 @@
 --
 -- Tables
 --
+-- What an event has to be is checked by the trigger that every way in passes,
+-- and again when it is read.  CHECK constraints would say it once more, and be
+-- compiled by every INSERT: that takes longer than the rest of outbox_publish().
+--
 -- Text that is compared or indexed has the collation "C": the order of any other
 -- may change under an index with the libraries of the operating system.
 --
@@ -211,6 +215,17 @@ CREATE TRIGGER outbox_event_insert BEFORE INSERT ON @extschema@.outbox_event
 ALTER TABLE @extschema@.outbox_event ENABLE ALWAYS TRIGGER outbox_event_insert;
 COMMENT ON TRIGGER outbox_event_insert ON @extschema@.outbox_event IS
 'every way in passes here: outbox_publish(), INSERT, COPY, a restored dump';
+
+CREATE FUNCTION @extschema@.outbox_event_update() RETURNS pg_catalog.trigger
+AS 'MODULE_PATHNAME' LANGUAGE C;
+COMMENT ON FUNCTION @extschema@.outbox_event_update() IS
+'Events cannot be changed, but by the scripts of this extension.';
+
+CREATE TRIGGER outbox_event_update BEFORE UPDATE ON @extschema@.outbox_event
+	FOR EACH ROW EXECUTE FUNCTION @extschema@.outbox_event_update();
+ALTER TABLE @extschema@.outbox_event ENABLE ALWAYS TRIGGER outbox_event_update;
+COMMENT ON TRIGGER outbox_event_update ON @extschema@.outbox_event IS
+'the relay may have the event in memory, or have sent it, as it was';
 
 CREATE FUNCTION @extschema@.outbox_event_delete() RETURNS pg_catalog.trigger
 AS 'MODULE_PATHNAME' LANGUAGE C SECURITY DEFINER;
@@ -727,6 +742,7 @@ REVOKE ALL ON FUNCTION
 	@extschema@.outbox_topic_status(),
 	@extschema@.outbox_check(),
 	@extschema@.outbox_event_insert(),
+	@extschema@.outbox_event_update(),
 	@extschema@.outbox_event_delete(),
 	@extschema@.outbox_drop_replicated()
 FROM PUBLIC;

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * admin.c
- *		What the operator does by hand: retry, discard, delete, start the relay.
+ *		What the operator does by hand: retry, discard, start the relay.
  *
  * What these functions are asked for becomes a row of outbox_request, in the
  * operator's transaction; when that has committed, the relay does it.  No lock
@@ -14,20 +14,16 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "utils/rel.h"
 
 #include "server/shmem.h"
-#include "store/event_columns.h"
 #include "store/store.h"
 
 PG_FUNCTION_INFO_V1(outbox_retry);
 PG_FUNCTION_INFO_V1(outbox_retry_dead);
 PG_FUNCTION_INFO_V1(outbox_discard);
-PG_FUNCTION_INFO_V1(outbox_event_delete);
 PG_FUNCTION_INFO_V1(outbox_start_relay);
 
 /* A trigger would drop what these functions write, without a word. */
@@ -83,42 +79,6 @@ outbox_discard(PG_FUNCTION_ARGS)
 	store_discard(fcinfo->flinfo->fn_oid, event_id_arg(fcinfo));
 	shmem_wake_relay_at_commit(RELAY_REQUEST_SERVE);
 	PG_RETURN_VOID();
-}
-
-/*
- * BEFORE DELETE and AFTER TRUNCATE trigger of outbox_event.  An event that is
- * deleted by hand takes its row of outbox_delivery along, which would block
- * its key forever, and the relay forgets it.
- */
-Datum
-outbox_event_delete(PG_FUNCTION_ARGS)
-{
-	TriggerData *trigger = (TriggerData *) fcinfo->context;
-	Datum		id;
-	bool		isnull;
-
-	if (!CALLED_AS_TRIGGER(fcinfo) ||
-		strcmp(RelationGetRelationName(trigger->tg_relation), "outbox_event") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function \"outbox_event_delete\" is a trigger of table \"outbox_event\"")));
-
-	/* When the relay prunes, it deletes the two rows together. */
-	if (store_is_relay())
-		return PointerGetDatum(trigger->tg_trigtuple);
-	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
-	{
-		store_forget_all(fcinfo->flinfo->fn_oid);
-		shmem_wake_relay_at_commit(RELAY_REQUEST_RECHECK);
-	}
-	else
-	{
-		id = heap_getattr(trigger->tg_trigtuple, EVENT_ATTNUM(EVENT_COL_ID),
-						  RelationGetDescr(trigger->tg_relation), &isnull);
-		store_forget(fcinfo->flinfo->fn_oid, id);
-	}
-	shmem_wake_relay_at_commit(RELAY_REQUEST_SERVE);
-	return PointerGetDatum(trigger->tg_trigtuple);
 }
 
 Datum

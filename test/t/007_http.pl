@@ -334,7 +334,9 @@ promise 'a line break is refused on the way in' => sub {
 promise 'what the trigger did not see is not sent either' => sub {
 	my $id = publish($node, 't', more => q{deliver_after => now() + '1 h'});
 	query($node, qq{
+		ALTER TABLE outbox_event DISABLE TRIGGER outbox_event_update;
 		UPDATE outbox_event SET type = E'a\r\nX-Evil: 1' WHERE event_id = '$id';
+		ALTER TABLE outbox_event ENABLE ALWAYS TRIGGER outbox_event_update;
 		SELECT outbox_retry('$id')});
 	wait_state($node, $id, 'dead');
 	like(event_value($node, $id, 'last_error'),
