@@ -69,10 +69,12 @@ OBJS = \
 	src/store/store_delivery.o \
 	src/store/store_event.o \
 	src/store/store_guard.o \
+	src/store/store_ids.o \
 	src/store/store_position.o \
 	src/store/store_prune.o \
 	src/store/store_request.o \
 	src/store/store_rows.o \
+	src/store/store_salvage.o \
 	src/store/store_session.o \
 	src/store/store_values.o \
 	src/store/store_walk.o \

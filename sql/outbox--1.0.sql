@@ -660,6 +660,9 @@ BEGIN
 	EXCEPTION WHEN lock_not_available THEN
 		RETURN QUERY SELECT 'backlog moving', NULL::bool,
 			'not known: a table is locked, see below';
+		WHEN data_corrupted THEN
+			RETURN QUERY SELECT 'backlog moving', NULL::bool,
+				'not known: ' || SQLERRM;
 	END;
 
 	-- a pause that the destination asks for is trouble if it does not end
@@ -721,6 +724,14 @@ BEGIN
 			ELSE '; the relay waits for the end of that: ' END
 		|| coalesce('SELECT pg_terminate_backend(' || pid || ')', 'see pg_prepared_xacts')
 	FROM locks ORDER BY xact_start LIMIT 64);
+
+	RETURN QUERY
+	SELECT 'events readable', count(*) = 0,
+		CASE WHEN count(*) = 0 THEN 'none is dead because it cannot be read'
+			ELSE count(*) || ' cannot be read, and are dead: '
+				|| (array_agg(DISTINCT last_error))[1] END
+	FROM @extschema@.outbox_delivery
+	WHERE state = 'dead' AND starts_with(last_error, 'cannot be read: ');
 END
 $$;
 COMMENT ON FUNCTION @extschema@.outbox_check() IS

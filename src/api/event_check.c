@@ -33,9 +33,6 @@
 #include "lib/text.h"
 #include "store/event_columns.h"
 
-/* Longest topic, key, type, content type and name in metadata, in bytes. */
-#define MAX_NAME_BYTES	255
-
 /* Metadata travels in a URL or in headers: receivers have limits of 8 kB. */
 #define MAX_METADATA_BYTES	4096
 
@@ -91,7 +88,7 @@ check_text_datum(const char *what, Datum value, bool isnull)
 	if (isnull)
 		return;
 	t = DatumGetTextPP(value);
-	check_text(what, VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t), MAX_NAME_BYTES);
+	check_text(what, VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t), EVENT_NAME_BYTES);
 }
 
 static void
@@ -235,7 +232,7 @@ check_metadata(Datum value, bool isnull)
 		if (token == WJB_KEY)
 		{
 			check_text("a name in metadata", v.val.string.val,
-					   v.val.string.len, MAX_NAME_BYTES);
+					   v.val.string.len, EVENT_NAME_BYTES);
 			is_traceparent = v.val.string.len == 11 &&
 				memcmp(v.val.string.val, "traceparent", 11) == 0;
 		}

@@ -12,6 +12,9 @@
  * or its lane has rows in the table that it has to wait behind: then it becomes
  * a row, too.
  *
+ * What cannot be read the store has set aside, as dead; here it is logged and
+ * counted, and what is behind it of its key is made to wait.
+ *
  * Before anything is read, here or by relay_rows.c, what was settled is
  * written, so that the table says what is true.
  *
@@ -127,6 +130,36 @@ admit_events(Relay *relay, List *events, RelayWindow *window)
 	list_free(events);
 }
 
+/*
+ * Events that could not be read are dead, which the store has written.  New
+ * ones of their keys wait behind them.
+ */
+static void
+hear_of_unreadable(Relay *relay)
+{
+	List	   *list = store_take_unreadable();
+	ListCell   *lc;
+
+	foreach(lc, list)
+	{
+		const StoreUnreadable *event = lfirst(lc);
+
+		relay_note_settled(relay);
+		relay_count_dead(relay);
+		relay_note_error(relay, event->error);
+		ereport(LOG,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("outbox: event \"%s\" is dead",
+						event->event_id ? event->event_id : "unknown"),
+				 errdetail("Topic \"%s\", row %lld: %s",
+						   event->topic ? event->topic : "",
+						   (long long) event->id, event->error)));
+		if (event->key && guc_dead_key_policy == DEAD_KEY_BLOCK)
+			keys_note_rows(&relay->queue.keys, event->topic, event->key);
+	}
+	store_free_unreadable(list);
+}
+
 /* Whoever begins to listen has to look after that; who ends it, some time. */
 static void
 set_listening(RelayReader *reader, bool on)
@@ -234,6 +267,7 @@ read_new(Relay *relay)
 		reader->look = true;
 		return;
 	}
+	hear_of_unreadable(relay);
 
 	/*
 	 * The window before is of no use any more, unless it holds the position,
@@ -286,6 +320,7 @@ relay_read(Relay *relay)
 		return;
 	if (rows_wanted)
 		relay_take_rows(relay);
+	hear_of_unreadable(relay);
 
 	/* whenever the store has failed, it is to be left alone */
 	if (!journal->must_checkpoint)

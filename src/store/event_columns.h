@@ -41,6 +41,9 @@ typedef enum EventColumn
 	NEVENT_COLUMNS
 } EventColumn;
 
+/* Longest topic, key and the like, in bytes. */
+#define EVENT_NAME_BYTES	255
+
 /* The number that heap_getattr() and the like want. */
 #define EVENT_ATTNUM(column) ((AttrNumber) ((column) + 1))
 

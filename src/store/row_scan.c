@@ -184,12 +184,15 @@ row_id(const RowScan *rows)
 bool
 row_has_key(const RowScan *rows)
 {
-	return !rows->slot->tts_isnull[COL_KEY];
+	return !rows->slot->tts_isnull[COL_KEY] &&
+		!rows->slot->tts_isnull[COL_TOPIC];
 }
 
 DeliveryState
 row_state(const RowScan *rows)
 {
+	if (rows->slot->tts_isnull[COL_STATE])
+		return NDELIVERY_STATES;
 	return store_state(rows->slot->tts_values[COL_STATE]);
 }
 

@@ -4,9 +4,9 @@
  *		How statements are run: plans, transactions, errors.
  *
  * The store's files are the only ones that know SPI.  store.c has what they
- * share, store_window.c and store_event.c read new events, store_delivery.c
- * writes exceptions and checkpoints, store_prune.c deletes, store_session.c
- * works in the transactions of users.
+ * share, store_window.c and store_event.c read new events, store_salvage.c what
+ * of them cannot be read, store_delivery.c writes exceptions and checkpoints,
+ * store_prune.c deletes, store_session.c works in the transactions of users.
  *
  * Every function for the relay is one short transaction.  It begins by
  * locking the extension against DROP and looking whether it is still the one
@@ -59,6 +59,7 @@ static ExtensionRow attached;	/* the extension that we work for */
 static char schema_name[NAMEDATALEN];	/* that the plans were made for */
 static Statement *prepared;		/* those with a plan */
 static char last_error[OUTBOX_ERROR_SIZE];
+static int	last_sqlstate;		/* its code; 0: there was no error */
 
 /* Forget all plans if the schema has another name than they were made for. */
 void
@@ -176,6 +177,23 @@ store_result(int row, int column, bool *isnull)
 						 column, isnull);
 }
 
+/* The same of a column that is NOT NULL; throws if it is, all the same. */
+Datum
+store_value(int row, int column)
+{
+	bool		isnull;
+	Datum		value = store_result(row, column, &isnull);
+
+	if (isnull)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("column \"%s\" of a table of outbox is null",
+						NameStr(TupleDescAttr(SPI_tuptable->tupdesc,
+											  column - 1)->attname)),
+				 errhint("Somebody took away the constraint that forbids it.")));
+	return value;
+}
+
 /* A copy in the current memory context. */
 StoreSnapshot
 store_copy_snapshot(StoreSnapshot snapshot)
@@ -257,6 +275,7 @@ note_error(Guard *guard)
 
 	MemoryContextSwitchTo(TopMemoryContext);
 	edata = CopyErrorData();
+	last_sqlstate = edata->sqlerrcode;
 	cancelled = edata->sqlerrcode == ERRCODE_QUERY_CANCELED;
 	if (cancelled && guard_timed_out(guard))
 		snprintf(last_error, OUTBOX_ERROR_SIZE,
@@ -312,6 +331,7 @@ store_transaction(void (*body) (void *arg), void *arg)
 	volatile StoreResult result = STORE_FAILED;
 	Guard		guard;
 
+	last_sqlstate = 0;
 	if (!guard_begin(&guard, body))
 	{
 		strlcpy(last_error, "the relay is about to end", OUTBOX_ERROR_SIZE);
@@ -345,6 +365,13 @@ const char *
 store_last_error(void)
 {
 	return last_error;
+}
+
+/* The SQLSTATE of the error; 0 if the last transaction was not even begun. */
+int
+store_last_sqlstate(void)
+{
+	return last_sqlstate;
 }
 
 /*

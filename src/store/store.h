@@ -137,6 +137,16 @@ typedef struct StorePrune
 	bool		walked;			/* this prune has had its target */
 } StorePrune;
 
+/* An event that cannot be read, and is dead for that; texts are UTF-8. */
+typedef struct StoreUnreadable
+{
+	int64		id;
+	char	   *event_id;		/* NULL, as what follows: it can't either */
+	char	   *topic;
+	char	   *key;			/* or it has none */
+	char	   *error;			/* never NULL; in the server's encoding */
+} StoreUnreadable;
+
 /* store.c: the relay's transactions */
 extern StoreResult store_attach(void);
 extern bool store_is_relay(void);
@@ -180,6 +190,10 @@ extern StoreResult store_read_key(const StoreKey *key, int64 after,
 								  const StoreWindow *window, TimestampTz now,
 								  int limit, Size max_bytes,
 								  StoreKeyRows *rows);
+
+/* store_salvage.c: events that cannot be read */
+extern List *store_take_unreadable(void);
+extern void store_free_unreadable(List *list);
 
 /* store_delivery.c: exceptions and checkpoints */
 extern StoreResult store_take_over(int minimum_interval_ms, bool died,

@@ -9,11 +9,14 @@
  * result set in between, with payloads of a megabyte, would not be bounded.
  *
  * Everything textual becomes UTF-8, which is what CloudEvents and JSON are.
- * The trigger has seen to it that this works for every row; should it fail
- * all the same, the statement fails.
  *
- * Errors: whatever PostgreSQL throws while it reads a row (a damaged TOAST
- * value, say) aborts the transaction.
+ * The trigger has seen to it that an event can be made of every row.  But
+ * triggers can be disabled, and disks fail: so no value is used before it is
+ * known to be there, and of the kind that is expected.
+ *
+ * Errors: a row that no event can be made of, and whatever PostgreSQL throws
+ * while it reads one (a damaged TOAST value, say), end the transaction, with an
+ * error of class 22 or XX; store_salvage.c finds out which row it was.
  *
  *-------------------------------------------------------------------------
  */
@@ -69,15 +72,10 @@ typedef struct EventStrings
 	Size		payload;
 } EventStrings;
 
-/* $1 ids, in their order; OFFSET 0: row by row, by the primary keys */
-static Statement read_by_id = {
-	"SELECT " EVENT_COLUMN_LIST ", d.state, d.attempts, d.crashes"
-	" FROM unnest($1) i(id),"
-	" LATERAL (SELECT x.state, x.attempts, x.crashes"
-	"  FROM @s@.outbox_delivery x WHERE x.id = i.id OFFSET 0) d,"
-	" LATERAL (SELECT * FROM @s@.outbox_event x WHERE x.id = i.id OFFSET 0) e"
-	" ORDER BY i.id",
-	1, {INT8ARRAYOID}
+#define COLUMN_NAME(NAME, name) [EVENT_COL_##NAME] = #name,
+
+static const char *const column_names[] = {
+	EVENT_COLUMNS(COLUMN_NAME)
 };
 
 /* Add bytes to the pool, a NUL behind them; returns where. */
@@ -110,6 +108,15 @@ pool_datum(EventReceiver *self, Datum value)
 	return pool_text(self, VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t));
 }
 
+/* The row is nothing that was ever published. */
+static void
+refuse_column(EventColumn column, const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("column \"%s\" %s", column_names[column], what)));
+}
+
 /* Metadata as NUL-terminated names and values, one after the other. */
 static int
 pool_metadata(EventReceiver *self, Datum value)
@@ -120,10 +127,15 @@ pool_metadata(EventReceiver *self, Datum value)
 	JsonbValue	v;
 	int			n = 0;
 
-	while ((token = JsonbIteratorNext(&it, &v, false)) != WJB_DONE)
+	if (!JB_ROOT_IS_OBJECT(jb))
+		refuse_column(EVENT_COL_METADATA, "is not an object");
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
 	{
 		if (token != WJB_KEY && token != WJB_VALUE)
 			continue;
+		if (v.type != jbvString)
+			refuse_column(EVENT_COL_METADATA,
+						  "has a value that is not a string");
 		pool_text(self, v.val.string.val, v.val.string.len);
 		if (token == WJB_VALUE)
 			n++;
@@ -224,6 +236,46 @@ point_metadata(OutboxMetadata *metadata, int n, const char *strings)
 	}
 }
 
+/* A name that is part of addresses and indexes. */
+static void
+check_name(EventColumn column, Datum value)
+{
+	Size		len = VARSIZE_ANY_EXHDR(DatumGetTextPP(value));
+
+	if (len == 0 || len > EVENT_NAME_BYTES)
+		refuse_column(column, "is empty or too long");
+}
+
+/* Throws if no event can be made of the row. */
+static void
+check_row(const Datum *values, const bool *nulls)
+{
+	static const EventColumn required[] = {
+		EVENT_COL_ID, EVENT_COL_XID, EVENT_COL_EVENT_ID, EVENT_COL_TOPIC,
+		EVENT_COL_CREATED_AT
+	};
+
+	for (int i = 0; i < lengthof(required); i++)
+	{
+		if (nulls[required[i]])
+			refuse_column(required[i], "is null");
+	}
+	check_name(EVENT_COL_TOPIC, values[EVENT_COL_TOPIC]);
+	if (!nulls[EVENT_COL_KEY])
+		check_name(EVENT_COL_KEY, values[EVENT_COL_KEY]);
+	if (nulls[EVENT_COL_PAYLOAD] && nulls[EVENT_COL_BODY])
+		refuse_column(EVENT_COL_PAYLOAD, "is null, and so is \"body\"");
+	if (!nulls[EVENT_COL_PAYLOAD] && !nulls[EVENT_COL_BODY])
+		refuse_column(EVENT_COL_PAYLOAD, "has a value, and so has \"body\"");
+	if (!nulls[EVENT_COL_BODY] && nulls[EVENT_COL_CONTENT_TYPE])
+		refuse_column(EVENT_COL_CONTENT_TYPE, "is null");
+	if (TIMESTAMP_NOT_FINITE(DatumGetTimestampTz(values[EVENT_COL_CREATED_AT])))
+		refuse_column(EVENT_COL_CREATED_AT, "is infinite");
+	if (!nulls[EVENT_COL_DELIVER_AFTER] &&
+		TIMESTAMP_NOT_FINITE(DatumGetTimestampTz(values[EVENT_COL_DELIVER_AFTER])))
+		refuse_column(EVENT_COL_DELIVER_AFTER, "is infinite");
+}
+
 /* Gather the strings of an event in the pool. */
 static void
 pool_event(EventReceiver *self, TupleTableSlot *slot, OutboxMessage *msg,
@@ -264,8 +316,10 @@ set_state(OutboxEvent *event, TupleTableSlot *slot)
 	event->stored = !nulls[COL_STATE];
 	if (event->stored)
 	{
-		event->attempts = DatumGetInt32(values[COL_ATTEMPTS]);
-		event->crashes = DatumGetInt32(values[COL_CRASHES]);
+		event->attempts = nulls[COL_ATTEMPTS] ? 0 :
+			DatumGetInt32(values[COL_ATTEMPTS]);
+		event->crashes = nulls[COL_CRASHES] ? 0 :
+			DatumGetInt32(values[COL_CRASHES]);
 		event->waited = event->attempts == 0 &&
 			store_state(values[COL_STATE]) == DELIVERY_PENDING;
 	}
@@ -285,6 +339,7 @@ make_event(EventReceiver *self, TupleTableSlot *slot)
 
 	memset(&msg, 0, sizeof(msg));
 	memset(&at, 0, sizeof(at));
+	check_row(slot->tts_values, nulls);
 	msg.id = DatumGetInt64(slot->tts_values[EVENT_COL_ID]);
 	pool_event(self, slot, &msg, &at);
 
@@ -379,23 +434,4 @@ bool
 store_event_receiver_stopped(DestReceiver *dest)
 {
 	return ((EventReceiver *) dest)->stopped;
-}
-
-/*
- * Read the events with these ids that have rows, in their order, and append
- * them to *events, in the current memory context, until they have "max_bytes".
- * In a transaction of the store.  True if it stopped because of max_bytes.
- */
-bool
-store_read_by_id(const int64 *ids, int n, Size max_bytes, List **events)
-{
-	DestReceiver *dest = store_event_receiver(events, max_bytes);
-	Datum		values[1];
-
-	if (n == 0)
-		return false;
-	values[0] = store_id_array(ids, n);
-	store_execute_into(&read_by_id, values, dest);
-	store_flush_commits(*events);
-	return store_event_receiver_stopped(dest);
 }

@@ -9,6 +9,7 @@
 #define OUTBOX_STORE_INTERNAL_H
 
 #include "executor/spi.h"
+#include "storage/block.h"
 #include "store/store.h"
 
 #define STATEMENT_MAX_ARGS	10
@@ -51,10 +52,12 @@ extern uint64 store_execute(Statement *stmt, Datum *values, const char *nulls);
 extern void store_execute_into(Statement *stmt, const Datum *values,
 							   DestReceiver *dest);
 extern Datum store_result(int row, int column, bool *isnull);
+extern Datum store_value(int row, int column);
 extern StoreResult store_transaction(void (*body) (void *arg), void *arg);
 extern bool store_skips_dead(void);
 extern bool store_orders_all_topics(void);
 extern Oid	store_relation(const char *name);
+extern int	store_last_sqlstate(void);
 
 /* store_values.c */
 extern Datum store_array(Datum *values, bool *nulls, int n, Oid type);
@@ -70,8 +73,22 @@ extern void store_flush_commits(List *events);
 /* store_event.c */
 extern DestReceiver *store_event_receiver(List **events, Size max_bytes);
 extern bool store_event_receiver_stopped(DestReceiver *dest);
+
+/* store_ids.c */
+extern void ids_find_range(StoreWindow *window);
+extern int64 ids_largest(void);
+extern BlockNumber ids_block(int64 id);
+extern int	ids_of_window(const StoreWindow *window, int limit,
+						  int64 **result);
+
+/* store_salvage.c */
 extern bool store_read_by_id(const int64 *ids, int n, Size max_bytes,
 							 List **events);
+extern int	salvage_events(const int64 *ids, int n, Size max_bytes,
+						   List **events);
+extern int	salvage_ids_without_row(int64 *ids, int n);
+extern bool store_failed_on_event(StoreResult result);
+extern StoreResult store_salvage(void (*body) (void *arg), void *arg);
 
 /* store_rows.c */
 extern void store_mark_behind_rows(List *events, StoreRowsAfter rows_after,

@@ -298,14 +298,14 @@ take_requests(int n)
 		bool		isnull;
 		Datum		topic;
 
-		request->id = store_result(i, 1, &isnull);
-		request->action = TextDatumGetCString(store_result(i, 2, &isnull));
+		request->id = store_value(i, 1);
+		request->action = TextDatumGetCString(store_value(i, 2));
 		request->event = store_result(i, 3, &isnull);
 		topic = store_result(i, 4, &request->all_topics);
 		if (!request->all_topics)
 			request->topic = PointerGetDatum(DatumGetTextPCopy(topic));
-		request->requested_by = PointerGetDatum(DatumGetTextPCopy(store_result(i, 5, &isnull)));
-		request->requested_at = store_result(i, 6, &isnull);
+		request->requested_by = PointerGetDatum(DatumGetTextPCopy(store_value(i, 5)));
+		request->requested_at = store_value(i, 6);
 	}
 	return requests;
 }

@@ -17,7 +17,8 @@
  * stops because it has passed many entries without rows says that there is more,
  * and a cursor behind them.
  *
- * Errors are trapped in store.c.
+ * Errors are trapped in store.c.  If an event cannot be read, it is set aside,
+ * and the others are read (store_salvage.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -203,6 +204,15 @@ store_read_key(const StoreKey *key, int64 after, const StoreWindow *window,
 
 	memset(rows, 0, sizeof(*rows));
 	result = store_transaction(read_key_body, &args);
+
+	/* what is behind one that is dead then may have to wait: it is read anew */
+	if (store_failed_on_event(result) &&
+		store_salvage(read_key_body, &args) == STORE_OK)
+	{
+		list_free_deep(rows->events);
+		memset(rows, 0, sizeof(*rows));
+		result = store_transaction(read_key_body, &args);
+	}
 	if (result != STORE_OK)
 		list_free_deep(rows->events);
 	return result;

@@ -13,7 +13,8 @@
  * because it has passed many dead ones says that there is more behind its cursor.
  *
  * Errors are trapped in store.c; the caller's cursors move when a transaction
- * has succeeded only.
+ * has succeeded only.  If an event cannot be read, it is set aside, and the
+ * others are read (store_salvage.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -128,20 +129,43 @@ store_free_keys(List *keys)
 	list_free_deep(keys);
 }
 
+/* Nothing was read. */
+static void
+forget_result(StoreRows *rows)
+{
+	list_free_deep(rows->events);
+	store_free_keys(rows->keys);
+	memset(rows, 0, sizeof(*rows));
+}
+
+/* Read rows; on failure, the cursors are as before. */
 static StoreResult
 read_rows(void (*body) (void *arg), RowsArgs *args)
 {
+	StoreDueCursor due = {0, 0};
+	int64		walked = 0;
 	StoreResult result;
 
+	if (args->due)
+		due = *args->due;
+	if (args->walked)
+		walked = *args->walked;
 	memset(args->result, 0, sizeof(*args->result));
 	args->context = CurrentMemoryContext;
-	result = store_transaction(body, args);
-	if (result != STORE_OK)
+	for (bool salvage = false;; salvage = true)
 	{
-		list_free_deep(args->result->events);
-		store_free_keys(args->result->keys);
+		result = salvage ? store_salvage(body, args) :
+			store_transaction(body, args);
+		if (result == STORE_OK)
+			return result;
+		forget_result(args->result);
+		if (args->due)
+			*args->due = due;
+		if (args->walked)
+			*args->walked = walked;
+		if (salvage || !store_failed_on_event(result))
+			return result;
 	}
-	return result;
 }
 
 /*
@@ -152,14 +176,10 @@ StoreResult
 store_read_due(StoreDueCursor *cursor, TimestampTz now, int limit,
 			   StoreRows *rows)
 {
-	StoreDueCursor before = *cursor;
 	RowsArgs	args = {.due = cursor,.now = now,.limit = limit,
 	.result = rows};
-	StoreResult result = read_rows(read_due_body, &args);
 
-	if (result != STORE_OK)
-		*cursor = before;
-	return result;
+	return read_rows(read_due_body, &args);
 }
 
 typedef struct NextDueArgs
@@ -250,19 +270,6 @@ walk_body(void *arg)
 	read_events(args, ids, n);
 }
 
-static StoreResult
-walk_rows(int64 *cursor, RowsArgs *args)
-{
-	int64		before = *cursor;
-	StoreResult result;
-
-	args->walked = cursor;
-	result = read_rows(walk_body, args);
-	if (result != STORE_OK)
-		*cursor = before;
-	return result;
-}
-
 /*
  * Look at the next rows behind the id *cursor, which moves behind them: at most
  * "limit" of them, with at most "max_events" that have no key.  The result is in
@@ -271,10 +278,10 @@ walk_rows(int64 *cursor, RowsArgs *args)
 StoreResult
 store_walk_rows(int64 *cursor, int limit, int max_events, StoreRows *rows)
 {
-	RowsArgs	args = {.limit = limit,.max_events = max_events,
-	.result = rows};
+	RowsArgs	args = {.walked = cursor,.limit = limit,
+	.max_events = max_events,.result = rows};
 
-	return walk_rows(cursor, &args);
+	return read_rows(walk_body, &args);
 }
 
 /* The same, of the rows of a topic that are pending only. */
@@ -282,8 +289,8 @@ StoreResult
 store_walk_topic(const char *topic, int64 *cursor, int limit, int max_events,
 				 StoreRows *rows)
 {
-	RowsArgs	args = {.topic = topic,.limit = limit,
+	RowsArgs	args = {.walked = cursor,.topic = topic,.limit = limit,
 	.max_events = max_events,.result = rows};
 
-	return walk_rows(cursor, &args);
+	return read_rows(walk_body, &args);
 }

@@ -23,28 +23,20 @@
  * that an index could serve: the walk has to be along the primary key, in the
  * order of ids, however little the planner thinks of it.
  *
- * An event that has a row in outbox_delivery is not a new one.
+ * An event that has a row in outbox_delivery is not a new one.  If one of the
+ * new ones cannot be read, store_salvage.c reads the others.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/relscan.h"
-#include "access/stratnum.h"
-#include "access/table.h"
 #include "access/transam.h"
 #include "catalog/pg_type.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
-#include "utils/lsyscache.h"
-#include "utils/memutils.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/xid8.h"
 
-#include "lib/compat.h"
 #include "store/event_columns.h"
 #include "store/store_internal.h"
 
@@ -100,8 +92,7 @@ static Statement read_merged = {
 };
 
 static Statement load_position = {
-	"SELECT p.lo, p.hi, p.last_id, p.clean,"
-	" (SELECT max(e.id) FROM @s@.outbox_event e)"
+	"SELECT p.lo, p.hi, p.last_id, p.clean"
 	" FROM @s@.outbox_progress p"
 	" ORDER BY p.id DESC LIMIT 1",
 	0
@@ -117,9 +108,7 @@ typedef struct LoadArgs
 static StoreSnapshot
 snapshot_result(int column)
 {
-	bool		isnull;
-
-	return (StoreSnapshot) DatumGetPointer(store_result(0, column, &isnull));
+	return (StoreSnapshot) DatumGetPointer(store_value(0, column));
 }
 
 static void
@@ -127,8 +116,8 @@ load_position_body(void *arg)
 {
 	LoadArgs   *args = arg;
 	StorePosition *position = args->position;
-	bool		isnull;
 
+	position->max_id = ids_largest();
 	if (store_execute(&load_position, NULL, NULL) != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
@@ -137,11 +126,8 @@ load_position_body(void *arg)
 	MemoryContextSwitchTo(args->context);
 	position->lo = store_copy_snapshot(snapshot_result(1));
 	position->hi = store_copy_snapshot(snapshot_result(2));
-	position->last_id = DatumGetInt64(store_result(0, 3, &isnull));
-	position->clean = DatumGetBool(store_result(0, 4, &isnull));
-	position->max_id = DatumGetInt64(store_result(0, 5, &isnull));
-	if (isnull)
-		position->max_id = 0;
+	position->last_id = DatumGetInt64(store_value(0, 3));
+	position->clean = DatumGetBool(store_value(0, 4));
 }
 
 /* Where the last relay stopped; snapshots in the current memory context. */
@@ -151,50 +137,6 @@ store_load_position(StorePosition *position)
 	LoadArgs	args = {CurrentMemoryContext, position};
 
 	return store_transaction(load_position_body, &args);
-}
-
-/*
- * The smallest and the largest id that the transactions from xmax(lo) on took.
- * Only the index is looked at, whether or not the rows are visible: that may
- * make the range wider than need be, whereas visits to all rows of a large
- * backlog would delay its first event by seconds.
- */
-static void
-find_range(StoreWindow *window)
-{
-	Relation	table = table_open(store_relation("outbox_event"),
-								   AccessShareLock);
-	Relation	index = index_open(store_relation("outbox_event_xid_id_idx"),
-								   AccessShareLock);
-	IndexScanDesc scan = index_beginscan_compat(table, index, SnapshotAny, 2);
-	ScanKeyData keys[2];
-
-	ScanKeyInit(&keys[0], 1, BTGreaterEqualStrategyNumber, F_XID8GE,
-				DirectFunctionCall1(pg_snapshot_xmax,
-									PointerGetDatum(window->lo)));
-	ScanKeyInit(&keys[1], 1, BTLessStrategyNumber, F_XID8LT,
-				DirectFunctionCall1(pg_snapshot_xmax,
-									PointerGetDatum(window->hi)));
-
-	/* every entry is passed: ids are not in the order of transactions */
-	window->min_id = PG_INT64_MAX;
-	window->max_id = 0;
-	scan->xs_want_itup = true;
-	index_rescan(scan, keys, lengthof(keys), NULL, 0);
-	while (index_getnext_tid(scan, ForwardScanDirection))
-	{
-		bool		isnull;
-		int64		id = DatumGetInt64(index_getattr(scan->xs_itup, 2,
-													 scan->xs_itupdesc,
-													 &isnull));
-
-		CHECK_FOR_INTERRUPTS();
-		window->min_id = Min(window->min_id, id);
-		window->max_id = Max(window->max_id, id);
-	}
-	index_endscan(scan);
-	index_close(index, AccessShareLock);
-	table_close(table, AccessShareLock);
 }
 
 /*
@@ -220,7 +162,7 @@ open_window_now(StoreWindow *window, MemoryContext context)
 	}
 	values[0] = PointerGetDatum(window->lo);
 	values[1] = PointerGetDatum(window->hi);
-	find_range(window);
+	ids_find_range(window);
 	store_execute(&find_late, values, NULL);
 	late = store_result(0, 1, &no_late);
 	old = MemoryContextSwitchTo(context);
@@ -292,6 +234,42 @@ read_window_body(void *arg)
 }
 
 /*
+ * The same event by event, whose ids are found without a look at the table: a
+ * page of it may be what cannot be read.
+ */
+static void
+salvage_window_body(void *arg)
+{
+	ReadArgs   *args = arg;
+	StoreWindow *window = args->window;
+	MemoryContext old;
+	int64	   *ids;
+	int			n;
+	int			nnew;
+	int			done;
+
+	if (!window->opened)
+		open_window_now(window, args->window_context);
+	n = ids_of_window(window, args->limit, &ids);
+	window->exhausted = n < args->limit;
+	if (n == 0)
+		return;
+	window->cursor = ids[n - 1];
+	nnew = salvage_ids_without_row(ids, n);
+	old = MemoryContextSwitchTo(args->context);
+	done = salvage_events(ids, nnew, args->max_bytes, &args->events);
+	MemoryContextSwitchTo(old);
+	if (done < nnew)
+	{
+		window->cursor = ids[done - 1];
+		window->exhausted = false;
+	}
+	store_flush_commits(args->events);
+	if (args->rows_after)
+		store_mark_behind_rows(args->events, args->rows_after, args->arg);
+}
+
+/*
  * The next events of the window, at most "limit" and not many more than
  * "max_bytes", in the order of their ids; *events becomes the list of them,
  * in the current memory context.  With "rows_after", which is given "arg", those
@@ -308,16 +286,26 @@ store_read_window(StoreWindow *window, MemoryContext window_context,
 	max_bytes, rows_after, arg, NIL};
 	StoreResult result = store_transaction(read_window_body, &args);
 
+	if (result == STORE_OK)
+	{
+		if (list_length(args.events) < limit && !args.stopped)
+			window->exhausted = true;
+		if (args.events != NIL)
+			window->cursor = ((OutboxEvent *) llast(args.events))->msg.id;
+	}
+	else if (store_failed_on_event(result))
+	{
+		*window = before;
+		list_free_deep(args.events);
+		args.events = NIL;
+		result = store_salvage(salvage_window_body, &args);
+	}
 	if (result != STORE_OK)
 	{
 		*window = before;
 		list_free_deep(args.events);
 		return result;
 	}
-	if (list_length(args.events) < limit && !args.stopped)
-		window->exhausted = true;
-	if (args.events != NIL)
-		window->cursor = ((OutboxEvent *) llast(args.events))->msg.id;
 	*events = args.events;
 	return STORE_OK;
 }

@@ -2,6 +2,13 @@
 #
 # Promises:
 # - An upgrade of the extension, and nobody else, may change events.
+# - A row that no event can be made of, which only somebody who disables triggers
+#   and drops constraints can leave, is dead, with the reason.
+# - An event whose payload is damaged is dead, and holds up its own key only;
+#   the log and outbox_check() tell which.
+# - So is one that waits in the table: what is behind it goes on waiting.
+# - A page that cannot be read does not keep what is on others from going on, nor a
+#   relay from starting; outbox_check() says which block of which table.
 
 use strict;
 use warnings FATAL => 'all';
@@ -12,14 +19,19 @@ use Test::More;
 use lib 'test/lib';
 use OutboxTest;
 
+use constant {
+	MANY => 500,    # events on several pages
+};
+
 my $receiver = start_receiver(mode => 'dapr');
 my $node = new_node(
 	'rows',
 	conf => {
 		'outbox.dapr_endpoint' => $receiver->url,
-		allow_system_table_mods => 'on',
+		'outbox.breaker_threshold' => 0,
+		autovacuum => 'off',
 	});
-query($node, 'CREATE EXTENSION outbox');
+query($node, 'CREATE EXTENSION outbox; CREATE EXTENSION pg_surgery');
 
 # Where the server finds the extension's files: as tools/stage has it
 sub extension_dir
@@ -48,6 +60,180 @@ promise 'an upgrade of the extension may change events' => sub {
 		'changed', 'its script does');
 	my ($status) = $node->psql('upgraded', $change);
 	isnt($status, 0, 'afterwards nobody does');
+};
+
+# What must be so for the rest of outbox_event's rows is switched off, as a
+# superuser, and put back; the SQL in between is what it would have kept out.
+sub without_guards
+{
+	my ($sql) = @_;
+	query($node, qq{
+		BEGIN;
+		ALTER TABLE outbox_event DISABLE TRIGGER USER,
+			ALTER event_id DROP NOT NULL, ALTER topic DROP NOT NULL,
+			ALTER created_at DROP NOT NULL;
+		$sql;
+		ALTER TABLE outbox_event ENABLE ALWAYS TRIGGER outbox_event_insert,
+			ENABLE ALWAYS TRIGGER outbox_event_update,
+			ENABLE ALWAYS TRIGGER outbox_event_delete,
+			ENABLE ALWAYS TRIGGER outbox_event_truncate,
+			ENABLE ALWAYS TRIGGER outbox_drop_replicated;
+		COMMIT});
+	return;
+}
+
+promise 'what no event can be made of is dead, with the reason' => sub {
+	my $relay = wait_relay($node);
+	my %good = (
+		event_id => 'gen_random_uuid()',
+		topic => q{'odd'},
+		payload => q{'1'},
+		created_at => 'now()');
+	my @odd = (
+		[ event_id => 'NULL', 'column "event_id" is null' ],
+		[ topic => 'NULL', 'column "topic" is null' ],
+		[ topic => q{''}, 'column "topic" is empty or too long' ],
+		[ topic => q{repeat('x', 4000)}, 'column "topic" is empty or too long' ],
+		[ key => q{repeat('x', 4000)}, 'column "key" is empty or too long' ],
+		[ created_at => 'NULL', 'column "created_at" is null' ],
+		[ created_at => q{'-infinity'}, 'column "created_at" is infinite' ],
+		[ deliver_after => q{'infinity'}, 'column "deliver_after" is infinite' ],
+		[ payload => 'NULL', 'column "payload" is null, and so is "body"' ],
+		[ body => q{'x'}, 'column "payload" has a value, and so has "body"' ],
+		[ payload => q{NULL, 'x'}, 'column "content_type" is null', 'payload, body' ],
+		[ metadata => q{'[]'}, 'column "metadata" is not an object' ],
+		[ metadata => q{'"x"'}, 'column "metadata" is not an object' ],
+		[ metadata => q{'{"a": 1}'}, 'column "metadata" has a value that is not a string' ],
+		[ metadata => q{'{"a": {"b": "c"}}'},
+			'column "metadata" has a value that is not a string' ]);
+	my $sql = '';
+
+	foreach my $row (@odd)
+	{
+		my ($column, $value, $reason, $columns) = @$row;
+		my %row = (%good, $column => $value);
+		$sql .= sprintf('INSERT INTO outbox_event (xid, %s) VALUES (pg_current_xact_id(), %s);',
+			join(', ', map { $_ eq $column && $columns || $_ } sort keys %row),
+			join(', ', map { $row{$_} } sort keys %row));
+	}
+	my $first = query($node, 'SELECT coalesce(max(id), 0) FROM outbox_event');
+	my $before = publish($node, 'around');
+	without_guards($sql);
+	my $after = publish($node, 'around');
+	wait_delivered($receiver, [ $before, $after ]);
+	poll_until(
+		sub { query($node, q{SELECT count(*) FROM outbox_delivery WHERE state = 'dead'}) == @odd },
+		'all of them to be dead');
+	is( query($node, 'SELECT last_error FROM outbox_delivery ORDER BY id'),
+		join("\n", map { "cannot be read: $_->[2]" } @odd),
+		'each with its reason');
+	is(relay_pid($node), $relay, 'nothing has crashed');
+	query($node, 'DELETE FROM outbox_event WHERE topic IS DISTINCT FROM $$around$$');
+	poll_until(sub { query($node, 'SELECT count(*) FROM outbox_delivery') == 0 },
+		'them to be gone');
+	query($node, q{
+		ALTER TABLE outbox_event ALTER event_id SET NOT NULL,
+			ALTER topic SET NOT NULL, ALTER created_at SET NOT NULL});
+};
+
+# A payload that is kept outside of its row, and of which a part is lost
+my $large = q{(SELECT jsonb_agg(md5(i::text)) FROM generate_series(1, 1000) i)};
+
+my $bad_chunk = qr/(?:missing|unexpected) chunk number/;
+
+sub damage
+{
+	my ($id) = @_;
+	my $toast = query($node, q{
+		SELECT reltoastrelid::regclass FROM pg_class WHERE oid = 'outbox_event'::regclass});
+	query($node, qq{
+		SELECT heap_force_kill('$toast', ARRAY(SELECT t.ctid FROM $toast t
+			WHERE chunk_id = (SELECT pg_column_toast_chunk_id(payload)
+				FROM outbox_event WHERE event_id = '$id') AND chunk_seq = 1))})
+	  if $node->pg_version >= 17;
+	query($node, qq{
+		SELECT heap_force_kill('$toast', ARRAY(SELECT ctid FROM $toast
+			WHERE chunk_id = (SELECT max(chunk_id) FROM $toast) AND chunk_seq = 1))})
+	  if $node->pg_version < 17;
+	return;
+}
+
+promise 'an event that cannot be read is dead, and holds up its key only' => sub {
+	disable($node);
+	my $offset = -s $node->logfile;
+	my $before = publish($node, 'toast', key => 'k');
+	my $bad = publish($node, 'toast', key => 'k', payload => $large);
+	damage($bad);
+	my $behind = publish($node, 'toast', key => 'k');
+	my @others = publish($node, 'toast', count => 10);
+	reload($node, 'outbox.enabled' => 'on');
+	wait_delivered($receiver, [ $before, @others ]);
+	wait_state($node, $bad, 'dead');
+	is(event_state($node, $behind), 'blocked', 'the next of its key waits');
+	like(event_value($node, $bad, 'last_error'),
+		qr/^cannot be read: $bad_chunk/, 'with the reason');
+	wait_log($node, qr/outbox: event "$bad" is dead\n.*Topic "toast", row \d+: cannot be read: $bad_chunk/, $offset);
+	like(check_value($node, 'events readable', 'ok, detail'),
+		qr/^f\|1 cannot be read, and are dead: cannot be read: $bad_chunk/,
+		'outbox_check() says so');
+	query($node, "SELECT outbox_discard('$bad')");
+	wait_delivered($receiver, [$behind]);
+	is(check_value($node, 'events readable', 'ok'), 't', 'until it is given up');
+	taken_once($receiver, [ $before, @others, $behind ], 'nothing is sent twice');
+};
+
+promise 'one that waits in the table is found as well' => sub {
+	$receiver->faults([ { match => { topic => 'tail' }, status => 413, times => 1 } ]);
+	my $dead = publish($node, 'tail', key => 'k');
+	wait_state($node, $dead, 'dead');
+	my $bad = publish($node, 'tail', key => 'k', payload => $large);
+	my $behind = publish($node, 'tail', key => 'k');
+	my $scheduled = publish($node, 'tail', payload => $large,
+		more => q{deliver_after => now() + '1 hour'});
+	wait_state($node, [ $bad, $behind ], 'blocked');
+	wait_state($node, $scheduled, 'scheduled');
+	damage($scheduled);
+	query($node, "SELECT outbox_retry('$scheduled')");
+	wait_state($node, $scheduled, 'dead');
+
+	# it is the next that has the largest number, but for that one
+	query($node, "DELETE FROM outbox_event WHERE event_id = '$scheduled'");
+	query($node, 'VACUUM outbox_event');
+	damage($bad);
+	query($node, "SELECT outbox_discard('$dead')");
+	wait_state($node, $bad, 'dead');
+	is(event_state($node, $behind), 'blocked', 'what is behind it waits');
+	is(scalar($receiver->log(id => $behind)), 0, 'and is not sent');
+	query($node, "SELECT outbox_discard('$bad')");
+	wait_delivered($receiver, [$behind]);
+};
+
+promise 'a page that cannot be read keeps the others from nothing' => sub {
+	disable($node);
+	query($node, 'CREATE DATABASE damaged');
+	query($node, 'CREATE EXTENSION outbox', 'damaged');
+	my @ids = publish($node, 'page', count => MANY, db => 'damaged');
+	my @lost = split /\n/, query($node, q{
+		SELECT event_id FROM outbox_event WHERE ctid BETWEEN '(1,0)' AND '(1,999)'
+		ORDER BY id}, 'damaged');
+	my $file = $node->data_dir . '/'
+	  . query($node, q{SELECT pg_relation_filepath('outbox_event')}, 'damaged');
+	$node->stop;
+	open(my $handle, '+<', $file) or die "could not open $file: $!";
+	seek($handle, 8192, 0);
+	print $handle 'x' x 24;
+	close($handle);
+	$node->start;
+	reload($node, 'outbox.enabled' => 'on');
+	my %lost = map { $_ => 1 } @lost;
+	wait_delivered($receiver, [ grep { !$lost{$_} } @ids ]);
+	wait_delivered($receiver,
+		[ publish($node, 'page', count => 10, db => 'damaged') ]);
+	cmp_ok(scalar(@lost), '>', 10, 'there was something on the page');
+	like(check_value($node, 'events readable', 'ok, detail', 'damaged'),
+		qr/^f\|@{[ scalar @lost ]} cannot be read.*block 1 of table "outbox_event": invalid page/,
+		'outbox_check() has block and table');
+	query($node, 'DROP DATABASE damaged');
 };
 
 $node->stop;
