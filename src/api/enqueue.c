@@ -6,9 +6,9 @@
  * outbox_publish() and outbox_publish_bytes() insert a row, and return its
  * UUID.  What has to be so for every event is seen to in the BEFORE INSERT
  * trigger, which INSERT, COPY and a restored dump pass as well: it checks the
- * event (event_check.c), stamps the transaction, makes a UUID where none is
- * given, and has the relay woken at commit.  It leaves the id alone: restored
- * rows keep theirs.
+ * event (event_check.c), stamps the transaction, makes id, UUID and time, and has
+ * the relay woken at commit.  Rows that are restored, which bring a transaction,
+ * keep their id and time; these three are the owner's to choose.
  *
  * A row that logical replication applies belongs to the publisher of that
  * replication, which delivers it: in session_replication_role = replica the
@@ -25,9 +25,11 @@
 #include "access/htup_details.h"
 #include "access/transam.h"
 #include "access/xact.h"
+#include "commands/sequence.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
@@ -71,6 +73,48 @@ make_uuid(void)
 	return UUIDPGetDatum(uuid);
 }
 
+/* The next id, from the sequence in the schema of the table. */
+static Datum
+make_id(Relation table)
+{
+	Oid			sequence = get_relname_relid("outbox_event_id_seq",
+											 RelationGetNamespace(table));
+
+	return Int64GetDatum(nextval_internal(sequence, false));
+}
+
+/*
+ * What is not given of id, time and UUID is made here.  Who could choose the
+ * first two, or pass for a dump, could have events overtake those of others, or
+ * hide among them.
+ */
+static void
+make_what_is_missing(Relation table, Datum *values, bool *nulls)
+{
+	static const EventColumn owned[] = {EVENT_COL_ID, EVENT_COL_XID,
+	EVENT_COL_CREATED_AT};
+
+	for (int i = 0; i < lengthof(owned); i++)
+	{
+		if (!nulls[owned[i]] &&
+			!has_privs_of_role(GetUserId(), table->rd_rel->relowner))
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("permission denied to choose \"%s\" of an event",
+							NameStr(TupleDescAttr(RelationGetDescr(table),
+												  owned[i])->attname)),
+					 errhint("Leave the column out: it is filled here.")));
+	}
+	if (nulls[EVENT_COL_ID])
+		values[EVENT_COL_ID] = make_id(table);
+	if (nulls[EVENT_COL_CREATED_AT])
+		values[EVENT_COL_CREATED_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
+	if (nulls[EVENT_COL_EVENT_ID])
+		values[EVENT_COL_EVENT_ID] = make_uuid();
+	nulls[EVENT_COL_ID] = nulls[EVENT_COL_CREATED_AT] =
+		nulls[EVENT_COL_EVENT_ID] = false;
+}
+
 /* The BEFORE INSERT trigger of outbox_event; see above. */
 Datum
 outbox_event_insert(PG_FUNCTION_ARGS)
@@ -99,6 +143,8 @@ outbox_event_insert(PG_FUNCTION_ARGS)
 	values = palloc(sizeof(Datum) * desc->natts);
 	nulls = palloc(sizeof(bool) * desc->natts);
 	heap_deform_tuple(trigger->tg_trigtuple, desc, values, nulls);
+	restored = !nulls[EVENT_COL_XID];
+	make_what_is_missing(trigger->tg_relation, values, nulls);
 	event_check(values, nulls);
 
 	/*
@@ -106,14 +152,8 @@ outbox_event_insert(PG_FUNCTION_ARGS)
 	 * commit: a row's xmin may be a subtransaction's.  A dump brings those of
 	 * another cluster.
 	 */
-	restored = !nulls[EVENT_COL_XID];
 	values[EVENT_COL_XID] = FullTransactionIdGetDatum(GetTopFullTransactionId());
 	nulls[EVENT_COL_XID] = false;
-	if (nulls[EVENT_COL_EVENT_ID])
-	{
-		values[EVENT_COL_EVENT_ID] = make_uuid();
-		nulls[EVENT_COL_EVENT_ID] = false;
-	}
 	tuple = heap_form_tuple(desc, values, nulls);
 
 	warn_if_not_preloaded();

@@ -26,4 +26,32 @@ SELECT topic, payload FROM outbox_event;
 DELETE FROM outbox_event;
 SELECT count(*) FROM outbox_event;
 
+--
+-- Ids and times are made here, and chosen by the owner only
+--
+CREATE ROLE regress_outbox_writer;
+GRANT INSERT, SELECT ON outbox_event TO regress_outbox_writer;
+SET ROLE regress_outbox_writer;
+\set VERBOSITY default
+INSERT INTO outbox_event (topic, payload, id) VALUES ('chosen', '1', 7);
+\set VERBOSITY sqlstate
+INSERT INTO outbox_event (topic, payload, created_at) VALUES ('chosen', '1', '0043-01-01 BC');
+INSERT INTO outbox_event (topic, payload, xid) VALUES ('chosen', '1', '3');
+COPY outbox_event (id, topic, payload) FROM stdin;
+7	chosen	1
+\.
+INSERT INTO outbox_event (topic, payload, event_id, id, xid, created_at)
+VALUES ('given', '1', '00000000-0000-4000-8000-000000000002', NULL, DEFAULT, DEFAULT);
+COPY outbox_event (topic, payload) FROM stdin;
+given	2
+\.
+RESET ROLE;
+SELECT topic, payload, id > 0, created_at BETWEEN now() - interval '1 min' AND clock_timestamp()
+FROM outbox_event ORDER BY id;
+INSERT INTO outbox_event (topic, payload, id, xid, created_at)
+VALUES ('restored', '1', 1000000, '3', '2001-01-01');
+SELECT id, xid = '3', created_at = '2001-01-01' FROM outbox_event WHERE topic = 'restored';
+REVOKE ALL ON outbox_event FROM regress_outbox_writer;
+DROP ROLE regress_outbox_writer;
+
 DROP EXTENSION outbox;

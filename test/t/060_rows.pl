@@ -85,6 +85,7 @@ sub without_guards
 promise 'what no event can be made of is dead, with the reason' => sub {
 	my $relay = wait_relay($node);
 	my %good = (
+		id => q{nextval('outbox_event_id_seq')},
 		event_id => 'gen_random_uuid()',
 		topic => q{'odd'},
 		payload => q{'1'},
