@@ -164,6 +164,7 @@ extern bool relay_submit(Relay *relay);
 extern void relay_rows_init(Relay *relay);
 extern void relay_rows_configure(Relay *relay);
 extern void relay_sweep_next(Relay *relay);
+extern void relay_forget_entry(Relay *relay, RelayEntry *entry);
 extern bool relay_rows_wanted(Relay *relay);
 extern void relay_take_rows(Relay *relay);
 extern int64 relay_rows_time(Relay *relay);

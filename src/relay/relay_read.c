@@ -104,10 +104,24 @@ waits_behind_key(const Relay *relay, const OutboxEvent *event)
 		keys_have_rows(keys, topic, key);
 }
 
+/*
+ * An event in memory whose id a new one has: somebody has deleted it, and set
+ * the sequence of ids back.
+ */
+static void
+forget_namesake(Relay *relay, const OutboxEvent *event)
+{
+	RelayEntry *entry = queue_find(&relay->queue, event->msg.id);
+
+	if (entry && strcmp(entry->event->msg.event_id, event->msg.event_id) != 0)
+		relay_forget_entry(relay, entry);
+}
+
 /* A new event from a window. */
 static void
 admit_event(Relay *relay, OutboxEvent *event, RelayWindow *window)
 {
+	forget_namesake(relay, event);
 	if (event->deliver_after > clock_now())
 		relay_add_delivery(relay, event, DELIVERY_SCHEDULED, 0, 0,
 						   event->deliver_after, 0, NULL);

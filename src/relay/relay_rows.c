@@ -183,9 +183,9 @@ look_into_keys(Relay *relay, List *keys)
 	store_free_keys(keys);
 }
 
-/* An event was given up or deleted. */
-static void
-forget_entry(Relay *relay, RelayEntry *entry)
+/* An event was given up or deleted; NULL: it is not in memory. */
+void
+relay_forget_entry(Relay *relay, RelayEntry *entry)
 {
 	if (!entry)
 		return;
@@ -208,7 +208,7 @@ apply_served(Relay *relay, const StoreServed *served, TimestampTz now)
 
 	if (served->gone)
 	{
-		forget_entry(relay, entry);
+		relay_forget_entry(relay, entry);
 		if (served->key.topic && !may_look_for_keys(relay))
 			start_walk(&relay->rows);
 		else if (served->key.topic)
@@ -256,27 +256,25 @@ serve_requests(Relay *relay, TimestampTz now)
 static void
 sweep(Relay *relay)
 {
-	int64	   *ids = palloc(sizeof(int64) * Max(relay->queue.nentries, 1));
+	const OutboxEvent **events = palloc(sizeof(OutboxEvent *) *
+										Max(relay->queue.nentries, 1));
 	int			n = 0;
-	List	   *gone;
+	List	   *gone = NIL;
 	ListCell   *lc;
 
 	foreach(lc, queue_entries(&relay->queue))
-		ids[n++] = ((RelayEntry *) lfirst(lc))->event->msg.id;
+		events[n++] = ((RelayEntry *) lfirst(lc))->event;
 	if (!relay_store_ok(relay, store_take_over(guc_minimum_retry_interval,
-											   false, ids, n)))
+											   false, events, n)))
 		return;
 
 	/* what was taken over may have been due for long */
 	forget_due(&relay->rows);
-	if (n > 0)
-	{
-		if (!relay_store_ok(relay, store_find_deleted(ids, n, &gone)))
-			return;
-		foreach(lc, gone)
-			forget_entry(relay, queue_find(&relay->queue,
-										   *(int64 *) lfirst(lc)));
-	}
+	if (n > 0 && !relay_store_ok(relay, store_find_deleted(events, n, &gone)))
+		return;
+	foreach(lc, gone)
+		relay_forget_entry(relay, queue_find(&relay->queue,
+											 *(int64 *) lfirst(lc)));
 	relay->rows.sweep = false;
 }
 

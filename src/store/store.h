@@ -197,9 +197,10 @@ extern void store_free_unreadable(List *list);
 
 /* store_delivery.c: exceptions and checkpoints */
 extern StoreResult store_take_over(int minimum_interval_ms, bool died,
-								   const int64 *ids, int n);
+								   const OutboxEvent *const *events, int n);
 extern StoreResult store_checkpoint(StoreCheckpoint *checkpoint);
-extern StoreResult store_find_deleted(const int64 *ids, int n, List **gone);
+extern StoreResult store_find_deleted(const OutboxEvent *const *events, int n,
+									  List **gone);
 
 /* store_prune.c */
 extern StoreResult store_prune_step(StorePrune *prune, int limit,

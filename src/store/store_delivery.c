@@ -85,20 +85,31 @@ static Statement write_position = {
 	4, {PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, BOOLOID}
 };
 
-/* $1 ids */
+/* $1 ids, $2 event_ids: an id may have been used again */
 static Statement find_deleted = {
-	"SELECT m.id FROM unnest($1) m(id) WHERE NOT EXISTS"
-	" (SELECT 1 FROM @s@.outbox_event e WHERE e.id = m.id OFFSET 0)",
-	1, {INT8ARRAYOID}
+	"SELECT m.id FROM unnest($1, $2) m(id, event_id) WHERE NOT EXISTS"
+	" (SELECT 1 FROM @s@.outbox_event e WHERE e.id = m.id"
+	"  AND e.event_id = m.event_id OFFSET 0)",
+	2, {INT8ARRAYOID, UUIDARRAYOID}
 };
 
 typedef struct TakeOverArgs
 {
 	int			minimum_interval_ms;
 	bool		died;
-	const int64 *ids;
+	const OutboxEvent *const *events;
 	int			n;
 } TakeOverArgs;
+
+static Datum
+ids_of_events(const OutboxEvent *const *events, int n)
+{
+	int64	   *ids = palloc(sizeof(int64) * Max(n, 1));
+
+	for (int i = 0; i < n; i++)
+		ids[i] = events[i]->msg.id;
+	return store_id_array(ids, n);
+}
 
 static void
 take_over_body(void *arg)
@@ -107,13 +118,13 @@ take_over_body(void *arg)
 	Datum		values[3];
 
 	values[0] = Float8GetDatum(args->minimum_interval_ms);
-	values[1] = store_id_array(args->ids, args->n);
+	values[1] = ids_of_events(args->events, args->n);
 	values[2] = BoolGetDatum(args->died);
 	store_execute(&take_over, values, NULL);
 }
 
 /*
- * Take over the rows in progress that are not in memory (ids): left by an
+ * Take over the rows in progress that are not of events in memory: left by an
  * earlier relay, or restored from a dump.  They are due when they have not
  * changed for minimum_interval_ms.  "died": any of them may be why the last relay
  * has died, and one whose tries have crashed too many relays is dead.  These are
@@ -121,9 +132,10 @@ take_over_body(void *arg)
  * not happened.
  */
 StoreResult
-store_take_over(int minimum_interval_ms, bool died, const int64 *ids, int n)
+store_take_over(int minimum_interval_ms, bool died,
+				const OutboxEvent *const *events, int n)
 {
-	TakeOverArgs args = {minimum_interval_ms, died, ids, n};
+	TakeOverArgs args = {minimum_interval_ms, died, events, n};
 
 	return store_transaction(take_over_body, &args);
 }
@@ -236,7 +248,7 @@ store_checkpoint(StoreCheckpoint *checkpoint)
 typedef struct DeletedArgs
 {
 	MemoryContext context;
-	const int64 *ids;
+	const OutboxEvent *const *events;
 	int			n;
 	List	  **gone;
 } DeletedArgs;
@@ -245,10 +257,15 @@ static void
 find_deleted_body(void *arg)
 {
 	DeletedArgs *args = arg;
-	Datum		values[1];
+	Datum		values[2];
+	Datum	   *event_ids = palloc(sizeof(Datum) * args->n);
 	uint64		n;
 
-	values[0] = store_id_array(args->ids, args->n);
+	for (int i = 0; i < args->n; i++)
+		event_ids[i] = DirectFunctionCall1(uuid_in,
+										   CStringGetDatum(args->events[i]->msg.event_id));
+	values[0] = ids_of_events(args->events, args->n);
+	values[1] = store_array(event_ids, NULL, args->n, UUIDOID);
 	n = store_execute(&find_deleted, values, NULL);
 	MemoryContextSwitchTo(args->context);
 	for (uint64 i = 0; i < n; i++)
@@ -263,12 +280,12 @@ find_deleted_body(void *arg)
 
 /*
  * Which of these events were deleted from the table?  *gone becomes a list of
- * int64 *, in the current memory context.
+ * their ids, int64 *, in the current memory context.
  */
 StoreResult
-store_find_deleted(const int64 *ids, int n, List **gone)
+store_find_deleted(const OutboxEvent *const *events, int n, List **gone)
 {
-	DeletedArgs args = {CurrentMemoryContext, ids, n, gone};
+	DeletedArgs args = {CurrentMemoryContext, events, n, gone};
 
 	*gone = NIL;
 	return store_transaction(find_deleted_body, &args);

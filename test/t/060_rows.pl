@@ -9,6 +9,8 @@
 # - So is one that waits in the table: what is behind it goes on waiting.
 # - A page that cannot be read does not keep what is on others from going on, nor a
 #   relay from starting; outbox_check() says which block of which table.
+# - Events that take the place of others in one transaction, even their ids, are
+#   sent, and those are not.
 
 use strict;
 use warnings FATAL => 'all';
@@ -208,6 +210,33 @@ promise 'one that waits in the table is found as well' => sub {
 	query($node, "SELECT outbox_discard('$bad')");
 	wait_delivered($receiver, [$behind]);
 };
+
+# The first is what a person may do, the other one breaks the sequence as well.
+foreach my $command ('TRUNCATE outbox_event RESTART IDENTITY',
+	q{TRUNCATE outbox_event; SELECT setval('outbox_event_id_seq', FIRST, false)})
+{
+	promise "events that come in the place of others are sent: $command" => sub {
+		$receiver->faults([ { action => 'hang' } ]);
+		my @old = publish($node, 'old', key => 'k', count => 5);
+		push @old, publish($node, 'old', count => 5);
+		poll_until(sub { $receiver->log(topic => 'old') >= 6 },
+			'some to be in flight');
+		my $first = query($node, "SELECT min(id) FROM outbox_event WHERE topic = 'old'");
+		my $last = query($node, 'SELECT max(id) FROM outbox_event');
+		my $publish = publish_sql('new', key => 'k', count => 10);
+		(my $replace = "BEGIN; $command; $publish; COMMIT") =~ s/FIRST/$first/;
+		my @new = grep { /-/ } split /\n/, query($node, $replace);
+		my $low = query($node, 'SELECT min(id) FROM outbox_event');
+		cmp_ok($low, '>', $last, 'ids are not used twice')
+		  if $command =~ /RESTART/;
+		$receiver->faults([]);
+		wait_delivered($receiver, \@new);
+		wait_state($node, \@new, 'published');
+		taken_once($receiver, \@new, 'what is new is sent once');
+		is(scalar(grep { $_->{topic} eq 'old' } $receiver->accepted), 0,
+			'what is gone is not sent');
+	};
+}
 
 promise 'a page that cannot be read keeps the others from nothing' => sub {
 	disable($node);
