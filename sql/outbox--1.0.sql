@@ -15,6 +15,8 @@
 
 --
 -- Tables
+-- They are heaps, whatever the default is: the relay reads some by their indexes,
+-- and finds events by the transactions that wrote them.
 --
 -- What an event has to be is checked by the trigger that every way in passes,
 -- and again when it is read.  CHECK constraints would say it once more, and be
@@ -44,7 +46,7 @@ CREATE TABLE @extschema@.outbox_event (
 	traceparent pg_catalog.text,
 	deliver_after pg_catalog.timestamptz,
 	created_at pg_catalog.timestamptz NOT NULL
-) WITH (
+) USING heap WITH (
 	autovacuum_vacuum_scale_factor = 0.02,
 	autovacuum_vacuum_insert_scale_factor = 0.05,
 	vacuum_truncate = off,
@@ -85,7 +87,7 @@ CREATE TABLE @extschema@.outbox_delivery (
 	last_error pg_catalog.text,
 	updated_at pg_catalog.timestamptz NOT NULL
 		DEFAULT pg_catalog.clock_timestamp()
-) WITH (
+) USING heap WITH (
 	fillfactor = 70,
 	autovacuum_vacuum_scale_factor = 0.02,
 	vacuum_truncate = off,
@@ -138,7 +140,7 @@ CREATE TABLE @extschema@.outbox_request (
 	requested_by pg_catalog.text NOT NULL DEFAULT session_user,
 	requested_at pg_catalog.timestamptz NOT NULL
 		DEFAULT pg_catalog.clock_timestamp()
-) WITH (
+) USING heap WITH (
 	autovacuum_vacuum_scale_factor = 0.05,
 	vacuum_truncate = off
 );
@@ -163,7 +165,7 @@ CREATE TABLE @extschema@.outbox_progress (
 	clean pg_catalog.bool NOT NULL,
 	at pg_catalog.timestamptz NOT NULL
 		DEFAULT pg_catalog.clock_timestamp()
-) WITH (
+) USING heap WITH (
 	autovacuum_vacuum_scale_factor = 0.05,
 	vacuum_truncate = off
 );
@@ -729,6 +731,18 @@ BEGIN
 	FROM locks ORDER BY xact_start LIMIT 64);
 
 	RETURN QUERY
+	SELECT 'tables are heaps', bool_and(a.amname = 'heap'),
+		CASE WHEN bool_and(a.amname = 'heap') THEN 'each has an access method that the relay can read'
+			ELSE string_agg(c.oid::regclass || ' has ' || a.amname, ', ')
+					FILTER (WHERE a.amname <> 'heap')
+				|| '; ALTER TABLE ... SET ACCESS METHOD heap' END
+	FROM pg_extension x
+	JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = x.oid
+		AND d.classid = 'pg_class'::regclass AND d.deptype = 'e'
+	JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'r'
+	JOIN pg_am a ON a.oid = c.relam
+	WHERE x.extname = 'outbox'
+	UNION ALL
 	SELECT 'events readable', count(*) = 0,
 		CASE WHEN count(*) = 0 THEN 'none is dead because it cannot be read'
 			ELSE count(*) || ' cannot be read, and are dead: '

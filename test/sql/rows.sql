@@ -1,5 +1,5 @@
--- Promise: what is done to the rows of outbox_event by hand is refused, or
--- harms nothing.
+-- Promise: what is done to the tables and rows of outbox by hand is refused,
+-- harms nothing, or is shown by outbox_check().
 ALTER SYSTEM SET outbox.enabled = off;
 SELECT pg_reload_conf();
 CREATE EXTENSION outbox;
@@ -55,3 +55,17 @@ REVOKE ALL ON outbox_event FROM regress_outbox_writer;
 DROP ROLE regress_outbox_writer;
 
 DROP EXTENSION outbox;
+
+--
+-- The tables are heaps, whatever the default is
+--
+CREATE ACCESS METHOD regress_outbox_am TYPE TABLE HANDLER heap_tableam_handler;
+SET default_table_access_method = regress_outbox_am;
+CREATE EXTENSION outbox;
+RESET default_table_access_method;
+SELECT ok, detail FROM outbox_check() WHERE "check" = 'tables are heaps';
+ALTER TABLE outbox_delivery SET ACCESS METHOD regress_outbox_am;
+SELECT ok, detail FROM outbox_check() WHERE "check" = 'tables are heaps';
+
+DROP EXTENSION outbox;
+DROP ACCESS METHOD regress_outbox_am;
