@@ -72,10 +72,12 @@ OBJS = \
 	src/store/store_ids.o \
 	src/store/store_position.o \
 	src/store/store_prune.o \
+	src/store/store_prune_each.o \
 	src/store/store_request.o \
 	src/store/store_rows.o \
 	src/store/store_salvage.o \
 	src/store/store_session.o \
+	src/store/store_try.o \
 	src/store/store_values.o \
 	src/store/store_walk.o \
 	src/store/store_window.o

@@ -355,7 +355,7 @@ CREATE FUNCTION @extschema@.outbox_relay_status(OUT datid pg_catalog.oid,
 	OUT started_at pg_catalog.timestamptz,
 	OUT published pg_catalog.int8, OUT failed_attempts pg_catalog.int8,
 	OUT dead pg_catalog.int8, OUT duplicates_suppressed pg_catalog.int8,
-	OUT pruned pg_catalog.int8)
+	OUT pruned pg_catalog.int8, OUT pruning pg_catalog.text)
 RETURNS SETOF pg_catalog.record
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION @extschema@.outbox_relay_status() IS
@@ -624,6 +624,12 @@ BEGIN
 		CASE WHEN endpoint IS NULL THEN 'not known: nothing was sent since the settings were read'
 			WHEN endpoint = '' THEN 'the last answer was good'
 			ELSE endpoint END
+	FROM one
+	UNION ALL
+	SELECT 'pruning works', pruning = '',
+		CASE WHEN pruning IS NULL THEN 'not known: nothing was pruned since the relay started'
+			WHEN pruning = '' THEN 'what was due is deleted'
+			ELSE pruning END
 	FROM one;
 
 	-- What could be sent: events that were not read or are the first of their key,
@@ -741,14 +747,20 @@ BEGIN
 		AND d.classid = 'pg_class'::regclass AND d.deptype = 'e'
 	JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'r'
 	JOIN pg_am a ON a.oid = c.relam
-	WHERE x.extname = 'outbox'
-	UNION ALL
-	SELECT 'events readable', count(*) = 0,
-		CASE WHEN count(*) = 0 THEN 'none is dead because it cannot be read'
-			ELSE count(*) || ' cannot be read, and are dead: '
-				|| (array_agg(DISTINCT last_error))[1] END
-	FROM @extschema@.outbox_delivery
-	WHERE state = 'dead' AND starts_with(last_error, 'cannot be read: ');
+	WHERE x.extname = 'outbox';
+
+	BEGIN
+		RETURN QUERY
+		SELECT 'events readable', count(*) = 0,
+			CASE WHEN count(*) = 0 THEN 'none is dead because it cannot be read'
+				ELSE count(*) || ' cannot be read, and are dead: '
+					|| (array_agg(DISTINCT last_error))[1] END
+		FROM @extschema@.outbox_delivery
+		WHERE state = 'dead' AND starts_with(last_error, 'cannot be read: ');
+	EXCEPTION WHEN lock_not_available THEN
+		RETURN QUERY SELECT 'events readable', NULL::bool,
+			'not known: a table is locked, see above';
+	END;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.outbox_check() IS

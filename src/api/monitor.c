@@ -46,6 +46,7 @@ enum
 	STATUS_DEAD,
 	STATUS_DUPLICATES_SUPPRESSED,
 	STATUS_PRUNED,
+	STATUS_PRUNING,
 	NSTATUS_COLUMNS
 };
 
@@ -133,6 +134,8 @@ put_relay(const RelayInfo *relay, ReturnSetInfo *result)
 	values[STATUS_DEAD] = Int64GetDatum(report->counters.dead);
 	values[STATUS_DUPLICATES_SUPPRESSED] = Int64GetDatum(relay->duplicates);
 	values[STATUS_PRUNED] = Int64GetDatum(report->counters.pruned);
+	set_text(values, nulls, STATUS_PRUNING, report->pruning.known,
+			 report->pruning.problem);
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 

@@ -34,6 +34,9 @@
 /* So often in a step is there something to send after a quick answer. */
 #define MAX_SUBMITS		16
 
+/* Pruning that failed is tried again so much later at most. */
+#define MAX_PRUNE_WAIT_MS	(60 * 60 * 1000)
+
 /* With nothing at all to do, still look after things this often. */
 #define MAX_WAIT_MS		60000
 
@@ -236,12 +239,38 @@ has_backlog(const Relay *relay)
 }
 
 /*
+ * A prune is over.  What could not be deleted will hardly be deleted soon: each
+ * failure in a row doubles the wait for the next prune.
+ */
+static void
+end_prune(Relay *relay)
+{
+	const StorePrune *prune = &relay->prune;
+	int64		wait = guc_cleaning_expire_interval;
+
+	if (prune->nresisting > 0)
+		relay_found_pruning(relay, psprintf(INT64_FORMAT " rows cannot be deleted: %s",
+											prune->nresisting, prune->problem));
+	else
+		relay_found_pruning(relay, prune->problem[0] ? prune->problem : NULL);
+	if (prune->problem[0] == '\0')
+		relay->prune_failures = 0;
+	else
+		relay->prune_failures++;
+	for (int i = 0; i < relay->prune_failures && wait < MAX_PRUNE_WAIT_MS; i++)
+		wait = Min(wait * 2, MAX_PRUNE_WAIT_MS);
+	relay->prune_at = relay->now + wait;
+}
+
+/*
  * A batch of a prune.  While there is a backlog, that has a small share of the
- * time; otherwise the next batch follows at once.
+ * time; otherwise the next batch follows at once.  What fails concerns nothing
+ * but pruning.
  */
 static void
 prune(Relay *relay)
 {
+	StoreResult result;
 	int64		start;
 	int64		npruned;
 	bool		more;
@@ -249,10 +278,12 @@ prune(Relay *relay)
 	if (relay->now < relay->prune_at)
 		return;
 	start = clock_ms();
-	if (!relay_store_ok(relay, store_prune_step(&relay->prune,
-												guc_delete_batch_count,
-												&npruned, &more)) || !more)
-		relay->prune_at = relay->now + guc_cleaning_expire_interval;
+	result = store_prune_step(&relay->prune, guc_delete_batch_count, &npruned,
+							  &more);
+	if (result == STORE_NO_EXTENSION)
+		(void) relay_store_ok(relay, result);
+	if (!more)
+		end_prune(relay);
 	else if (has_backlog(relay))
 		relay->prune_at = start + PRUNE_PAUSE * Max(clock_ms() - start, 1);
 	relay_count_pruned(relay, npruned);

@@ -98,6 +98,7 @@ struct Relay
 
 	/* relay.c */
 	int64		prune_at;
+	int			prune_failures; /* in a row */
 	StorePrune	prune;
 };
 
@@ -106,6 +107,7 @@ extern void relay_set_status(Relay *relay, RelayStatus status);
 extern void relay_note_error(Relay *relay, const char *error);
 extern void relay_found_configured(Relay *relay, const char *problem);
 extern void relay_found_endpoint(Relay *relay, const char *problem);
+extern void relay_found_pruning(Relay *relay, const char *problem);
 extern void relay_forget_endpoint(Relay *relay);
 extern void relay_report_lane(Relay *relay, RelayLane *lane,
 							  const OutboxAnswer *failure);

@@ -107,6 +107,13 @@ relay_found_endpoint(Relay *relay, const char *problem)
 	set_finding(relay, &relay->reporter.report.endpoint, problem);
 }
 
+/* Could the last prune delete what was due?  NULL: it could. */
+void
+relay_found_pruning(Relay *relay, const char *problem)
+{
+	set_finding(relay, &relay->reporter.report.pruning, problem);
+}
+
 /* Whether it does is not known: it may be another one from now on. */
 void
 relay_forget_endpoint(Relay *relay)

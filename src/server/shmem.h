@@ -81,6 +81,7 @@ typedef struct RelayReport
 	TimestampTz last_error_at;	/* 0: none */
 	RelayFinding configured;	/* the publisher */
 	RelayFinding endpoint;		/* the destination */
+	RelayFinding pruning;		/* could all be deleted that was due? */
 	RelayCounters counters;
 } RelayReport;
 

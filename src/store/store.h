@@ -12,6 +12,7 @@
 #include "nodes/pg_list.h"
 #include "utils/array.h"
 
+#include "lib/text.h"
 #include "store/event.h"
 
 typedef enum StoreResult
@@ -126,6 +127,17 @@ typedef struct StoreServed
 	bool		gone;			/* given up or deleted; else due now */
 } StoreServed;
 
+/* What a prune does, in this order. */
+typedef enum PruneStep
+{
+	PRUNE_LATE,					/* events of transactions that ended late */
+	PRUNE_WALK,					/* the other events */
+	PRUNE_EXCEPTIONS,			/* those with rows */
+	PRUNE_POSITIONS,			/* old ones */
+	PRUNE_THINNING,				/* all but one a second */
+	PRUNE_DONE
+} PruneStep;
+
 /* Where a prune stands; see store_prune.c. */
 typedef struct StorePrune
 {
@@ -134,7 +146,13 @@ typedef struct StorePrune
 	StoreSnapshot target;		/* and will be in this; NULL: none chosen */
 	uint64		cursor_xid;
 	int64		cursor_id;
-	bool		walked;			/* this prune has had its target */
+	uint64		start_xid;		/* where the walk to the target began */
+	int64		start_id;
+	PruneStep	step;
+	bool		one_by_one;		/* a batch of the step has failed ... */
+	int64		tried_id;		/* ... and ids up to this one were tried */
+	int64		nresisting;		/* rows that this prune could not delete */
+	char		problem[OUTBOX_ERROR_SIZE]; /* why; empty: all is well */
 } StorePrune;
 
 /* An event that cannot be read, and is dead for that; texts are UTF-8. */

@@ -59,6 +59,17 @@ extern bool store_orders_all_topics(void);
 extern Oid	store_relation(const char *name);
 extern int	store_last_sqlstate(void);
 
+/* store_prune_each.c */
+extern bool prune_blames_row(int sqlstate);
+extern bool prune_each_late(StorePrune *prune, int limit, int64 *npruned);
+extern bool prune_each_of_walk(StorePrune *prune, int limit, int64 *npruned);
+extern bool prune_each_exception(StorePrune *prune, int limit,
+								 int64 *npruned);
+
+/* store_try.c */
+extern char *store_try(void (*attempt) (void *arg), void *arg,
+					   bool (*expected) (int sqlstate));
+
 /* store_values.c */
 extern Datum store_array(Datum *values, bool *nulls, int n, Oid type);
 extern Datum store_id_array(const int64 *ids, int n);

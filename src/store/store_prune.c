@@ -17,6 +17,13 @@
  * those since the last prunes the ones that were followed by another within
  * the same second.
  *
+ * These are steps, each of which goes on in batches, a transaction each.  A row
+ * that somebody holds fast (a foreign key of theirs, a trigger) makes its batch
+ * fail: then the rest of the step is done row by row, around those that resist
+ * (store_prune_each.c).  The next prune walks again from where this one
+ * began.  What fails for another reason ends its step, but not the steps behind
+ * it.  The caller is told of problems, and need not stop anything else.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -29,6 +36,7 @@
 #include "utils/xid8.h"
 
 #include "guc.h"
+#include "lib/text.h"
 #include "store/store_internal.h"
 
 /* $1 seconds */
@@ -116,7 +124,6 @@ typedef struct PruneArgs
 	StorePrune *prune;
 	int			limit;
 	int64	   *npruned;
-	bool	   *more;
 } PruneArgs;
 
 /* The snapshot to prune up to; false if it is the one that we came to. */
@@ -138,120 +145,208 @@ choose_target_now(StorePrune *prune)
 	old = MemoryContextSwitchTo(prune->context);
 	prune->target = store_copy_snapshot((StoreSnapshot) DatumGetPointer(target));
 	MemoryContextSwitchTo(old);
+	prune->start_xid = prune->cursor_xid;
+	prune->start_id = prune->cursor_id;
 	return true;
 }
 
-/* A batch of what the transactions published that "done" saw running. */
-static int64
-prune_late(StorePrune *prune, int limit)
+/*
+ * A batch of what the transactions published that "done" saw running; false if
+ * there is nothing left of it.
+ */
+static bool
+prune_late(PruneArgs *args)
 {
+	StorePrune *prune = args->prune;
 	Datum		values[3];
+	int64		ndeleted;
 
+	if (!prune->target && !choose_target_now(prune))
+		return false;
 	if (!prune->done)
-		return 0;
+		return false;
+	if (prune->one_by_one)
+		return prune_each_late(prune, args->limit, args->npruned);
 	values[0] = PointerGetDatum(prune->done);
 	values[1] = PointerGetDatum(prune->target);
-	values[2] = Int64GetDatum(limit);
-	return (int64) store_execute(&delete_late, values, NULL);
+	values[2] = Int64GetDatum(args->limit);
+	ndeleted = (int64) store_execute(&delete_late, values, NULL);
+	*args->npruned += ndeleted;
+	return ndeleted > 0;
 }
 
 /* A batch of the walk; false at its end. */
 static bool
-prune_walk(StorePrune *prune, int limit, int64 *npruned)
+prune_walk(PruneArgs *args)
 {
+	StorePrune *prune = args->prune;
 	Datum		values[4];
-	bool		isnull;
 
+	if (prune->one_by_one)
+		return prune_each_of_walk(prune, args->limit, args->npruned);
 	values[0] = FullTransactionIdGetDatum(FullTransactionIdFromU64(prune->cursor_xid));
 	values[1] = Int64GetDatum(prune->cursor_id);
 	values[2] = PointerGetDatum(prune->target);
-	values[3] = Int64GetDatum(limit);
+	values[3] = Int64GetDatum(args->limit);
 	if (store_execute(&delete_walk, values, NULL) == 0)
 		return false;
-	prune->cursor_xid = U64FromFullTransactionId(DatumGetFullTransactionId(store_result(0, 1, &isnull)));
-	prune->cursor_id = DatumGetInt64(store_result(0, 2, &isnull));
-	*npruned += DatumGetInt64(store_result(0, 3, &isnull));
+	prune->cursor_xid = U64FromFullTransactionId(DatumGetFullTransactionId(store_value(0, 1)));
+	prune->cursor_id = DatumGetInt64(store_value(0, 2));
+	*args->npruned += DatumGetInt64(store_value(0, 3));
 	return true;
 }
 
-static int64
-prune_others(Statement *stmt, double age, int limit)
+/* A batch of the published and discarded exceptions; false if there is none. */
+static bool
+prune_exceptions(PruneArgs *args)
+{
+	StorePrune *prune = args->prune;
+	Datum		values[2];
+	int64		ndeleted;
+
+	if (prune->one_by_one)
+		return prune_each_exception(prune, args->limit, args->npruned);
+	values[0] = Float8GetDatum(guc_published_expire_time);
+	values[1] = Int64GetDatum(args->limit);
+	ndeleted = (int64) store_execute(&delete_exceptions, values, NULL);
+	*args->npruned += ndeleted;
+	return ndeleted > 0;
+}
+
+/* A batch of positions; false if there are no more. */
+static bool
+prune_positions(PruneArgs *args, Statement *stmt, double age)
 {
 	Datum		values[2];
 
 	values[0] = Float8GetDatum(age);
-	values[1] = Int64GetDatum(limit);
-	return (int64) store_execute(stmt, values, NULL);
+	values[1] = Int64GetDatum(args->limit);
+	return store_execute(stmt, values, NULL) == args->limit;
+}
+
+static void
+next_step(StorePrune *prune, PruneStep step)
+{
+	prune->step = step;
+	prune->one_by_one = false;
+	prune->tried_id = 0;
 }
 
 /*
- * One statement's worth of work, whichever is next.  The last step of a prune
- * leaves *more false.
+ * There is nothing left to do with the target.  If that was not all that there
+ * is in it, the next one begins where this one did.
  */
+static void
+end_walk(StorePrune *prune, bool complete)
+{
+	if (complete)
+		prune->done = prune->target;
+	else
+	{
+		prune->cursor_xid = prune->start_xid;
+		prune->cursor_id = prune->start_id;
+	}
+	prune->target = NULL;
+	next_step(prune, PRUNE_EXCEPTIONS);
+}
+
+/* One batch of the current step; at its end, the next one is due. */
 static void
 prune_body(void *arg)
 {
 	PruneArgs  *args = arg;
 	StorePrune *prune = args->prune;
-	int64		n;
 
-	/* from one snapshot to the next: first what is late, then the walk */
-	*args->more = true;
-	if (prune->target || (!prune->walked && choose_target_now(prune)))
+	switch (prune->step)
 	{
-		prune->walked = true;
-		n = prune_late(prune, args->limit);
-		if (n > 0)
-		{
-			*args->npruned += n;
-			return;
-		}
-		if (prune_walk(prune, args->limit, args->npruned))
-			return;
-		prune->done = prune->target;
-		prune->target = NULL;
-		return;
+		case PRUNE_LATE:
+			if (!prune_late(args))
+				next_step(prune, prune->target ? PRUNE_WALK : PRUNE_EXCEPTIONS);
+			break;
+		case PRUNE_WALK:
+			if (!prune_walk(args))
+				end_walk(prune, prune->nresisting == 0);
+			break;
+		case PRUNE_EXCEPTIONS:
+			/* they go by their own age */
+			if (!prune_exceptions(args))
+				next_step(prune, PRUNE_POSITIONS);
+			break;
+		case PRUNE_POSITIONS:
+			if (!prune_positions(args, &delete_progress,
+								 guc_published_expire_time))
+				next_step(prune, PRUNE_THINNING);
+			break;
+		case PRUNE_THINNING:
+			if (!prune_positions(args, &thin_progress,
+								 2.0 * guc_cleaning_expire_interval / 1000 + 60))
+				next_step(prune, PRUNE_DONE);
+			break;
+		case PRUNE_DONE:
+			break;
 	}
+}
 
-	/* exceptions go by their own age, the newest checkpoint never */
-	n = prune_others(&delete_exceptions, guc_published_expire_time,
-					 args->limit);
-	*args->npruned += n;
-	if (n > 0)
-		return;
-	n = prune_others(&delete_progress, guc_published_expire_time, args->limit);
-	if (n == args->limit)
-		return;
-	n = prune_others(&thin_progress,
-					 2.0 * guc_cleaning_expire_interval / 1000 + 60,
-					 args->limit);
-	*args->more = n == args->limit;
-	if (!*args->more)
-		prune->walked = false;
+/* The step has failed, and not because of single rows: leave it for now. */
+static void
+give_up_step(StorePrune *prune)
+{
+	text_copy_line(prune->problem, sizeof(prune->problem), store_last_error());
+	if (prune->target)
+		end_walk(prune, false);
+	else if (prune->step == PRUNE_LATE)
+		next_step(prune, PRUNE_EXCEPTIONS);
+	else
+		next_step(prune, prune->step + 1);
+}
+
+/* A snapshot that is in use no longer. */
+static void
+free_unless_used(const StorePrune *prune, StoreSnapshot snapshot)
+{
+	if (snapshot && snapshot != prune->done && snapshot != prune->target)
+		pfree(snapshot);
 }
 
 /*
  * Delete at most "limit" rows (of each table) that are due and count the
- * events in *npruned; *more tells whether to call again at once.  An aborted
- * step is done again: what it deleted is there again, and what it remembered
- * only moves on when it succeeds.
+ * events in *npruned; *more tells whether to call again at once.  If not, this
+ * prune is over, and prune->problem tells what it could not do, if anything.
+ * An aborted batch is done again: what it deleted is there again, and what it
+ * remembered only moves on when it succeeds.
  */
 StoreResult
 store_prune_step(StorePrune *prune, int limit, int64 *npruned, bool *more)
 {
-	StorePrune	before = *prune;
-	PruneArgs	args = {prune, limit, npruned, more};
+	PruneArgs	args = {prune, limit, npruned};
+	StorePrune	before;
+	StorePrune	after;
 	StoreResult result;
 
+	if (prune->step == PRUNE_DONE)
+	{
+		next_step(prune, PRUNE_LATE);
+		prune->nresisting = 0;
+		prune->problem[0] = '\0';
+	}
+	before = *prune;
 	*npruned = 0;
 	result = store_transaction(prune_body, &args);
+	after = *prune;
 	if (result != STORE_OK)
 	{
 		*prune = before;
 		*npruned = 0;
-		*more = false;
+		if (result == STORE_FAILED && prune->step <= PRUNE_EXCEPTIONS &&
+			!prune->one_by_one && prune_blames_row(store_last_sqlstate()))
+			prune->one_by_one = true;
+		else
+			give_up_step(prune);
 	}
-	else if (before.done && before.done != prune->done)
-		pfree(before.done);
+	free_unless_used(prune, before.done);
+	free_unless_used(prune, before.target);
+	if (after.target != before.target)
+		free_unless_used(prune, after.target);
+	*more = result != STORE_NO_EXTENSION && prune->step != PRUNE_DONE;
 	return result;
 }

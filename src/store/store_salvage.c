@@ -27,13 +27,11 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 
 #include "store/event_columns.h"
 #include "store/store_internal.h"
@@ -105,42 +103,6 @@ blames_event(int sqlstate)
 	return (category == ERRCODE_TO_CATEGORY(ERRCODE_DATA_EXCEPTION) ||
 			category == ERRCODE_TO_CATEGORY(ERRCODE_INTERNAL_ERROR)) &&
 		sqlstate != ERRCODE_INDEX_CORRUPTED;
-}
-
-/*
- * Run "attempt" in a subtransaction.  NULL, or the message of an error for
- * which the event is to blame, palloc'd; any other error is thrown.
- */
-static char *
-try_reading(void (*attempt) (void *arg), void *arg)
-{
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	char	   *volatile error = NULL;
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		attempt(arg);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *edata;
-
-		MemoryContextSwitchTo(context);
-		edata = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		if (!blames_event(edata->sqlerrcode))
-			ReThrowError(edata);
-		error = edata->message;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return error;
 }
 
 typedef struct OneEvent
@@ -223,7 +185,8 @@ set_event_aside(int64 id, const char *error)
 	StoreUnreadable names = {.id = id};
 	Datum		values[4];
 	char		nulls[4] = {' ', ' ', ' ', ' '};
-	char	   *problem = try_reading(read_names_of_event, &names);
+	char	   *problem = store_try(read_names_of_event, &names,
+									blames_event);
 
 	if (problem)
 		names.error = psprintf(CANNOT_BE_READ "block %u of table \"outbox_event\": %s",
@@ -257,10 +220,10 @@ read_or_set_aside(int64 id, List **events, MemoryContext scratch)
 	char	   *error;
 
 	MemoryContextSwitchTo(scratch);
-	together = try_reading(read_one_event, &one);
+	together = store_try(read_one_event, &one, blames_event);
 	if (together)
 	{
-		error = try_reading(read_one_event, &alone);
+		error = store_try(read_one_event, &alone, blames_event);
 		if (!error)
 			ereport(ERROR,
 					(errcode(ERRCODE_DATA_CORRUPTED),

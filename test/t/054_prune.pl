@@ -1,12 +1,16 @@
 # Promise: what was published longer ago than outbox.published_expire_time is
 # deleted, all of it, whenever its transaction committed; what is not settled,
 # and what is dead, never is.
+#
+# And rows that cannot be deleted hold up neither the others nor delivery, and
+# outbox_check() says so.
 
 use strict;
 use warnings FATAL => 'all';
 
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(time);
 
 use lib 'test/lib';
 use OutboxTest;
@@ -177,5 +181,80 @@ promise 'a relay that has an hour to wait follows a reload' => sub {
 };
 
 unlike(slurp_file($node->logfile), qr/ERROR/, 'the log has no error');
+
+# An application's table refers to events of each kind: of a transaction that
+# ended late, of others, and one with a row of its own.
+promise 'rows that resist hold up nothing else' => sub {
+	query($node, q{CREATE TABLE reference (id bigint REFERENCES outbox_event)});
+	my $late = $node->background_psql('postgres');
+	$late->query_safe('BEGIN');
+	my @late = split /\n/, $late->query_safe(publish_sql('held late', count => 150));
+	my @walked = publish($node, 'held', count => 250);
+	my $discarded =
+	  publish($node, 'held discarded', more => q{deliver_after => now() + '1 hour'});
+	my $held = publish($node, 'held row', more => q{deliver_after => now() + '1 hour'});
+	query($node, "SELECT outbox_discard('$discarded'), outbox_discard('$held')");
+	wait_state($node, \@walked, 'published');
+	foreach my $id (@walked[ 0, 120 ], $held)
+	{
+		query($node, qq{INSERT INTO reference
+			SELECT id FROM outbox_event WHERE event_id = '$id'});
+	}
+	reload($node, 'outbox.published_expire_time' => '1s');
+	poll_until(sub { kept('held')->{held} == 2 }, 'the others to go');
+	$late->query_safe(qq{INSERT INTO reference
+		SELECT id FROM outbox_event WHERE event_id = '$late[100]'});
+	$late->query_safe('COMMIT');
+	$late->quit;
+	wait_pruned('held discarded');
+	reload($node, 'outbox.delete_batch_count' => 99);    # prunes at once
+	poll_until(sub { (kept('held late')->{'held late'} // 0) == 1 },
+		'those that came late to go');
+	like(
+		check_value($node, 'pruning works', 'ok, detail'),
+		qr/^f\|\d+ rows cannot be deleted: .*violates foreign key constraint/,
+		'outbox_check() says so');
+	is_deeply(
+		kept('held', 'held late', 'held row'),
+		{ held => 2, 'held late' => 1, 'held row' => 1 },
+		'those that are held stay');
+	poll_until(
+		sub {
+			query($node, q{
+				SELECT count(*) <= count(DISTINCT date_trunc('second', at)) + 1
+				FROM outbox_progress WHERE at < now() - interval '1 second'}) eq 't';
+		},
+		'positions to be thinned');
+	is(relay_value($node, 'last_error'), '', 'delivery knows of nothing');
+
+	query($node, 'DROP TABLE reference');
+	reload($node, 'outbox.delete_batch_count' => 98);
+	wait_pruned('held', 'held late', 'held row');
+	poll_until(sub { check_value($node, 'pruning works', 'ok') eq 't' },
+		'all to be well');
+};
+
+promise 'a prune that fails does not have delivery pause' => sub {
+	query($node, q{
+		CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+			$$ BEGIN RAISE EXCEPTION 'not these'; END $$;
+		CREATE TRIGGER refuse BEFORE DELETE ON outbox_event
+			FOR EACH STATEMENT EXECUTE FUNCTION refuse()});
+	reload($node, 'outbox.published_expire_time' => '0');
+	my $start = time;
+	foreach my $n (1 .. 30)
+	{
+		wait_state($node, scalar publish($node, 'meanwhile'), 'published');
+		reload($node, 'outbox.delete_batch_count' => 100 + $n);
+	}
+	cmp_ok(time - $start, '<', 15, 'it goes on');
+	poll_until(
+		sub {
+			check_value($node, 'pruning works', 'ok, detail') =~
+			  /^f\|\d+ rows cannot be deleted: not these/;
+		},
+		'outbox_check() to say so');
+	query($node, 'DROP FUNCTION refuse CASCADE');
+};
 $node->stop;
 done_testing();

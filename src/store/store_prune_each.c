@@ -1,0 +1,203 @@
+/*-------------------------------------------------------------------------
+ *
+ * store_prune_each.c
+ *		Pruning row by row, around the rows that resist.
+ *
+ * When a batch of a prune fails (a foreign key of an application's table, a
+ * trigger that somebody made), its step goes on here: each row is deleted in a
+ * subtransaction, those that fail are counted, and the last error is kept for
+ * people to see.  Cursors pass them, so that each is tried once a prune.
+ *
+ * Errors that are not about single rows end the transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/xid8.h"
+
+#include "guc.h"
+#include "lib/text.h"
+#include "store/store_internal.h"
+
+/* $1 done, $2 target, $3 behind this id, $4 limit */
+static Statement list_late = {
+	"SELECT e.id FROM pg_snapshot_xip($1) x(xid)"
+	" JOIN @s@.outbox_event e ON e.xid = x.xid"
+	" WHERE pg_visible_in_snapshot(x.xid, $2) AND e.id > $3"
+	" AND NOT EXISTS (SELECT 1 FROM @s@.outbox_delivery d WHERE d.id = e.id)"
+	" ORDER BY e.id LIMIT $4",
+	4, {PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT8OID}
+};
+
+/* $1, $2 walked up to here, $3 target, $4 limit; id NULL: it stays */
+static Statement list_walk = {
+	"SELECT CASE WHEN pg_visible_in_snapshot(e.xid, $3)"
+	"  AND NOT EXISTS (SELECT 1 FROM @s@.outbox_delivery d WHERE d.id = e.id)"
+	"  THEN e.id END, e.xid, e.id FROM @s@.outbox_event e"
+	" WHERE (e.xid, e.id) > ($1, $2) AND e.xid < pg_snapshot_xmax($3)"
+	" ORDER BY e.xid, e.id LIMIT $4",
+	4, {XID8OID, INT8OID, PG_SNAPSHOTOID, INT8OID}
+};
+
+/* $1 seconds, $2 behind this id, $3 limit */
+static Statement list_exceptions = {
+	"SELECT d.id FROM @s@.outbox_delivery d"
+	" WHERE d.state IN ('published', 'discarded')"
+	" AND d.updated_at <= now() - $1 * interval '1 second' AND d.id > $2"
+	" ORDER BY d.id LIMIT $3",
+	3, {FLOAT8OID, INT8OID, INT8OID}
+};
+
+/* $1 id */
+static Statement delete_event = {
+	"DELETE FROM @s@.outbox_event e WHERE e.id = $1",
+	1, {INT8OID}
+};
+
+/* $1 id */
+static Statement delete_exception = {
+	"WITH gone AS (DELETE FROM @s@.outbox_delivery g WHERE g.id = $1"
+	"  AND g.state IN ('published', 'discarded') RETURNING id)"
+	" DELETE FROM @s@.outbox_event e USING gone WHERE e.id = gone.id",
+	1, {INT8OID}
+};
+
+/*
+ * May the error be due to single rows?  Not if it is about locks, resources, or
+ * the server.
+ */
+bool
+prune_blames_row(int sqlstate)
+{
+	switch (ERRCODE_TO_CATEGORY(sqlstate))
+	{
+		case ERRCODE_TO_CATEGORY(ERRCODE_TRANSACTION_ROLLBACK):
+		case ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES):
+		case ERRCODE_TO_CATEGORY(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE):
+		case ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION):
+		case ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR):
+			return false;
+		default:
+			return sqlstate != 0;
+	}
+}
+
+typedef struct OneRow
+{
+	Statement  *statement;
+	int64		id;
+	int64		ndeleted;
+} OneRow;
+
+static void
+delete_one_row(void *arg)
+{
+	OneRow	   *row = arg;
+	Datum		value = Int64GetDatum(row->id);
+
+	row->ndeleted = (int64) store_execute(row->statement, &value, NULL);
+}
+
+/* Ids in a column of the last statement's rows; NULL ones are left out. */
+static int64 *
+take_ids(int nrows, int *n)
+{
+	int64	   *ids = palloc(sizeof(int64) * Max(nrows, 1));
+
+	*n = 0;
+	for (int i = 0; i < nrows; i++)
+	{
+		bool		isnull;
+		Datum		id = store_result(i, 1, &isnull);
+
+		if (!isnull)
+			ids[(*n)++] = DatumGetInt64(id);
+	}
+	return ids;
+}
+
+/* Delete these rows one by one, around those that resist. */
+static void
+delete_each(StorePrune *prune, Statement *statement, const int64 *ids, int n,
+			int64 *npruned)
+{
+	for (int i = 0; i < n; i++)
+	{
+		OneRow		row = {statement, ids[i], 0};
+		char	   *error;
+
+		CHECK_FOR_INTERRUPTS();
+		error = store_try(delete_one_row, &row, prune_blames_row);
+		*npruned += row.ndeleted;
+		if (!error)
+			continue;
+		prune->nresisting++;
+		text_copy_line(prune->problem, sizeof(prune->problem), error);
+		pfree(error);
+	}
+}
+
+/* A batch of what is late, behind prune->tried_id; false if there is none. */
+bool
+prune_each_late(StorePrune *prune, int limit, int64 *npruned)
+{
+	Datum		values[4];
+	int64	   *ids;
+	int			n;
+
+	values[0] = PointerGetDatum(prune->done);
+	values[1] = PointerGetDatum(prune->target);
+	values[2] = Int64GetDatum(prune->tried_id);
+	values[3] = Int64GetDatum(limit);
+	ids = take_ids((int) store_execute(&list_late, values, NULL), &n);
+	if (n == 0)
+		return false;
+	prune->tried_id = ids[n - 1];
+	delete_each(prune, &delete_event, ids, n, npruned);
+	return true;
+}
+
+/* A batch of the walk; false at its end. */
+bool
+prune_each_of_walk(StorePrune *prune, int limit, int64 *npruned)
+{
+	Datum		values[4];
+	int64	   *ids;
+	int			nrows;
+	int			n;
+
+	values[0] = FullTransactionIdGetDatum(FullTransactionIdFromU64(prune->cursor_xid));
+	values[1] = Int64GetDatum(prune->cursor_id);
+	values[2] = PointerGetDatum(prune->target);
+	values[3] = Int64GetDatum(limit);
+	nrows = (int) store_execute(&list_walk, values, NULL);
+	if (nrows == 0)
+		return false;
+	prune->cursor_xid = U64FromFullTransactionId(DatumGetFullTransactionId(store_value(nrows - 1, 2)));
+	prune->cursor_id = DatumGetInt64(store_value(nrows - 1, 3));
+	ids = take_ids(nrows, &n);
+	delete_each(prune, &delete_event, ids, n, npruned);
+	return true;
+}
+
+/* A batch of exceptions, behind prune->tried_id; false if there is none. */
+bool
+prune_each_exception(StorePrune *prune, int limit, int64 *npruned)
+{
+	Datum		values[3];
+	int64	   *ids;
+	int			n;
+
+	values[0] = Float8GetDatum(guc_published_expire_time);
+	values[1] = Int64GetDatum(prune->tried_id);
+	values[2] = Int64GetDatum(limit);
+	ids = take_ids((int) store_execute(&list_exceptions, values, NULL), &n);
+	if (n == 0)
+		return false;
+	prune->tried_id = ids[n - 1];
+	delete_each(prune, &delete_exception, ids, n, npruned);
+	return true;
+}
