@@ -91,14 +91,18 @@ check_text_datum(const char *what, Datum value, bool isnull)
 	check_text(what, VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t), EVENT_NAME_BYTES);
 }
 
+/* "size" of bytes; 0: the text of JSON, which was not written to its end. */
 static void
 refuse_payload_size(int size)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 			 errmsg("payload of an event is too large"),
+			 size > 0 ?
 			 errdetail("It has %d bytes, outbox.max_payload_size is %d.",
-					   size, guc_max_payload_size),
+					   size, guc_max_payload_size) :
+			 errdetail("As text it has more than the %d bytes of outbox.max_payload_size.",
+					   guc_max_payload_size),
 			 errhint("Publish a reference to the data, or raise outbox.max_payload_size and the limit of the receiver.")));
 }
 
@@ -121,9 +125,8 @@ check_payload(const Datum *values, const bool *nulls)
 		 * 1e100000 has a few bytes in jsonb.
 		 */
 		initStringInfo(&text);
-		json_append_jsonb(&text, jb);
-		if (text.len > guc_max_payload_size)
-			refuse_payload_size(text.len);
+		if (!json_append_jsonb(&text, jb, guc_max_payload_size))
+			refuse_payload_size(0);
 
 		/* throws if there is a character that UTF-8 does not have */
 		(void) pg_server_to_any(text.data, text.len, PG_UTF8);

@@ -8,11 +8,15 @@
  * tenth of the relay's time with payloads of a kilobyte; here, what need not
  * be escaped is copied as a whole.
  *
+ * A few bytes of jsonb may be a hundred kilobytes of text (1e100000).  So the
+ * text of a value has a limit, and it can be cancelled.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "lib/json_text.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 
 /* Eight times the same byte. */
@@ -124,10 +128,14 @@ append_scalar(StringInfo buf, const JsonbValue *v)
 	}
 }
 
-/* Append a value as its cast to text does. */
-void
-json_append_jsonb(StringInfo buf, Jsonb *jb)
+/*
+ * Append a value as its cast to text does.  False if that has more than "max"
+ * bytes; then a part of it is appended.
+ */
+bool
+json_append_jsonb(StringInfo buf, Jsonb *jb, Size max)
 {
+	Size		before = buf->len;
 	JsonbIterator *it = JsonbIteratorInit(&jb->root);
 	JsonbIteratorToken token;
 	JsonbValue	v;
@@ -136,6 +144,10 @@ json_append_jsonb(StringInfo buf, Jsonb *jb)
 
 	while ((token = JsonbIteratorNext(&it, &v, false)) != WJB_DONE)
 	{
+		CHECK_FOR_INTERRUPTS();
+		if (buf->len - before > max)
+			return false;
+
 		/* a comma parts two elements or members, not a key from its value */
 		if (comma && token != WJB_END_ARRAY && token != WJB_END_OBJECT)
 			appendStringInfoString(buf, ", ");
@@ -166,4 +178,5 @@ json_append_jsonb(StringInfo buf, Jsonb *jb)
 				break;
 		}
 	}
+	return buf->len - before <= max;
 }

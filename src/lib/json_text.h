@@ -12,6 +12,6 @@
 #include "utils/jsonb.h"
 
 extern void json_append_string(StringInfo buf, const char *str, Size len);
-extern void json_append_jsonb(StringInfo buf, Jsonb *jb);
+extern bool json_append_jsonb(StringInfo buf, Jsonb *jb, Size max);
 
 #endif							/* OUTBOX_JSON_TEXT_H */

@@ -46,6 +46,12 @@ enum
 	NCOLUMNS
 };
 
+/*
+ * Events that were restored from elsewhere may be larger than those that can be
+ * published here, but there is an end to it.
+ */
+#define MAX_PAYLOAD_BYTES	(256 * 1024 * 1024)
+
 typedef struct EventReceiver
 {
 	DestReceiver pub;
@@ -192,7 +198,8 @@ pool_json(EventReceiver *self, Datum value)
 	Size		offset = pool->len;
 	char	   *utf8;
 
-	json_append_jsonb(pool, jb);
+	if (!json_append_jsonb(pool, jb, MAX_PAYLOAD_BYTES))
+		refuse_column(EVENT_COL_PAYLOAD, "has more than 256 MB as text");
 	utf8 = pg_server_to_any(pool->data + offset, pool->len - offset, PG_UTF8);
 	if (utf8 != pool->data + offset)
 	{

@@ -321,6 +321,20 @@ SET outbox.max_payload_size = 100;
 SELECT attempt($$SELECT outbox_publish('t', to_jsonb(repeat('x', 98)))$$);
 SELECT attempt($$SELECT outbox_publish_bytes('t', convert_to(repeat('x', 100), 'UTF8'), 'a/b')$$);
 RESET outbox.max_payload_size;
+
+-- a few bytes of jsonb may be a gigabyte of text, of which no more is made than
+-- may be sent, and that can be cancelled
+CREATE TEMP TABLE huge AS
+SELECT ('[' || repeat('1e131000, ', 9000) || '1]')::jsonb AS payload;
+SELECT attempt('SELECT outbox_publish(''t'', payload) FROM huge');
+SET outbox.max_payload_size = '256MB';
+SET statement_timeout = '50ms';
+\set VERBOSITY sqlstate
+SELECT outbox_publish('t', payload) FROM huge;
+\set VERBOSITY default
+RESET statement_timeout;
+RESET outbox.max_payload_size;
+DROP TABLE huge;
 SELECT attempt($$SELECT outbox_publish('t', to_jsonb(repeat('x', 1024 * 1024 - 2)))$$);
 SELECT attempt($$SELECT outbox_publish(repeat('x', 255), '1', repeat('y', 255), repeat('z', 255))$$);
 SELECT attempt($$SELECT outbox_publish(repeat('é', 127) || 'x', '1')$$);
