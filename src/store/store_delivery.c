@@ -10,6 +10,9 @@
  *
  * An exception and the position that passes its event are one transaction.
  *
+ * If it fails because an event cannot be read any more, it is made again event
+ * by event, and that one is dead (store_salvage.c).
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -173,6 +176,40 @@ deliveries_to_arrays(const Delivery *const *deliveries, int n, Datum *arrays)
 		arrays[c] = store_array(columns[c], nulls[c], n, types[c]);
 }
 
+static void
+write_together(const Delivery *const *rows, int n)
+{
+	Datum		values[7];
+
+	deliveries_to_arrays(rows, n, values);
+	store_execute(&write_deliveries, values, NULL);
+}
+
+static void
+write_one(void *arg)
+{
+	const Delivery *row = arg;
+
+	write_together(&row, 1);
+}
+
+/*
+ * Write the rows one by one.  An event may have come into memory before its
+ * page went bad: then nothing more can be done for it.
+ */
+static void
+write_each(const Delivery *const *rows, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		char	   *error = store_try(write_one, unconstify(Delivery *, rows[i]),
+									  salvage_blames_event);
+
+		if (error)
+			salvage_set_aside(rows[i]->id, error);
+	}
+}
+
 /*
  * Write the rows; those of events that are gone are deleted, which says that
  * they are published.  Where the position does not say so yet, the row does.
@@ -186,7 +223,7 @@ write_rows(StoreCheckpoint *checkpoint)
 	int64	   *gone = palloc(sizeof(int64) * n);
 	int			nrows = 0;
 	int			ngone = 0;
-	Datum		values[7];
+	Datum		values[1];
 
 	for (int i = 0; i < n; i++)
 	{
@@ -203,11 +240,10 @@ write_rows(StoreCheckpoint *checkpoint)
 		}
 		rows[nrows++] = &written[i];
 	}
-	if (nrows > 0)
-	{
-		deliveries_to_arrays(rows, nrows, values);
-		store_execute(&write_deliveries, values, NULL);
-	}
+	if (salvage_runs())
+		write_each(rows, nrows);
+	else if (nrows > 0)
+		write_together(rows, nrows);
 	if (ngone > 0)
 	{
 		values[0] = store_id_array(gone, ngone);
@@ -240,6 +276,8 @@ store_checkpoint(StoreCheckpoint *checkpoint)
 {
 	StoreResult result = store_transaction(checkpoint_body, checkpoint);
 
+	if (store_failed_on_event(result))
+		result = store_salvage(checkpoint_body, checkpoint);
 	if (result == STORE_OK && checkpoint->durable)
 		XLogFlush(XactLastCommitEnd);
 	return result;
@@ -278,6 +316,20 @@ find_deleted_body(void *arg)
 	}
 }
 
+/* The same one by one; one that cannot be read was not deleted. */
+static void
+find_each_deleted_body(void *arg)
+{
+	DeletedArgs *args = arg;
+
+	for (int i = 0; i < args->n; i++)
+	{
+		DeletedArgs one = {args->context, &args->events[i], 1, args->gone};
+
+		(void) store_try(find_deleted_body, &one, salvage_blames_event);
+	}
+}
+
 /*
  * Which of these events were deleted from the table?  *gone becomes a list of
  * their ids, int64 *, in the current memory context.
@@ -287,6 +339,11 @@ store_find_deleted(const OutboxEvent *const *events, int n, List **gone)
 {
 	DeletedArgs args = {CurrentMemoryContext, events, n, gone};
 
+	StoreResult result;
+
 	*gone = NIL;
-	return store_transaction(find_deleted_body, &args);
+	result = store_transaction(find_deleted_body, &args);
+	if (store_failed_on_event(result))
+		result = store_transaction(find_each_deleted_body, &args);
+	return result;
 }

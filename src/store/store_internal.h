@@ -95,6 +95,9 @@ extern int	ids_of_window(const StoreWindow *window, int limit,
 /* store_salvage.c */
 extern bool store_read_by_id(const int64 *ids, int n, Size max_bytes,
 							 List **events);
+extern bool salvage_blames_event(int sqlstate);
+extern bool salvage_runs(void);
+extern void salvage_set_aside(int64 id, const char *error);
 extern int	salvage_events(const int64 *ids, int n, Size max_bytes,
 						   List **events);
 extern int	salvage_ids_without_row(int64 *ids, int n);

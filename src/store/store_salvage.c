@@ -95,8 +95,8 @@ static List *pending = NIL;		/* StoreUnreadable *: of this transaction */
 static List *unreadable = NIL;	/* of those that have committed */
 
 /* May the error be due to one of the events that were read? */
-static bool
-blames_event(int sqlstate)
+bool
+salvage_blames_event(int sqlstate)
 {
 	int			category = ERRCODE_TO_CATEGORY(sqlstate);
 
@@ -177,16 +177,17 @@ add_unreadable(const StoreUnreadable *names)
 
 /*
  * The event is dead, because of this error.  If not even its names can be
- * read, its page is why, so that is said.
+ * read, its page is why, so that is said.  In a transaction of
+ * store_salvage().
  */
-static void
-set_event_aside(int64 id, const char *error)
+void
+salvage_set_aside(int64 id, const char *error)
 {
 	StoreUnreadable names = {.id = id};
 	Datum		values[4];
 	char		nulls[4] = {' ', ' ', ' ', ' '};
 	char	   *problem = store_try(read_names_of_event, &names,
-									blames_event);
+									salvage_blames_event);
 
 	if (problem)
 		names.error = psprintf(CANNOT_BE_READ "block %u of table \"outbox_event\": %s",
@@ -220,19 +221,26 @@ read_or_set_aside(int64 id, List **events, MemoryContext scratch)
 	char	   *error;
 
 	MemoryContextSwitchTo(scratch);
-	together = store_try(read_one_event, &one, blames_event);
+	together = store_try(read_one_event, &one, salvage_blames_event);
 	if (together)
 	{
-		error = store_try(read_one_event, &alone, blames_event);
+		error = store_try(read_one_event, &alone, salvage_blames_event);
 		if (!error)
 			ereport(ERROR,
 					(errcode(ERRCODE_DATA_CORRUPTED),
 					 errmsg("could not read the row of event %lld in table \"outbox_delivery\": %s",
 							(long long) id, together)));
-		set_event_aside(id, error);
+		salvage_set_aside(id, error);
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(scratch);
+}
+
+/* Is this a transaction of store_salvage()? */
+bool
+salvage_runs(void)
+{
+	return salvaging;
 }
 
 /*
@@ -310,7 +318,7 @@ salvage_ids_without_row(int64 *ids, int n)
 bool
 store_failed_on_event(StoreResult result)
 {
-	return result == STORE_FAILED && blames_event(store_last_sqlstate());
+	return result == STORE_FAILED && salvage_blames_event(store_last_sqlstate());
 }
 
 /*

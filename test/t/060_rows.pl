@@ -9,6 +9,7 @@
 # - So is one that waits in the table: what is behind it goes on waiting.
 # - A page that cannot be read does not keep what is on others from going on, nor a
 #   relay from starting; outbox_check() says which block of which table.
+# - Nor does a page that goes bad while its events are in memory.
 # - Events that take the place of others in one transaction, even their ids, are
 #   sent, and those are not.
 
@@ -238,21 +239,36 @@ foreach my $command ('TRUNCATE outbox_event RESTART IDENTITY',
 	};
 }
 
+# Events of the topic on the table's second page
+sub on_second_page
+{
+	my ($node, $db) = @_;
+	return split /\n/, query($node, q{
+		SELECT event_id FROM outbox_event WHERE ctid BETWEEN '(1,0)' AND '(1,999)'
+		ORDER BY id}, $db);
+}
+
+sub damage_second_page
+{
+	my ($node, $file) = @_;
+	open(my $handle, '+<', $node->data_dir . "/$file")
+	  or die "could not open $file: $!";
+	seek($handle, 8192, 0);
+	print $handle 'x' x 24;
+	close($handle);
+	return;
+}
+
 promise 'a page that cannot be read keeps the others from nothing' => sub {
 	disable($node);
 	query($node, 'CREATE DATABASE damaged');
 	query($node, 'CREATE EXTENSION outbox', 'damaged');
 	my @ids = publish($node, 'page', count => MANY, db => 'damaged');
-	my @lost = split /\n/, query($node, q{
-		SELECT event_id FROM outbox_event WHERE ctid BETWEEN '(1,0)' AND '(1,999)'
-		ORDER BY id}, 'damaged');
-	my $file = $node->data_dir . '/'
-	  . query($node, q{SELECT pg_relation_filepath('outbox_event')}, 'damaged');
+	my @lost = on_second_page($node, 'damaged');
+	my $file =
+	  query($node, q{SELECT pg_relation_filepath('outbox_event')}, 'damaged');
 	$node->stop;
-	open(my $handle, '+<', $file) or die "could not open $file: $!";
-	seek($handle, 8192, 0);
-	print $handle 'x' x 24;
-	close($handle);
+	damage_second_page($node, $file);
 	$node->start;
 	reload($node, 'outbox.enabled' => 'on');
 	my %lost = map { $_ => 1 } @lost;
@@ -267,4 +283,46 @@ promise 'a page that cannot be read keeps the others from nothing' => sub {
 };
 
 $node->stop;
+
+# With so few buffers, none stays there for long.
+promise 'nor does one that goes bad while its events are in memory' => sub {
+	my $small = new_node(
+		'small',
+		conf => {
+			'outbox.dapr_endpoint' => $receiver->url,
+			'outbox.request_timeout' => '1s',
+			'outbox.cleaning_local_queue_expire_interval' => '1s',
+			shared_buffers => '128kB',
+			autovacuum => 'off',
+		});
+	query($small, 'CREATE EXTENSION outbox');
+	$receiver->faults([ { match => { topic => 'memory' }, action => 'hang' } ]);
+	publish($small, 'memory', count => MANY);
+	poll_until(sub { $receiver->log(topic => 'memory') > 0 }, 'them to be read');
+	my @lost = on_second_page($small);
+	query($small, 'CHECKPOINT');
+	damage_second_page($small,
+		query($small, q{SELECT pg_relation_filepath('outbox_event')}));
+	poll_until(
+		sub { try_query($small, 'SELECT count(xid) FROM outbox_event') eq '' },
+		'the page to be read again');
+
+	# looking whether what is in memory was deleted from the table
+	wait_log($small, qr/invalid page in block 1 .*\n.*SELECT m\.id FROM unnest/, 0);
+	wait_delivered($receiver, [ publish($small, 'other', count => 10) ]);
+
+	# writing down what became of it
+	$receiver->faults([ { match => { topic => 'memory' }, status => 413 } ]);
+	poll_until(
+		sub { query($small, q{SELECT count(*) FROM outbox_delivery WHERE state = 'dead'}) == MANY },
+		'all to be dead');
+	is( query($small, q{
+			SELECT count(*) FROM outbox_delivery
+			WHERE last_error LIKE 'cannot be read: block 1 of table "outbox_event": invalid page%'}),
+		scalar(@lost),
+		'those on the page because it cannot be read');
+	wait_delivered($receiver, [ publish($small, 'other', count => 10) ]);
+	$small->stop;
+};
+
 done_testing();
