@@ -3,6 +3,7 @@
 ALTER SYSTEM SET outbox.enabled = off;
 SELECT pg_reload_conf();
 CREATE EXTENSION outbox;
+SET client_min_messages = warning;
 \pset format unaligned
 \pset tuples_only on
 
