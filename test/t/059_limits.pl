@@ -1,0 +1,95 @@
+# How many databases can have a relay, and what is said when one has none.
+#
+# Promises:
+# - A relay that finds no free worker process starts as soon as there is one.
+# - outbox.max_databases limits the relays, and the log and outbox_check() say so.
+# - Databases without the extension take no place from those that have it.
+
+use strict;
+use warnings FATAL => 'all';
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use lib 'test/lib';
+use OutboxTest;
+
+my $receiver = start_receiver(mode => 'dapr');
+my %conf = ('outbox.dapr_endpoint' => $receiver->url);
+
+promise 'a relay that finds no free worker process starts as soon as one is' => sub {
+	my $full = new_node(
+		'full',
+		conf => { %conf, max_worker_processes => 3 });
+	$full->safe_psql('postgres', 'CREATE DATABASE one; CREATE DATABASE two');
+	$full->safe_psql('one', 'CREATE EXTENSION outbox');
+	wait_relay($full, db => 'one');
+	$full->safe_psql('two', 'CREATE EXTENSION outbox');
+	my $id = publish($full, 'full', db => 'two');
+	poll_until(
+		sub {
+			check_value($full, 'relay alive', 'ok, detail', 'two') eq
+			  'f|not running: no free worker process: raise max_worker_processes';
+		},
+		'outbox_check() to tell why');
+
+	$full->safe_psql('one', 'DROP EXTENSION outbox');
+	wait_delivered($receiver, [$id]);
+	like(check_value($full, 'relay alive', 'ok, detail', 'two'),
+		qr/^t\|pid \d+/, 'as soon as there is one, the relay runs');
+	$full->stop;
+};
+
+promise 'outbox.max_databases limits the relays' => sub {
+	my $few = new_node('few', conf => { %conf, 'outbox.max_databases' => 1 });
+	$few->safe_psql('postgres', 'CREATE EXTENSION outbox');
+	wait_delivered($receiver, [ publish($few, 'few') ]);
+
+	my $offset = -s $few->logfile;
+	$few->safe_psql('postgres', 'CREATE DATABASE more');
+	$few->safe_psql('more', 'CREATE EXTENSION outbox');
+	publish($few, 'more', db => 'more');
+	wait_log(
+		$few,
+		qr/Raise outbox\.max_databases\.\n.*CONTEXT:  outbox launcher/,
+		$offset);
+	like(check_value($few, 'relay alive', 'ok, detail', 'more'), qr/^f\|/,
+		'outbox_check() says that no relay runs');
+	like(check_value($few, 'relay alive', 'ok, detail'),
+		qr/^t\|/, 'the first database keeps its relay');
+
+	my ($status, undef, $stderr) =
+	  $few->psql('postgres', 'SET outbox.max_databases = 2');
+	like($stderr, qr/cannot be changed without restarting/,
+		'it needs a restart');
+	reload($few, 'outbox.max_databases' => 2);
+	$few->restart;
+	wait_relay($few, db => 'more');
+	$few->stop;
+};
+
+# More than a server has slots or processes for
+promise 'among many databases the one with the extension is found soon' => sub {
+	my $many = new_node('many',
+		conf => { %conf, max_worker_processes => 4, 'outbox.max_databases' => 3,
+			autovacuum => 'off' });
+	reload($many, 'outbox.enabled' => 'off');
+	$many->safe_psql('postgres', join "\n", map { "CREATE DATABASE d$_;" } 1 .. 30);
+	$many->safe_psql('d30', 'CREATE EXTENSION outbox');
+	my $id = publish($many, 'found', db => 'd30');
+	reload($many, 'outbox.enabled' => 'on');
+	$many->stop;
+	my $offset = -s $many->logfile;
+	$many->start;
+	wait_delivered($receiver, [$id], 30);
+	poll_until(
+		sub {
+			$many->safe_psql('d30', 'SELECT count(*) FROM outbox_relays') eq '1';
+		},
+		'all databases to be looked into');
+	unlike(slurp_file($many->logfile, $offset), qr/outbox\.max_databases|max_worker_processes/,
+		'nobody is told to raise a limit');
+	$many->stop;
+};
+
+done_testing();
