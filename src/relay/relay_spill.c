@@ -273,7 +273,7 @@ cut_long_keys(Relay *relay)
 	int			kept = keys_share(&relay->queue.keys);
 
 	/* large ones: the next is needed soon, and the others of the key are not */
-	if (relay->queue.nentries < 4 * guc_batch_size)
+	if (relay->queue.nentries < ROOM_FOR_ROWS(4 * guc_batch_size))
 		kept = Min(kept, KEPT_OF_LARGE);
 
 	hash_seq_init(&status, relay->queue.keys.queues);
