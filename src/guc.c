@@ -7,8 +7,9 @@
  * reload; a superuser can also set them for one database with ALTER DATABASE
  * ... SET, which its relay sees when it starts.  A check hook refuses a bad
  * value with the reason; the old value then stays.  What is wrong with a URL or
- * a header is for src/http to say.  Nothing secret is ever a value: secrets are
- * files, named by dapr_api_token_file and http_headers_file.
+ * a header is for src/http to say.  Secrets are files, named by
+ * dapr_api_token_file and http_headers_file; a value that somebody might yet
+ * put one into is shown to those only who may read all settings.
  *
  *-------------------------------------------------------------------------
  */
@@ -223,35 +224,36 @@ static const struct
 	char	  **variable;
 	const char *boot_value;
 	GucStringCheckHook check;
+	int			flags;
 }			string_settings[] = {
 
 	{"outbox.dapr_api_token_file",
 		"File with the token that Dapr asks for.",
-	&guc_dapr_api_token_file, "", NULL},
+	&guc_dapr_api_token_file, "", NULL, 0},
 	{"outbox.dapr_endpoint",
 		"Address of Dapr's HTTP API: a URL, or unix:/path.",
-	&guc_dapr_endpoint, "http://127.0.0.1:3500", check_dapr_endpoint},
+	&guc_dapr_endpoint, "http://127.0.0.1:3500", check_dapr_endpoint, 0},
 	{"outbox.dapr_pubsub_name",
 		"Name of Dapr's pubsub component.",
-	&guc_dapr_pubsub_name, "pubsub", check_name},
+	&guc_dapr_pubsub_name, "pubsub", check_name, 0},
 	{"outbox.http_headers",
 		"Headers that the http publisher adds, one a line.",
-	&guc_http_headers, "", check_http_headers},
+	&guc_http_headers, "", check_http_headers, GUC_SUPERUSER_ONLY},
 	{"outbox.http_headers_file",
 		"File with further such headers, secret ones for instance.",
-	&guc_http_headers_file, "", NULL},
+	&guc_http_headers_file, "", NULL, 0},
 	{"outbox.http_url",
 		"Where the http publisher posts events; {topic} stands for the topic.",
-	&guc_http_url, "", check_http_url},
+	&guc_http_url, "", check_http_url, GUC_SUPERUSER_ONLY},
 	{"outbox.publisher",
 		"Who takes events to their destination: dapr, http, or a library.",
-	&guc_publisher, "dapr", check_name},
+	&guc_publisher, "dapr", check_name, 0},
 	{"outbox.source",
 		"CloudEvents source; empty: made of the cluster's and the database's name.",
-	&guc_source, "", check_source},
+	&guc_source, "", check_source, 0},
 	{"outbox.tls_ca_file",
 		"File with the certificate authorities to trust; empty: the system's.",
-	&guc_tls_ca_file, "", NULL}
+	&guc_tls_ca_file, "", NULL, 0}
 };
 
 static const struct
@@ -294,7 +296,7 @@ define_tables(void)
 								   string_settings[i].description, NULL,
 								   string_settings[i].variable,
 								   string_settings[i].boot_value,
-								   PGC_SUSET, 0,
+								   PGC_SUSET, string_settings[i].flags,
 								   string_settings[i].check, NULL, NULL);
 	for (int i = 0; i < lengthof(enum_settings); i++)
 		DefineCustomEnumVariable(enum_settings[i].name,

@@ -3,9 +3,10 @@
  * secret_file.c
  *		Files that hold what must not be the value of a setting.
  *
- * Anybody may be shown a setting, so that secrets are files and settings name
- * them.  The server's user reads the file; a superuser has set its name.  Who may
- * read it besides follows the server's rule for ssl_key_file.
+ * A setting is shown to monitoring, and the log tells its changes, so that
+ * secrets are files and settings name them.  The server's user reads the file; a
+ * superuser has set its name.  Who may read it besides follows the server's rule
+ * for ssl_key_file.
  *
  * Errors.  A file that cannot be read is an answer.  Errors are thrown out of
  * memory, and if there is no room for one more open file.

@@ -116,7 +116,7 @@ endpoint_configure(HttpPublisher *publisher, HttpOptions *options,
 	publisher->state->max_batch = guc_http_batch_size;
 	publisher->state->max_batch_bytes = HTTP_BATCH_BYTES_MAX;
 
-	/* those in the setting are no secret: everybody may see it */
+	/* whoever sees errors (pg_monitor) may see the setting, too */
 	if (!add_headers(publisher, pstrdup(guc_http_headers),
 					 "outbox.http_headers", false, &headers, reason))
 		return false;

@@ -137,6 +137,14 @@ SELECT name, attempt(format('SET %s = %L', name, setting)) FROM pg_settings
 WHERE name LIKE 'outbox.%' AND attempt(format('SET %s = %L', name, setting)) NOT LIKE '42501: %';
 SELECT attempt('ALTER ROLE regress_outbox_nobody SET outbox.enabled = off');
 SELECT attempt('RESET outbox.enabled');
+
+-- what may hold a secret is shown to monitoring, and to nobody else
+SELECT name, CASE WHEN attempt('SHOW ' || name) LIKE '42501: %' THEN 'hidden' ELSE 'shown' END FROM (VALUES
+	('outbox.dapr_api_token_file'), ('outbox.http_headers'), ('outbox.http_headers_file'),
+	('outbox.http_url'), ('outbox.publisher')) v(name);
+SELECT count(*) FROM pg_settings WHERE name IN ('outbox.http_headers', 'outbox.http_url');
+SET ROLE regress_outbox_monitor;
+SELECT attempt('SHOW outbox.http_headers'), attempt('SHOW outbox.http_url');
 RESET ROLE;
 
 DROP OWNED BY regress_outbox_publisher, regress_outbox_inserter, regress_outbox_operator;
