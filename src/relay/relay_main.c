@@ -18,7 +18,8 @@
  * process then says so once and idles until one of them changes.
  *
  * The session is pinned: nothing that somebody sets for the database, for all
- * roles or in a connection string changes how the relay's statements run.
+ * roles or in a connection string changes how the relay's statements run, or who
+ * the relay is.
  *
  * Errors of transactions and publishers are trapped where they are called
  * (store.c, publisher_host.c).  One that arrives here ends the process with
@@ -29,6 +30,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/pg_authid.h"
 #include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -107,6 +109,18 @@ handle_sigterm(SIGNAL_ARGS)
 	store_interrupt();
 	SetLatch(MyLatch);
 	errno = save_errno;
+}
+
+/*
+ * Be the bootstrap superuser, as any background worker without a user is.  The
+ * settings "session_authorization" and "role" may say otherwise.  They are
+ * overruled without being set, which would look up roles in a transaction.
+ */
+static void
+pin_user(void)
+{
+	SetSessionAuthorization(BOOTSTRAP_SUPERUSERID, true);
+	SetCurrentRoleId(InvalidOid, false);
 }
 
 static void
@@ -436,6 +450,7 @@ outbox_relay_main(Datum arg)
 	if (!shmem_relay_attach(dboid))
 		proc_exit(1);
 	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
+	pin_user();
 	pin_settings();
 	wait_event = wait_event_compat("OutboxRelay");
 	database_name = read_database_name();

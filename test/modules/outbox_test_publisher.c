@@ -42,6 +42,7 @@ typedef enum TestMode
 	THROW_IN_SOCKETS,			/* while a message of topic "bad" is there */
 	THROW_IN_READY,				/* likewise */
 	NOT_CONFIGURED,
+	TELL_USERS,					/* is not configured, and says who asked */
 	SILENT,						/* never answers topic "bad" */
 	ANSWER_TWICE,				/* the second time: rejected */
 	ANSWER_UNKNOWN,				/* also rejects ids that it was never given */
@@ -66,6 +67,7 @@ static const struct config_enum_entry modes[] = {
 	{"throw_in_sockets", THROW_IN_SOCKETS, false},
 	{"throw_in_ready", THROW_IN_READY, false},
 	{"not_configured", NOT_CONFIGURED, false},
+	{"tell_users", TELL_USERS, false},
 	{"silent", SILENT, false},
 	{"answer_twice", ANSWER_TWICE, false},
 	{"answer_unknown", ANSWER_UNKNOWN, false},
@@ -269,7 +271,10 @@ bad_check_configured(OutboxPublisherState *state, const char **reason)
 	if (mode == THROW_IN_CHECK)
 		ereport(ERROR, (errmsg("thrown in check")));
 	*reason = "outbox_test.mode says so\nin two lines";
-	return mode != NOT_CONFIGURED;
+	if (mode == TELL_USERS)
+		*reason = psprintf("session user %u, current user %u",
+						   GetSessionUserId(), GetUserId());
+	return mode != NOT_CONFIGURED && mode != TELL_USERS;
 }
 
 static int

@@ -1,7 +1,7 @@
 # Promise: settings take effect on reload, without a restart and without loss.
 # A bad value is refused with its reason and the old one stays.  What database
-# and role set, and what others do to the tables, does not stop the relay; when
-# it can't write down what it has sent, it sends nothing more until it can.
+# and role set, and what others do to the tables, does not stop the relay, nor
+# does it make somebody else of it; when it can't write down what it has sent, it sends nothing more until it can.
 
 use strict;
 use warnings FATAL => 'all';
@@ -273,6 +273,60 @@ promise 'hostile settings of database and roles do not harm the relay' => sub {
 		query($node, "ALTER $who RESET ALL");
 	}
 };
+
+# A role that has no right on anything
+foreach my $setting ('role', 'session_authorization')
+{
+	promise "$setting of the database does not make the relay somebody else" => sub {
+		query($node, qq{
+			CREATE ROLE "some $setting";
+			ALTER DATABASE postgres SET $setting = 'some $setting'});
+
+		# our own sessions are not meant
+		my $user = query($node, 'SELECT session_user', 'template1');
+		local $ENV{PGOPTIONS} = "-c session_authorization=$user -c role=none";
+		my $offset = -s $node->logfile;
+		$receiver->faults([ {
+			match => { topic => "$setting.retry" },
+			component_error => 'once',
+			times => 5,
+		} ]);
+		$relay = restart_relay($node);
+
+		my @ids = (
+			publish($node, $setting, count => 50),
+			publish($node, "$setting.retry", count => 5));
+		wait_delivered($receiver, \@ids);
+		taken_once($receiver, \@ids,
+			'events are sent, and again when they failed');
+		my $scheduled = publish($node, $setting,
+			more => q{deliver_after => '2999-01-01'});
+		query($node, "SELECT outbox_discard('$scheduled')");
+		poll_until(
+			sub { query($node, 'SELECT count(*) FROM outbox_request') == 0 },
+			'the request to be served');
+		unlike(slurp_file($node->logfile, $offset),
+			qr/ERROR|FATAL/, 'the log has no error');
+
+		reload(
+			$node,
+			'outbox.publisher' => 'outbox_test_publisher',
+			'outbox_test.mode' => 'tell_users');
+		poll_until(
+			sub {
+				check_value($node, 'publisher configured', 'detail') =~
+				  /^session user/;
+			},
+			'the publisher to say who it is');
+		is( check_value($node, 'publisher configured', 'detail'),
+			'session user 10, current user 10',
+			'a publisher runs as the bootstrap superuser');
+
+		query($node, "ALTER DATABASE postgres RESET $setting");
+		$relay = restart_relay($node);
+		query($node, qq{DROP ROLE "some $setting"});
+	};
+}
 
 foreach my $table ('outbox_delivery', 'outbox_progress', 'outbox_event')
 {
