@@ -38,6 +38,7 @@ OBJS = \
 	src/publish/publisher_http.o \
 	src/publish/publisher_load.o \
 	src/publish/publisher_over_http.o \
+	src/publish/secret_url.o \
 	src/relay/breaker.o \
 	src/relay/relay.o \
 	src/relay/relay_checkpoint.o \

@@ -8,8 +8,8 @@
  * ... SET, which its relay sees when it starts.  A check hook refuses a bad
  * value with the reason; the old value then stays.  What is wrong with a URL or
  * a header is for src/http to say.  Secrets are files, named by
- * dapr_api_token_file and http_headers_file; a value that somebody might yet
- * put one into is shown to those only who may read all settings.
+ * dapr_api_token_file, http_headers_file and http_url_file; a value that somebody
+ * might yet put one into is shown to those only who may read all settings.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,6 +44,7 @@ int			guc_http_content_mode = HTTP_MODE_BINARY;
 char	   *guc_http_headers = NULL;
 char	   *guc_http_headers_file = NULL;
 char	   *guc_http_url = NULL;
+char	   *guc_http_url_file = NULL;
 int			guc_key_scope = KEY_SCOPE_TOPIC;
 int			guc_local_failed_retry_interval = 3000;
 int			guc_local_retry_times = 3;
@@ -245,6 +246,9 @@ static const struct
 	{"outbox.http_url",
 		"Where the http publisher posts events; {topic} stands for the topic.",
 	&guc_http_url, "", check_http_url, GUC_SUPERUSER_ONLY},
+	{"outbox.http_url_file",
+		"File with such a URL that is a secret.",
+	&guc_http_url_file, "", NULL, 0},
 	{"outbox.publisher",
 		"Who takes events to their destination: dapr, http, or a library.",
 	&guc_publisher, "dapr", check_name, 0},

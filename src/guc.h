@@ -53,6 +53,7 @@ extern int	guc_http_content_mode;
 extern char *guc_http_headers;	/* one a line */
 extern char *guc_http_headers_file;
 extern char *guc_http_url;
+extern char *guc_http_url_file;
 extern int	guc_key_scope;
 extern int	guc_local_failed_retry_interval;
 extern int	guc_local_retry_times;

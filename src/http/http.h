@@ -29,8 +29,8 @@ typedef struct HttpOptions
 	int			nheaders;
 
 	/*
-	 * What of the headers must not be shown, should the server repeat it; the
-	 * longest first, for one may be a part of another.
+	 * What of headers and URLs must not be shown, should the server repeat
+	 * it; the longest first, for one may be a part of another.
 	 */
 	const char *const *secrets;
 	int			nsecrets;

@@ -7,9 +7,9 @@
  * the publisher's to say (HttpPublisherKind.judge); the line that tells it to
  * the operator is made here, the same for all of them.
  *
- * Secrets (the contents of files that settings name) go into headers only.  A
- * server may repeat what it was sent, so that its texts are searched for them
- * before they are shown.
+ * Secrets (the contents of files that settings name) go into headers and URLs
+ * only.  A server may repeat what it was sent, so that its texts are searched for
+ * them before they are shown.
  *
  * Memory.  The text of an error is made in a context that is reset for the
  * next one; answering copies it.

@@ -29,6 +29,7 @@
 #include "publish/http_answer.h"
 #include "publish/publisher_over_http.h"
 #include "publish/publishers.h"
+#include "publish/secret_url.h"
 
 /* Values in http_headers_file that are shorter than this are not hidden. */
 #define SECRET_MIN 4
@@ -93,6 +94,26 @@ add_headers(HttpPublisher *publisher, char *str, const char *origin,
 	return true;
 }
 
+/* Read where to post to; false and a reason if it cannot be told. */
+static bool
+read_url(EndpointPublisher *endpoint, const char **reason)
+{
+	bool		is_set = guc_http_url[0] != '\0';
+
+	if (guc_http_url_file[0] != '\0')
+	{
+		if (!is_set)
+			return secret_url_read(&endpoint->http, guc_http_url_file,
+								   &endpoint->url, reason);
+		*reason = "both outbox.http_url and outbox.http_url_file are set";
+		return false;
+	}
+	if (!is_set)
+		*reason = "neither outbox.http_url nor outbox.http_url_file is set";
+	endpoint->url = pstrdup(guc_http_url);
+	return is_set;
+}
+
 /* HttpPublisherKind.configure */
 static bool
 endpoint_configure(HttpPublisher *publisher, HttpOptions *options,
@@ -103,12 +124,8 @@ endpoint_configure(HttpPublisher *publisher, HttpOptions *options,
 	const char **lines;
 	ListCell   *lc;
 
-	if (guc_http_url[0] == '\0')
-	{
-		*reason = "outbox.http_url is not set";
+	if (!read_url(endpoint, reason))
 		return false;
-	}
-	endpoint->url = pstrdup(guc_http_url);
 	endpoint->mode = guc_http_content_mode;
 
 	/* a receiver that expects arrays gets nothing else */

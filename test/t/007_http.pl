@@ -7,6 +7,8 @@
 #   422 are dead at once; all else is tried again, with the same id.
 # - Headers of the setting and of the file are sent; the file's are shown
 #   nowhere.
+# - A URL in a secret file is used like that of the setting, follows a reload, and
+#   is shown nowhere.
 # - Nothing in an event can make a header or a request of its own.
 
 use strict;
@@ -27,6 +29,7 @@ use constant {
 
 my $receiver = start_receiver(mode => 'http');
 my $headers_file = PostgreSQL::Test::Utils::tempdir() . '/headers';
+my $url_file = PostgreSQL::Test::Utils::tempdir() . '/url';
 my $node = new_node(
 	'http',
 	conf => {
@@ -51,6 +54,18 @@ sub delivered
 	my %attributes = %{ $entry->{headers} };
 	delete @attributes{qw(host accept user-agent content-length)};
 	return { %$entry, attributes => \%attributes };
+}
+
+# Wait for outbox_check() to say this of the publisher.
+sub wait_check
+{
+	my ($pattern) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return poll_until(
+		sub {
+			check_value($node, 'publisher configured', 'detail') =~ $pattern;
+		},
+		"outbox_check() to say $pattern");
 }
 
 # Publish bytes, given in SQL with their content type; the id.
@@ -210,6 +225,112 @@ promise 'a bad line of the file is reported by its number' => sub {
 		},
 		'the bad line of the file to be reported by its number');
 	pass('a bad line of the file is reported by its number');
+};
+
+# --- The URL
+
+# Put a text into the file of the URL, and have it read.
+sub use_url_file
+{
+	my ($text) = @_;
+	write_secret($url_file, $text);
+	return reload(
+		$node,
+		'outbox.http_url' => undef,
+		'outbox.http_url_file' => $url_file);
+}
+
+promise 'a URL in a secret file is used, and read again on reload' => sub {
+	foreach my $place ('one', 'two')
+	{
+		use_url_file($receiver->url . "/$place/{topic}\n");
+		poll_until(
+			sub { delivered(scalar publish($node, 'a b'))->{path} eq "/$place/a%20b" },
+			"an event at $place");
+	}
+	pass('with a line break behind it');
+	use_url_file($receiver->url . '/three');
+	poll_until(
+		sub { delivered(scalar publish($node, 'a b'))->{path} eq '/three' },
+		'an event at three');
+	pass('and without');
+};
+
+promise 'a URL in a secret file is shown nowhere' => sub {
+	my $query = "sig=@{[SECRET]}%2Bend&v=1";
+	my $offset = -s $node->logfile;
+	use_url_file($receiver->url . "/hook/@{[SECRET]}-path/{topic}?$query");
+	poll_until(
+		sub { delivered(scalar publish($node, 'here'))->{path} =~ /^\/hook/ },
+		'an event at the secret URL');
+
+	# How a server may repeat it, each followed by what is to be left of it
+	my @said = (
+		$receiver->url . "/hook/@{[SECRET]}-path/t?$query", qr/HTTP 400: \*+t\*+$/,
+		"hook/@{[SECRET]}-path/t", qr/HTTP 400: \*+t$/,
+		"/t?$query not found", qr/\/t\*+ not found$/,
+		"query sig=@{[SECRET]}%2Bend&v=1 of t", qr/query \*+ of t$/,
+		"token @{[SECRET]}-path", qr/token \*{18}$/,
+		"signature @{[SECRET]}+end of t", qr/signature \*{17} of t$/);
+	while (my ($text, $left) = splice @said, 0, 2)
+	{
+		$receiver->faults([ { status => 400, body => $text, times => 1 } ]);
+		my $id = publish($node, 't');
+		wait_state($node, $id, 'dead');
+		like(event_value($node, $id, 'last_error'), $left, "not when it is '$text'");
+	}
+	unlike(slurp_file($node->logfile, $offset), qr/@{[SECRET]}/, 'nor in the log');
+	is( query($node, "SELECT count(*) FROM pg_settings WHERE setting ~ '@{[SECRET]}'"),
+		0, 'nor among the settings');
+};
+
+promise 'a URL in a file that cannot be used is refused without being shown' => sub {
+	my $offset = -s $node->logfile;
+	my $canary = 'canary-81f0c2';
+	foreach my $bad (
+		[ '', 'must start with' ],
+		[ "\n", 'must start with' ],
+		[ "ftp://$canary/", 'must start with' ],
+		[ "http://u:$canary\@127.0.0.1/", 'user name or a password' ],
+		[ "http://127.0.0.1/$canary\n\n", 'must not contain spaces' ],
+		[ "http://127.0.0.1/$canary\nhttp://x", 'must not contain spaces' ],
+		[ "http://$canary:x/", 'host or its port' ],
+		[ "http://{topic}.$canary/", 'before the path' ])
+	{
+		my ($text, $reason) = @$bad;
+
+		# a file that is not there comes between
+		reload(
+			$node,
+			'outbox.http_url' => undef,
+			'outbox.http_url_file' => "$url_file.none");
+		wait_check(qr/^could not open file "\Q$url_file.none\E"/);
+		use_url_file($text);
+		wait_check(
+			qr/^the URL in file "\Q$url_file\E" cannot be used: .*$reason/);
+		unlike(check_value($node, 'publisher configured', 'detail'),
+			qr/$canary/, $reason);
+	}
+	write_secret($url_file, $receiver->url);
+	chmod 0644, $url_file;
+	reload($node);
+	wait_check(qr/permissions 0644/);
+	unlike(slurp_file($node->logfile, $offset), qr/$canary/, 'nor in the log');
+};
+
+promise 'one of the URLs must be set, and not both' => sub {
+	write_secret($url_file, $receiver->url);
+	reload($node, 'outbox.http_url_file' => $url_file);
+	wait_check(qr/^both outbox\.http_url and outbox\.http_url_file are set$/);
+	my $id = publish($node, 'both');
+	reload(
+		$node,
+		'outbox.http_url' => undef,
+		'outbox.http_url_file' => undef);
+	wait_check(qr/^neither outbox\.http_url nor outbox\.http_url_file is set$/);
+	is(event_state($node, $id), 'pending', 'an event waits meanwhile');
+	reload($node, 'outbox.http_url_file' => $url_file);
+	wait_delivered($receiver, [$id]);
 };
 
 # --- Answers
