@@ -45,7 +45,8 @@ CREATE TABLE @extschema@.outbox_event (
 	metadata pg_catalog.jsonb,
 	traceparent pg_catalog.text,
 	deliver_after pg_catalog.timestamptz,
-	created_at pg_catalog.timestamptz NOT NULL
+	created_at pg_catalog.timestamptz NOT NULL,
+	published_by pg_catalog.text
 ) USING heap WITH (
 	autovacuum_vacuum_scale_factor = 0.02,
 	autovacuum_vacuum_insert_scale_factor = 0.05,
@@ -70,6 +71,7 @@ COMMENT ON COLUMN @extschema@.outbox_event.metadata IS 'flat object of strings, 
 COMMENT ON COLUMN @extschema@.outbox_event.traceparent IS 'W3C trace context; taken from metadata unless given';
 COMMENT ON COLUMN @extschema@.outbox_event.deliver_after IS 'not delivered before this time; NULL: at once';
 COMMENT ON COLUMN @extschema@.outbox_event.created_at IS 'when it was published; stamped by a trigger';
+COMMENT ON COLUMN @extschema@.outbox_event.published_by IS 'user of the session that published it; stamped by a trigger, never sent; NULL: not known, of an event that was restored';
 
 CREATE TABLE @extschema@.outbox_delivery (
 	id bigint
@@ -437,7 +439,8 @@ CREATE VIEW @extschema@.outbox_events AS
 						 OR (s.id OPERATOR(pg_catalog.<=) c.last_id
 							 AND pg_catalog.pg_visible_in_snapshot(s.xid, c.hi)))
 					ORDER BY c.at LIMIT 1), s.created_at)
-		   END AS published_at
+		   END AS published_at,
+		   s.published_by
 	FROM (
 		-- what was asked of the relay counts as done
 		SELECT t.*,
@@ -454,6 +457,7 @@ CREATE VIEW @extschema@.outbox_events AS
 			   AS anew
 		FROM (
 			SELECT e.id, e.xid, e.event_id, e.topic, e.key, e.type, e.created_at,
+				   e.published_by,
 				   d.id IS NOT NULL AS has_delivery, d.attempts, d.updated_at,
 				   d.last_error, d.last_status,
 				   CASE WHEN d.id IS NOT NULL THEN d.state

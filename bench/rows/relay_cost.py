@@ -13,7 +13,7 @@ from lib.nginx import Nginx
 from lib.process import cpu_seconds
 from lib.series import Series, engine_at_most
 
-COLUMNS = 'id, xid, event_id, topic, key, type, payload, body, content_type, metadata, traceparent, created_at'
+COLUMNS = 'id, xid, event_id, topic, key, type, payload, body, content_type, metadata, traceparent, created_at, published_by'
 
 
 def select_cost(database, count):

@@ -6,9 +6,10 @@
  * outbox_publish() and outbox_publish_bytes() insert a row, and return its
  * UUID.  What has to be so for every event is seen to in the BEFORE INSERT
  * trigger, which INSERT, COPY and a restored dump pass as well: it checks the
- * event (event_check.c), stamps the transaction, makes id, UUID and time, and has
- * the relay woken at commit.  Rows that are restored, which bring a transaction,
- * keep their id and time; these three are the owner's to choose.
+ * event (event_check.c), stamps the transaction and the session's user, makes id,
+ * UUID and time, and has the relay woken at commit.  Rows that are restored, which
+ * bring a transaction, keep their id, time and user; these four are the owner's to
+ * choose.
  *
  * A row that logical replication applies belongs to the publisher of that
  * replication, which delivers it: in session_replication_role = replica the
@@ -30,6 +31,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
@@ -84,15 +86,30 @@ make_id(Relation table)
 }
 
 /*
- * What is not given of id, time and UUID is made here.  Who could choose the
- * first two, or pass for a dump, could have events overtake those of others, or
- * hide among them.
+ * Stamp who publishes: the user who logged in, whatever role and function it is
+ * done in.  NULL if that one was dropped meanwhile.
+ */
+static void
+stamp_user(Datum *values, bool *nulls)
+{
+	char	   *name = GetUserNameFromId(GetSessionUserId(), true);
+
+	if (name == NULL)
+		return;
+	values[EVENT_COL_PUBLISHED_BY] = CStringGetTextDatum(name);
+	nulls[EVENT_COL_PUBLISHED_BY] = false;
+}
+
+/*
+ * What is not given of id, time, UUID and user is made here.  Who could choose
+ * any but the UUID, or pass for a dump, could have events overtake those of
+ * others, or hide among them.
  */
 static void
 make_what_is_missing(Relation table, Datum *values, bool *nulls)
 {
 	static const EventColumn owned[] = {EVENT_COL_ID, EVENT_COL_XID,
-	EVENT_COL_CREATED_AT};
+	EVENT_COL_CREATED_AT, EVENT_COL_PUBLISHED_BY};
 
 	for (int i = 0; i < lengthof(owned); i++)
 	{
@@ -113,6 +130,10 @@ make_what_is_missing(Relation table, Datum *values, bool *nulls)
 		values[EVENT_COL_EVENT_ID] = make_uuid();
 	nulls[EVENT_COL_ID] = nulls[EVENT_COL_CREATED_AT] =
 		nulls[EVENT_COL_EVENT_ID] = false;
+
+	/* whoever restores an event has not published it */
+	if (nulls[EVENT_COL_PUBLISHED_BY] && nulls[EVENT_COL_XID])
+		stamp_user(values, nulls);
 }
 
 /* The BEFORE INSERT trigger of outbox_event; see above. */

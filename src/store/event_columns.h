@@ -30,7 +30,8 @@
 	X(METADATA, metadata) \
 	X(TRACEPARENT, traceparent) \
 	X(DELIVER_AFTER, deliver_after) \
-	X(CREATED_AT, created_at)
+	X(CREATED_AT, created_at) \
+	X(PUBLISHED_BY, published_by)
 
 /* EVENT_COL_ID and so on, from 0. */
 #define EVENT_COLUMN_PLACE(NAME, name) EVENT_COL_##NAME,

@@ -38,6 +38,7 @@ INSERT INTO outbox_event (topic, payload, id) VALUES ('chosen', '1', 7);
 \set VERBOSITY sqlstate
 INSERT INTO outbox_event (topic, payload, created_at) VALUES ('chosen', '1', '0043-01-01 BC');
 INSERT INTO outbox_event (topic, payload, xid) VALUES ('chosen', '1', '3');
+INSERT INTO outbox_event (topic, payload, published_by) VALUES ('chosen', '1', 'somebody else');
 COPY outbox_event (id, topic, payload) FROM stdin;
 7	chosen	1
 \.
@@ -52,6 +53,29 @@ FROM outbox_event ORDER BY id;
 INSERT INTO outbox_event (topic, payload, id, xid, created_at)
 VALUES ('restored', '1', 1000000, '3', '2001-01-01');
 SELECT id, xid = '3', created_at = '2001-01-01' FROM outbox_event WHERE topic = 'restored';
+
+--
+-- Who published is the session's user, whatever role and function it is done in
+--
+GRANT EXECUTE ON FUNCTION outbox_publish(text, jsonb, text, text, uuid, jsonb, timestamptz)
+TO regress_outbox_writer;
+SELECT published_by = session_user FROM outbox_events WHERE topic = 'given';
+CREATE ROLE regress_outbox_login SUPERUSER;
+SET SESSION AUTHORIZATION regress_outbox_login;
+SET ROLE regress_outbox_writer;
+INSERT INTO outbox_event (topic, payload) VALUES ('by insert', '1');
+SELECT outbox_publish('by function', '1') IS NOT NULL;
+COPY outbox_event (topic, payload) FROM stdin;
+by copy	1
+\.
+RESET SESSION AUTHORIZATION;
+INSERT INTO outbox_event (topic, payload, published_by) VALUES ('by the owner', '1', 'an owner''s choice');
+INSERT INTO outbox_event (topic, payload, xid, published_by) VALUES ('by restore', '1', '3', 'who published');
+INSERT INTO outbox_event (topic, payload, xid) VALUES ('by restore, not known', '1', '3');
+SELECT topic, published_by FROM outbox_events WHERE topic LIKE 'by %' ORDER BY topic COLLATE "C";
+DROP ROLE regress_outbox_login;
+REVOKE ALL ON FUNCTION outbox_publish(text, jsonb, text, text, uuid, jsonb, timestamptz)
+FROM regress_outbox_writer;
 REVOKE ALL ON outbox_event FROM regress_outbox_writer;
 DROP ROLE regress_outbox_writer;
 
