@@ -23,8 +23,15 @@ CREATE FUNCTION mallory.to_text(mallory.topic) RETURNS text LANGUAGE plpgsql AS
 $$BEGIN RETURN 'cast by ' || current_user; END$$;
 CREATE CAST (mallory.topic AS text) WITH FUNCTION mallory.to_text(mallory.topic) AS IMPLICIT;
 SELECT safe.outbox_publish('orders'::mallory.topic, '1') IS NOT NULL;
+
+-- a function that fits literals better wins where the schema is not named
+CREATE FUNCTION mallory.outbox_publish(text, text) RETURNS text LANGUAGE sql AS $$SELECT 'theirs'$$;
+SET search_path = safe, mallory;
+SELECT outbox_publish('literals', '1');
+SELECT safe.outbox_publish('literals', '1') IS NOT NULL;
+RESET search_path;
 RESET ROLE;
-SELECT topic FROM safe.outbox_event;
+SELECT topic FROM safe.outbox_event ORDER BY id;
 TRUNCATE safe.outbox_event;
 SET client_min_messages = warning;
 DROP OWNED BY regress_outbox_mallory CASCADE;
