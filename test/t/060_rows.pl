@@ -10,6 +10,8 @@
 # - A page that cannot be read does not keep what is on others from going on, nor a
 #   relay from starting; outbox_check() says which block of which table.
 # - Nor does a page that goes bad while its events are in memory.
+# - An event that is deleted is erased: its key goes on, no row of ours has
+#   anything of it, and its id is a new one.
 # - Events that take the place of others in one transaction, even their ids, are
 #   sent, and those are not.
 
@@ -210,6 +212,41 @@ promise 'one that waits in the table is found as well' => sub {
 	is(scalar($receiver->log(id => $behind)), 0, 'and is not sent');
 	query($node, "SELECT outbox_discard('$bad')");
 	wait_delivered($receiver, [$behind]);
+};
+
+promise 'what is deleted is erased' => sub {
+	my %erased = (key => 'k', payload => q{'{"person": "canary-4711"}'});
+	$receiver->faults([ {
+		match => { topic => 'erased' },
+		status => 413,
+		body => 'canary-4711 is too large',
+		times => 1,
+	} ]);
+	my $dead = publish($node, 'erased', %erased);
+	wait_state($node, $dead, 'dead');
+	my $waits = publish($node, 'erased', %erased);
+	my $next = publish($node, 'erased', key => 'k');
+	wait_state($node, [ $waits, $next ], 'blocked');
+	like(event_value($node, $dead, 'last_error'),
+		qr/canary-4711/, 'the receiver has repeated it');
+
+	is( query($node, q{DELETE FROM outbox_event
+			WHERE payload @> '{"person": "canary-4711"}' RETURNING event_id}),
+		"$dead\n$waits",
+		'it is found by its payload, and deleted');
+	wait_delivered($receiver, [$next]);
+	is(scalar($receiver->log(id => $waits)), 0, 'what had waited is not sent');
+	poll_until(
+		sub {
+			query($node, join ' UNION ALL ',
+				map { "SELECT 1 FROM $_ t WHERE t::text ~ 'canary-4711|$dead|$waits'" }
+				  qw(outbox_event outbox_delivery outbox_request outbox_progress)) eq '';
+		},
+		'nothing of it to be left in a table');
+
+	publish($node, 'anew', more => "event_id => '$dead'");
+	wait_delivered($receiver, [$dead]);
+	taken_once($receiver, [ $dead, $next ], 'its id is that of another event now');
 };
 
 # The first is what a person may do, the other one breaks the sequence as well.
