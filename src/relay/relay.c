@@ -192,6 +192,8 @@ hear_of_destination(Relay *relay)
 	relay_found_endpoint(relay, problem);
 	if (problem)
 		relay_note_error(relay, problem);
+	if (destination == DESTINATION_UP && relay->breaker.state != BREAKER_CLOSED)
+		relay->recovered_at = relay->now;
 	breaker_told(&relay->breaker, destination == DESTINATION_UP, relay->now);
 }
 
@@ -458,10 +460,15 @@ relay_extension_is_gone(const Relay *relay)
 bool
 relay_stop(Relay *relay)
 {
+	bool		ok;
+
 	relay->now = clock_ms();
 	relay_take_answers(relay);
 	relay_release(relay);
-	return relay_checkpoint(relay, true, true);
+	ok = relay_checkpoint(relay, true, true);
+	if (!ok)
+		relay_send_report(relay);
+	return ok;
 }
 
 /*
@@ -481,4 +488,7 @@ relay_forget(Relay *relay)
 	}
 	MemoryContextDelete(relay->queue.context);
 	make_queue(relay);
+
+	/* what was reported of lanes is not true any more */
+	relay->queue.lanes.troubles_changed = true;
 }

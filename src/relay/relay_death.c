@@ -16,6 +16,10 @@
  * by itself.  It says so in its own file until it has acted on it.  A relay that
  * ends in order removes its file.
  *
+ * A death that takes the postmaster along, because restart_after_crash is off or
+ * everything in a container is killed at once, cannot be told from one of the
+ * machine, and does not count.
+ *
  * The file is in the directory of temporary statistics, which backups leave out.
  * It need not survive a crash of the system, and is never flushed.
  *
@@ -94,6 +98,8 @@ relay_death_begin(Oid dboid)
 		file.postmaster == PgStartTime &&
 		(file.died == 1 || file.told_to_end != 1);
 
+	/* from here on it is known whether this one was told */
+	pqsignal(SIGQUIT, handle_sigquit);
 	memset(&file, 0, sizeof(file));
 	file.postmaster = PgStartTime;
 	file.died = death_pending;
@@ -103,7 +109,6 @@ relay_death_begin(Oid dboid)
 		close(death_file);
 		death_file = -1;
 	}
-	pqsignal(SIGQUIT, handle_sigquit);
 }
 
 /* Has a relay before this one died by itself, and nobody acted on it yet? */

@@ -28,7 +28,6 @@ typedef struct RelayReader
 	int			nfound;			/* looks in that millisecond that found some */
 	int64		poll_at;		/* look anyway */
 	int64		sweep_at;		/* compare memory with the table */
-	int64		full_since;		/* memory, of what waits; 0: it is not */
 } RelayReader;
 
 /* What is to be taken back from the table: relay_rows.c. */
@@ -91,8 +90,12 @@ struct Relay
 	RelayJournal journal;
 	RelayReporter reporter;
 
+	/* relay_spill.c */
+	int64		full_since;		/* memory, of what waits; 0: it is not */
+
 	/* relay_settle.c */
-	int64		recovered_at;	/* the last time that not all failed any more */
+	int64		recovered_at;	/* the last time that not all failed any more,
+								 * or somebody was there again */
 	int64		answers_at;		/* the "now" in which answers were last taken */
 	bool		stood_still;	/* for long, before that */
 

@@ -313,6 +313,8 @@ lane_remove_ready(LaneTable *table, RelayLane *lane, dlist_node *node)
 void
 lane_succeeded(LaneTable *table, RelayLane *lane, int64 now)
 {
+	if (lane->breaker.state != BREAKER_CLOSED)
+		lane->recovered_at = now;
 	breaker_succeeded(&lane->breaker);
 	lane->held_until = 0;
 	table->proven = true;

@@ -65,6 +65,7 @@ typedef struct RelayLane
 	Breaker		breaker;		/* OPEN, HALF_OPEN: it is down */
 	bool		probing;		/* HALF_OPEN: an event is trying */
 	int64		held_until;		/* the destination asked for this; 0: not */
+	int64		recovered_at;	/* the last time that it was in order again */
 	uint32		failed_in;		/* LaneTable.period of the last failure */
 
 	LanePace	pace;

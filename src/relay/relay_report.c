@@ -135,7 +135,7 @@ relay_report_lane(Relay *relay, RelayLane *lane, const OutboxAnswer *failure)
 	if (failure && lane_is_stopped(lane))
 		lane_note_error(&relay->queue.lanes, lane, failure->error,
 						failure->status);
-	if (down == lane->reported_down ||
+	if (down == lane->reported_down || (failure && !down) ||
 		(down && lanes_suspect_outage(&relay->queue.lanes)))
 		return;
 	if (down && lane->reported_at > 0 &&

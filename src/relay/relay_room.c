@@ -89,7 +89,7 @@ relay_is_short(const Relay *relay)
 bool
 relay_wants_events(const Relay *relay)
 {
-	bool		room = relay->reader.full_since == 0 ?
+	bool		room = relay->full_since == 0 ?
 	relay_has_room(relay) : relay_has_room_for_rows(relay);
 
 	return room && relay_is_short(relay);

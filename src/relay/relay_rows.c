@@ -103,8 +103,8 @@ relay_sweep_next(Relay *relay)
 }
 
 /*
- * Somebody has asked for something; or may have, by a prepared transaction, for
- * which nobody wakes us.
+ * Somebody has asked for something; or may have, and his process died before it
+ * could wake us.
  */
 void
 relay_ask_next(Relay *relay)

@@ -52,12 +52,10 @@ persistent_wait(int attempts)
 static void
 settle_delivered(Relay *relay, RelayEntry *entry)
 {
-	bool		waited = entry->waited && !entry->last_error;
-
 	relay_count_published(relay, entry->lane);
 	if (entry->stored)
 		relay_add_delivery(relay, entry->event,
-						   waited ? DELIVERY_GONE : DELIVERY_PUBLISHED,
+						   entry->waited ? DELIVERY_GONE : DELIVERY_PUBLISHED,
 						   entry->attempts + 1, 0, 0, entry->last_status, NULL);
 	else
 		relay_note_settled(relay);
@@ -128,7 +126,8 @@ settle_failed(Relay *relay, RelayEntry *entry, bool counted, int64 asked)
 	/*
 	 * What does not count stays in memory however often it happens: it is the
 	 * destination's trouble, which the breaker ends soon.  A long wait that
-	 * was asked for is better kept in the table, where it outlives us.
+	 * was asked for, but not of the lane, is better kept in the table, where
+	 * it outlives us.
 	 */
 	asked = Min(asked, guc_max_retry_interval);
 	if ((!counted || entry->attempts <= guc_local_retry_times) &&
@@ -156,6 +155,7 @@ static void
 note_failure(Relay *relay, RelayEntry *entry, const OutboxAnswer *answer)
 {
 	relay_count_failure(relay, answer->error);
+	entry->waited = false;		/* its row says less than is known now */
 	if (entry->last_error)
 		pfree(entry->last_error);
 	entry->last_error = MemoryContextStrdup(relay->queue.context,
@@ -170,24 +170,26 @@ note_failure(Relay *relay, RelayEntry *entry, const OutboxAnswer *answer)
 static void
 note_success(Relay *relay, RelayLane *lane)
 {
+	if (lanes_suspect_outage(&relay->queue.lanes) ||
+		relay->breaker.state != BREAKER_CLOSED)
+		relay->recovered_at = relay->now;
 	breaker_succeeded(&relay->breaker);
 	if (!breaker_is_down(&relay->breaker))
 		relay_found_endpoint(relay, NULL);
-	if (lanes_suspect_outage(&relay->queue.lanes))
-		relay->recovered_at = relay->now;
 	lane_succeeded(&relay->queue.lanes, lane, relay->now);
 	relay_report_lane(relay, lane, NULL);
 }
 
 /*
- * Was the event sent while everything failed?  Then its failure is part of that,
- * also if others go through again by the time that it is known.
+ * Was the event sent while everything failed, or all of its topic?  Then its
+ * failure is part of that, also if others go through again by the time that it is
+ * known.
  */
 static bool
 was_sent_in_outage(const Relay *relay, const RelayEntry *entry)
 {
 	return lanes_suspect_outage(&relay->queue.lanes) ||
-		entry->sent_at <= relay->recovered_at;
+		entry->sent_at <= Max(relay->recovered_at, entry->lane->recovered_at);
 }
 
 /*

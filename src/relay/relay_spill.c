@@ -243,7 +243,7 @@ static int64
 cut_time(const Relay *relay)
 {
 	const RelayWindow *window = queue_last_window(&relay->queue);
-	int64		full_since = relay->reader.full_since;
+	int64		full_since = relay->full_since;
 
 	if (full_since == 0)
 		return PG_INT64_MAX;
@@ -256,12 +256,10 @@ cut_time(const Relay *relay)
 static void
 watch_room(Relay *relay)
 {
-	RelayReader *reader = &relay->reader;
-
 	if (relay_has_room_for_rows(relay))
-		reader->full_since = 0;
-	else if (reader->full_since == 0 && !relay_has_room(relay))
-		reader->full_since = relay->now;
+		relay->full_since = 0;
+	else if (relay->full_since == 0 && !relay_has_room(relay))
+		relay->full_since = relay->now;
 }
 
 /* Make room, by the events that wait for others of their keys. */
@@ -282,7 +280,7 @@ cut_long_keys(Relay *relay)
 		if (key->nentries > kept)
 			cut_key(relay, key, kept);
 	}
-	relay->reader.full_since = 0;
+	relay->full_since = 0;
 }
 
 /*
@@ -417,7 +415,8 @@ is_found_again(Relay *relay, const RelayEntry *entry)
 
 	if (entry->stored)
 		return entry->waited;
-	return active->state == ENTRY_READY && !active->stored &&
+	return entry->attempts == 0 &&
+		active->state == ENTRY_READY && !active->stored &&
 		!queue_has_gone_beyond(&relay->queue, entry);
 }
 

@@ -17,6 +17,8 @@
 # - A request that is committed late does not have an event sent again.
 # - After a restart, what waits is found, in order; also behind what has to be
 #   read again, however far the relay had read.
+# - What came back from the table and failed keeps its attempts when the relay
+#   ends.
 # - An open transaction that deletes an event holds up no other one.
 
 use strict;
@@ -330,6 +332,24 @@ promise 'after a crash, a row waits for what is read again in front of it' => su
 	reload($node, 'outbox.enabled' => 'on');
 	wait_published('again');
 	is_deeply(taken('again'), [ 1, 2 ], 'in order, each of them once');
+};
+
+promise 'what came back from the table and failed keeps its attempts' => sub {
+	reload($node,
+		'outbox.batch_size' => 10,
+		'outbox.local_retry_times' => 5,
+		'outbox.local_failed_retry_interval' => '1h');
+	$receiver->faults([ { match => { topic => 'attempts' }, delay_response => 0.02 } ]);
+	publish($node, 'attempts', key => 'k', count => 120);
+	my $id = query($node, q{SELECT event_id FROM outbox_event WHERE topic = 'attempts' AND payload = '100'});
+	poll_until(sub { rows_of('attempts') > 50 }, 'some to have rows');
+	$receiver->faults([ { match => { id => $id }, component_error => 'no' } ]);
+	poll_until(sub { @{ taken('attempts') } == 99 && stat_value($node, 'failed_attempts') > 0 },
+		'it to fail');
+	$receiver->faults([]);
+	restart_relay($node);
+	wait_published('attempts', 60);
+	is(event_value($node, $id, 'attempts'), '2', 'the one that failed counts');
 };
 
 promise 'an open transaction that deletes an event holds up no other' => sub {

@@ -318,6 +318,21 @@ promise 'an error that comes after the outage costs nothing' => sub {
 			WHERE topic LIKE 'late-%'}), '1', 'the first try does not count');
 };
 
+promise 'nor does one that comes after a topic was down' => sub {
+	warm_up($http);
+	reload($node, 'outbox.breaker_threshold' => 3);
+	$http->faults([
+		{ match => { path => '^/alone-late' }, times => 20, status => 503, delay_response => 4 },
+		{ match => { path => '^/alone-late' }, times => 3, status => 503 } ]);
+	publish($node, 'alone-late', count => 40);
+	poll_until(sub { query($node, q{SELECT state FROM outbox_topics WHERE topic = 'alone-late'}) eq 'down' },
+		'the topic to be down');
+	wait_settled($node);
+	cmp_ok(scalar(logged($http, 'alone-late')), '>=', 60, 'those that failed late were tried again');
+	is( query($node, q{SELECT max(attempts) FROM outbox_events WHERE topic = 'alone-late'}),
+		'1', 'the first try does not count');
+};
+
 promise 'an event that fails alone dies' => sub {
 	reload($node, 'outbox.max_retry_times' => 2);
 	warm_up($http);

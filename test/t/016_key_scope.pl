@@ -12,7 +12,8 @@
 # - A deep backlog keeps the order across topics, though the relay is killed.
 # - So it does when there are more keys with rows than are remembered.
 # - The setting can be changed under load, in both directions: nothing is lost or
-#   sent twice, and the order is that of the setting.
+#   sent twice, and the order is that of the setting; no topic is shown as down that
+#   is not.
 # - That also holds while a change cannot be written down.
 
 use strict;
@@ -399,6 +400,20 @@ promise 'the setting is changed under load' => sub {
 	is(scalar($receiver->accepted(topic => qr/^load-/, fields => ['topic'])), LOAD,
 		'all arrive, once');
 	is(relay_pid($node), $pid, 'in one relay');
+};
+
+promise 'a topic that was down is not shown as down for ever' => sub {
+	set_scope('topic');
+	$receiver->faults([ { match => { topic => 'shown' }, component_error => 'no' } ]);
+	publish($node, 'shown', count => 10);
+	poll_until(sub { query($node, q{SELECT state FROM outbox_topics WHERE topic = 'shown'}) eq 'down' },
+		'it to be down');
+	$receiver->faults([]);
+	reload($node, 'outbox.key_scope' => 'all');
+	wait_published('shown');
+	ok( poll_until(sub { query($node, 'SELECT count(*) FROM outbox_topics') eq '0' },
+			'nothing to be shown'),
+		'not when the relay began anew meanwhile');
 };
 
 promise 'a change that cannot be written down at once loses nothing' => sub {

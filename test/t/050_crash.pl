@@ -205,8 +205,8 @@ promise 'pg_cancel_backend harms nothing' => sub {
 		'a launcher is there');
 };
 
-# It has a row from its first failure on.  The second one opens the breaker, and
-# from then on it waits in the memory of a relay that has tried it.
+# The second failure opens the breaker, and from then on it waits in the memory of
+# a relay that has tried it.
 promise 'crashes of the server are not the fault of an event that waits' => sub {
 	wait_delivered($receiver, [ publish($node, 'wait') ]);
 	reload(
@@ -217,8 +217,8 @@ promise 'crashes of the server are not the fault of an event that waits' => sub 
 	my $id = publish($node, 'wait');
 	foreach my $n (1 .. 3)
 	{
-		poll_until(sub { (event_state($node, $id) // '') =~ /^(in_progress|failed)$/ },
-			'the event to have a row');
+		poll_until(sub { (event_state($node, $id) // '') =~ /^(pending|in_progress|failed)$/ },
+			'the event to wait');
 		poll_until(
 			sub {
 				try_query($node, 'SELECT failed_attempts > 0 FROM outbox_stats')
