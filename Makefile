@@ -14,6 +14,7 @@ OBJS = \
 	src/api/event_guard.o \
 	src/api/media_type.o \
 	src/api/monitor.o \
+	src/api/replica_role.o \
 	src/api/trace_context.o \
 	src/http/http_client.o \
 	src/http/http_header.o \

@@ -215,7 +215,7 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.outbox_request_id_seq', 
 CREATE FUNCTION @extschema@.outbox_event_insert() RETURNS pg_catalog.trigger
 AS 'MODULE_PATHNAME' LANGUAGE C;
 COMMENT ON FUNCTION @extschema@.outbox_event_insert() IS
-'Checks a new event, stamps its transaction, makes its ids, and wakes the relay at commit. In session_replication_role = replica it drops the row.';
+'Checks a new event, stamps its transaction, makes its ids, and wakes the relay at commit. A row that replication applies is dropped.';
 
 CREATE TRIGGER outbox_event_insert BEFORE INSERT ON @extschema@.outbox_event
 	FOR EACH ROW EXECUTE FUNCTION @extschema@.outbox_event_insert();
@@ -253,7 +253,7 @@ COMMENT ON TRIGGER outbox_event_truncate ON @extschema@.outbox_event IS
 CREATE FUNCTION @extschema@.outbox_drop_replicated() RETURNS pg_catalog.trigger
 AS 'MODULE_PATHNAME' LANGUAGE C;
 COMMENT ON FUNCTION @extschema@.outbox_drop_replicated() IS
-'In session_replication_role = replica, leaves the row as it is: what another database''s relay has done says nothing about this one''s events.';
+'Drops what replication applies (session_replication_role = replica): what another database''s relay has done says nothing about this one''s events. New rows of a restore are taken.';
 
 CREATE TRIGGER outbox_drop_replicated
 	BEFORE UPDATE OR DELETE ON @extschema@.outbox_event

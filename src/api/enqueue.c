@@ -12,9 +12,7 @@
  * choose.
  *
  * A row that logical replication applies belongs to the publisher of that
- * replication, which delivers it: in session_replication_role = replica the
- * trigger drops it.  Another trigger keeps replication from changing or
- * deleting rows of ours that have the same ids.
+ * replication, which delivers it: the trigger drops it (replica_role.c).
  *
  * Locks: none of its own.  Errors: the application's transaction fails, and
  * nothing is stored.
@@ -27,7 +25,6 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "commands/sequence.h"
-#include "commands/trigger.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
@@ -39,6 +36,7 @@
 #include "utils/xid8.h"
 
 #include "api/event_check.h"
+#include "api/replica_role.h"
 #include "lib/uuidv7.h"
 #include "server/shmem.h"
 #include "store/event_columns.h"
@@ -47,7 +45,6 @@
 PG_FUNCTION_INFO_V1(outbox_publish);
 PG_FUNCTION_INFO_V1(outbox_publish_bytes);
 PG_FUNCTION_INFO_V1(outbox_event_insert);
-PG_FUNCTION_INFO_V1(outbox_drop_replicated);
 
 /* Once a session: it can't be helped before the server is restarted. */
 static void
@@ -155,7 +152,7 @@ outbox_event_insert(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"outbox_event_insert\" is the trigger of table \"outbox_event\"")));
-	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
+	if (replica_role_drops(trigger))
 		return PointerGetDatum(NULL);
 
 	/* Columns are known by their position; a later version may append some. */
@@ -178,60 +175,11 @@ outbox_event_insert(PG_FUNCTION_ARGS)
 	tuple = heap_form_tuple(desc, values, nulls);
 
 	warn_if_not_preloaded();
+	replica_role_tell_of_restore();
 
 	/* the relay may have passed over its row, which came before it */
 	shmem_wake_relay_at_commit(restored ? RELAY_REQUEST_RECHECK : 0);
 	return PointerGetDatum(tuple);
-}
-
-/*
- * Is the new row, of any of our tables but outbox_event, from a dump?  Nobody but
- * the relay writes outbox_delivery; what is asked of it now is asked after the
- * transaction began.
- */
-static bool
-is_restored(const TriggerData *trigger)
-{
-	const char *table = RelationGetRelationName(trigger->tg_relation);
-	Datum		asked_at;
-	bool		isnull;
-
-	if (strcmp(table, "outbox_request") != 0)
-		return strcmp(table, "outbox_delivery") == 0;
-	asked_at = heap_getattr(trigger->tg_trigtuple,
-							get_attnum(RelationGetRelid(trigger->tg_relation),
-									   "requested_at"),
-							RelationGetDescr(trigger->tg_relation), &isnull);
-	return !isnull &&
-		DatumGetTimestampTz(asked_at) < GetCurrentTransactionStartTimestamp();
-}
-
-/*
- * BEFORE trigger of all our tables: what replication wants to do to a row of
- * another database, which happens to have the id of one of ours, is not done.
- * Of what a restore writes, the relay is told.
- */
-Datum
-outbox_drop_replicated(PG_FUNCTION_ARGS)
-{
-	TriggerData *trigger = (TriggerData *) fcinfo->context;
-
-	if (!CALLED_AS_TRIGGER(fcinfo) ||
-		!TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
-		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function \"outbox_drop_replicated\" is a trigger of the tables of outbox")));
-	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
-		return PointerGetDatum(NULL);
-
-	/* a row of a dump: the relay comes back only to what it knows of */
-	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event) && !store_is_relay() &&
-		is_restored(trigger))
-		shmem_wake_relay_at_commit(RELAY_REQUEST_SERVE | RELAY_REQUEST_RECHECK);
-	if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
-		return PointerGetDatum(trigger->tg_newtuple);
-	return PointerGetDatum(trigger->tg_trigtuple);
 }
 
 /* An argument that may be NULL; 0 stands for that. */

@@ -1,6 +1,7 @@
 # Promise: a dump carries what is not settled, and the dead events.  In the
 # cluster that it is restored to, the relay goes on where the other one stood,
-# and what was published already is not sent again.
+# and what was published already is not sent again; in whatever way it is
+# restored.
 
 use strict;
 use warnings FATAL => 'all';
@@ -198,6 +199,47 @@ promise 'rows that are restored before their events are found, in order' => sub 
 	is_deeply([ sort $ids->() ], [ 1001 .. 1007 ], 'each of them once');
 	is_deeply([ grep { /100[127]/ } $ids->() ],
 		[ 1001, 1002, 1007 ], 'those of the key in order');
+	$node->stop;
+};
+
+# A server with a dump, $file, of a database "from", which is gone: of an event
+# that is dead and two that are to be sent.  Returns the server and their ids.
+sub dumped
+{
+	my ($name, $file) = @_;
+	my $node = new_node($name, conf => \%conf);
+	query($node, 'CREATE DATABASE "from"');
+	query($node, 'CREATE DATABASE "to"');
+	query($node, 'CREATE EXTENSION outbox', 'from');
+	$receiver->faults([ { match => { topic => "$name.dead" }, status => 413 } ]);
+	my @ids = publish($node, "$name.dead", db => 'from');
+	poll_until(sub { event_state($node, $ids[0], 'from') eq 'dead' },
+		'the event to be dead');
+	reload($node, 'outbox.enabled' => 'off');
+	poll_until(sub { relay_value($node, 'state', 'from') eq 'disabled' },
+		'the relay to pause');
+	push @ids, publish($node, $name, db => 'from', count => 2);
+	$node->command_ok([ 'pg_dump', '-f', $file, '-d', 'from' ], 'pg_dump');
+	query($node, 'DROP DATABASE "from"');
+	return ($node, @ids);
+}
+
+promise 'a restore in session_replication_role = replica loses nothing' => sub {
+	my ($node, @ids) = dumped('replica', "$dump.replica");
+	{
+		local $ENV{PGOPTIONS} = '-c session_replication_role=replica';
+		$node->command_ok(
+			[ 'psql', '-qX', '-v', 'ON_ERROR_STOP=1', '-f', "$dump.replica", 'to' ],
+			'the restore');
+	}
+	is( query($node,
+			'SELECT event_id, state FROM outbox_events ORDER BY created_at', 'to'),
+		"$ids[0]|dead\n$ids[1]|pending\n$ids[2]|pending",
+		'everything is there');
+	reload($node, 'outbox.enabled' => 'on');
+	wait_delivered($receiver, [ @ids[ 1, 2 ] ]);
+	is_deeply([ sort map { $_->{id} } $receiver->accepted(fields => ['id']) ],
+		[ sort @ids[ 1, 2 ] ], 'what is to be sent is sent, once');
 	$node->stop;
 };
 

@@ -1,0 +1,114 @@
+/*-------------------------------------------------------------------------
+ *
+ * replica_role.c
+ *		Rows that are written in session_replication_role = replica.
+ *
+ * Two kinds of programs set this role.  Replication brings rows of another
+ * database, which delivers their events itself, and which happen to have ids of
+ * ours: they are dropped, and ours neither changed nor deleted.  A restore
+ * brings events that nobody else delivers any more: they are taken.
+ *
+ * Which of them it is shows by the process.  Logical replication, and what was
+ * built like it (pglogical, Spock), applies rows in background workers; a
+ * restore is a client's session.  Some replication is that as well: so the
+ * session is told what becomes of its events.  Of a client only new rows are
+ * taken, and none of outbox_progress, for a position means nothing elsewhere.
+ *
+ * Locks: none.  Errors: none but for triggers that are misused.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "api/replica_role.h"
+#include "server/shmem.h"
+#include "store/store.h"
+
+PG_FUNCTION_INFO_V1(outbox_drop_replicated);
+
+static bool
+is_table(const TriggerData *trigger, const char *name)
+{
+	return strcmp(RelationGetRelationName(trigger->tg_relation), name) == 0;
+}
+
+/* In a BEFORE trigger of a row of ours: is what it is called for not to be done? */
+bool
+replica_role_drops(const TriggerData *trigger)
+{
+	if (SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA)
+		return false;
+	return MyBackendType == B_BG_WORKER ||
+		!TRIGGER_FIRED_BY_INSERT(trigger->tg_event) ||
+		is_table(trigger, "outbox_progress");
+}
+
+/* An event is inserted, and not dropped; tell a restore, once a session. */
+void
+replica_role_tell_of_restore(void)
+{
+	static bool told = false;
+
+	if (SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA || told)
+		return;
+	told = true;
+	ereport(NOTICE,
+			(errmsg("events that this session restores will be delivered by this database"),
+			 errdetail("In session_replication_role = replica, what a client writes to outbox_event is taken for a restore."),
+			 errhint("If they are delivered where they were published, leave the tables of outbox out of the replication.")));
+}
+
+/*
+ * Is the new row, of any of our tables but outbox_event, from a dump?  Nobody but
+ * the relay writes outbox_delivery; what is asked of it now is asked after the
+ * transaction began.
+ */
+static bool
+is_restored(const TriggerData *trigger)
+{
+	Datum		asked_at;
+	bool		isnull;
+
+	if (!is_table(trigger, "outbox_request"))
+		return is_table(trigger, "outbox_delivery");
+	asked_at = heap_getattr(trigger->tg_trigtuple,
+							get_attnum(RelationGetRelid(trigger->tg_relation),
+									   "requested_at"),
+							RelationGetDescr(trigger->tg_relation), &isnull);
+	return !isnull &&
+		DatumGetTimestampTz(asked_at) < GetCurrentTransactionStartTimestamp();
+}
+
+/*
+ * BEFORE trigger of all our tables, but for new events, which have their own: it
+ * drops what replication brings.  Of what a restore writes, the relay is told.
+ */
+Datum
+outbox_drop_replicated(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
+		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"outbox_drop_replicated\" is a trigger of the tables of outbox")));
+	if (replica_role_drops(trigger))
+		return PointerGetDatum(NULL);
+
+	/* a row of a dump: the relay comes back only to what it knows of */
+	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event) && !store_is_relay() &&
+		is_restored(trigger))
+		shmem_wake_relay_at_commit(RELAY_REQUEST_SERVE | RELAY_REQUEST_RECHECK);
+	if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
+		return PointerGetDatum(trigger->tg_newtuple);
+	return PointerGetDatum(trigger->tg_trigtuple);
+}
