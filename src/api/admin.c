@@ -26,19 +26,6 @@ PG_FUNCTION_INFO_V1(outbox_retry_dead);
 PG_FUNCTION_INFO_V1(outbox_discard);
 PG_FUNCTION_INFO_V1(outbox_start_relay);
 
-/* A trigger would drop what these functions write, without a word. */
-static void
-refuse_replica_role(const char *function)
-{
-	PreventCommandIfReadOnly(function);
-	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot execute %s while session_replication_role is \"replica\"",
-						function),
-				 errhint("Use session_replication_role \"origin\" or \"local\".")));
-}
-
 /* The first argument, which says which event. */
 static Datum
 event_id_arg(FunctionCallInfo fcinfo)
@@ -54,7 +41,7 @@ event_id_arg(FunctionCallInfo fcinfo)
 Datum
 outbox_retry(PG_FUNCTION_ARGS)
 {
-	refuse_replica_role("outbox_retry()");
+	PreventCommandIfReadOnly("outbox_retry()");
 	store_retry(fcinfo->flinfo->fn_oid, event_id_arg(fcinfo));
 	shmem_wake_relay_at_commit(RELAY_REQUEST_SERVE);
 	PG_RETURN_VOID();
@@ -66,7 +53,7 @@ outbox_retry_dead(PG_FUNCTION_ARGS)
 	Datum		topic = PG_ARGISNULL(0) ? (Datum) 0 : PG_GETARG_DATUM(0);
 	int64		n;
 
-	refuse_replica_role("outbox_retry_dead()");
+	PreventCommandIfReadOnly("outbox_retry_dead()");
 	n = store_retry_dead(fcinfo->flinfo->fn_oid, topic, PG_ARGISNULL(0));
 	shmem_wake_relay_at_commit(RELAY_REQUEST_SERVE);
 	PG_RETURN_INT64(n);
@@ -75,7 +62,7 @@ outbox_retry_dead(PG_FUNCTION_ARGS)
 Datum
 outbox_discard(PG_FUNCTION_ARGS)
 {
-	refuse_replica_role("outbox_discard()");
+	PreventCommandIfReadOnly("outbox_discard()");
 	store_discard(fcinfo->flinfo->fn_oid, event_id_arg(fcinfo));
 	shmem_wake_relay_at_commit(RELAY_REQUEST_SERVE);
 	PG_RETURN_VOID();

@@ -211,14 +211,6 @@ enqueue_event(FunctionCallInfo fcinfo, StorePublish *event, int n,
 			  const char *function)
 {
 	PreventCommandIfReadOnly(function);
-
-	/* The trigger would drop the row, and nobody would know. */
-	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot publish events while session_replication_role is \"replica\""),
-				 errdetail("Rows that replication applies are delivered where they come from."),
-				 errhint("Publish in session_replication_role \"origin\" or \"local\".")));
 	event->key = optional_arg(fcinfo, n);
 	event->type = optional_arg(fcinfo, n + 1);
 	event->event_id = optional_arg(fcinfo, n + 2);

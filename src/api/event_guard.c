@@ -6,8 +6,8 @@
  * An event is written once.  Whoever wants to be rid of one deletes its row,
  * and the relay is told; nobody changes one, because it may be in the relay's
  * memory, or at its receiver, as it was.  All of these triggers are ENABLE
- * ALWAYS.  In session_replication_role = replica, outbox_drop_replicated
- * (enqueue.c), whose name comes first, has dropped what they would see.
+ * ALWAYS.  What outbox_drop_replicated (replica_role.c), whose name comes
+ * first, has dropped in session_replication_role = replica, they do not see.
  *
  * Locks: none of its own.  Errors go to the user.
  *

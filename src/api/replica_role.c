@@ -14,6 +14,10 @@
  * session is told what becomes of its events.  Of a client only new rows are
  * taken, and none of outbox_progress, for a position means nothing elsewhere.
  *
+ * What is neither: a trigger on a subscriber's table, ENABLE REPLICA or ALWAYS,
+ * publishes because a row was applied there.  That is this database's own event.
+ * So what a function of ours or a trigger writes is meant, whatever the process.
+ *
  * Locks: none.  Errors: none but for triggers that are misused.
  *
  *-------------------------------------------------------------------------
@@ -23,6 +27,7 @@
 #include "access/xact.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
@@ -39,15 +44,26 @@ is_table(const TriggerData *trigger, const char *name)
 	return strcmp(RelationGetRelationName(trigger->tg_relation), name) == 0;
 }
 
+/* In a trigger of ours: does a function of ours, or another trigger, write? */
+static bool
+is_meant(void)
+{
+	return store_in_function() ||
+		DatumGetInt32(OidFunctionCall0(F_PG_TRIGGER_DEPTH)) > 1;
+}
+
 /* In a BEFORE trigger of a row of ours: is what it is called for not to be done? */
 bool
 replica_role_drops(const TriggerData *trigger)
 {
 	if (SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA)
 		return false;
+	if (is_table(trigger, "outbox_progress"))
+		return true;
+	if (is_meant())
+		return false;
 	return MyBackendType == B_BG_WORKER ||
-		!TRIGGER_FIRED_BY_INSERT(trigger->tg_event) ||
-		is_table(trigger, "outbox_progress");
+		!TRIGGER_FIRED_BY_INSERT(trigger->tg_event);
 }
 
 /* An event is inserted, and not dropped; tell a restore, once a session. */
@@ -56,7 +72,8 @@ replica_role_tell_of_restore(void)
 {
 	static bool told = false;
 
-	if (SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA || told)
+	if (SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA || told ||
+		is_meant())
 		return;
 	told = true;
 	ereport(NOTICE,

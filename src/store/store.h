@@ -246,6 +246,7 @@ typedef struct StorePublish
 	bool		may_exist;		/* event_id was given by the user */
 } StorePublish;
 
+extern bool store_in_function(void);
 extern bool store_publish(Oid function, const StorePublish *event);
 extern void store_retry(Oid function, Datum event_id);
 extern int64 store_retry_dead(Oid function, Datum topic, bool all_topics);

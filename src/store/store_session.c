@@ -94,6 +94,34 @@ static Statement count_unsettled = {"SELECT backlog FROM @s@.outbox_stats", 0};
 
 static Statement forget_all = {"DELETE FROM @s@.outbox_delivery", 0};
 
+static int	calls = 0;			/* of write_for_function() */
+
+/* Is what is being written what a function of the extension was called for? */
+bool
+store_in_function(void)
+{
+	return calls > 0;
+}
+
+/* Execute a statement with store_in_function(); returns the number of rows. */
+static uint64
+write_for_function(Statement *statement, Datum *values, const char *nulls)
+{
+	uint64		n;
+
+	calls++;
+	PG_TRY();
+	{
+		n = store_execute(statement, values, nulls);
+	}
+	PG_FINALLY();
+	{
+		calls--;
+	}
+	PG_END_TRY();
+	return n;
+}
+
 /* Statements of the extension in this schema follow. */
 static void
 begin_statements_in(Oid schema)
@@ -168,8 +196,8 @@ store_publish(Oid function, const StorePublish *event)
 		nulls[i] = values[i] == 0 ? 'n' : ' ';
 
 	begin_statements(function);
-	n = store_execute(event->may_exist ? &publish_unless_there : &publish_new,
-					  values, nulls);
+	n = write_for_function(event->may_exist ? &publish_unless_there :
+						   &publish_new, values, nulls);
 	if (n == 0)
 		check_same_event(values, nulls);
 	SPI_finish();
@@ -219,7 +247,7 @@ ask_relay(const char *action, Datum event, Datum topic)
 	values[0] = CStringGetTextDatum(action);
 	values[1] = event;
 	values[2] = topic;
-	store_execute(&add_request, values, nulls);
+	write_for_function(&add_request, values, nulls);
 }
 
 /* Ask for a failed, dead, discarded or scheduled event to be sent, or throw. */
@@ -288,7 +316,7 @@ void
 store_forget_all(Oid function)
 {
 	begin_statements(function);
-	store_execute(&forget_all, NULL, NULL);
+	write_for_function(&forget_all, NULL, NULL);
 	SPI_finish();
 }
 

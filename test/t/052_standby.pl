@@ -1,7 +1,8 @@
 # Promise: a standby sends nothing and takes no events.  When it is promoted,
 # its relay starts at once and delivers what the primary left, without loss and
 # without repeating what the primary had delivered.  A logical subscriber does
-# not send its publisher's events, and its own relay is not led astray.
+# not send its publisher's events, and its own relay is not led astray; but what
+# its own triggers publish.
 
 use strict;
 use warnings FATAL => 'all';
@@ -75,6 +76,18 @@ promise 'a standby sends nothing until it is promoted' => sub {
 	$standby->stop;
 };
 
+# Have $target subscribe to what $source publishes for all of its tables.
+sub subscribe
+{
+	my ($source, $target, $options) = @_;
+	(my $connection = $source->connstr('postgres')) =~ s/'/''/g;
+	query($source, 'CREATE PUBLICATION p FOR ALL TABLES');
+	query($target,
+		"CREATE SUBSCRIPTION s CONNECTION '$connection'"
+		  . " PUBLICATION p WITH ($options)");
+	return;
+}
+
 promise 'a logical subscriber does not send the events of its source' => sub {
 	my $source = new_node(
 		'source',
@@ -87,11 +100,7 @@ promise 'a logical subscriber does not send the events of its source' => sub {
 	}
 	my @ids = publish($target, 'target', count => 5);
 	wait_delivered($receiver, \@ids);
-	query($source, 'CREATE PUBLICATION p FOR ALL TABLES');
-	(my $connection = $source->connstr('postgres')) =~ s/'/''/g;
-	query($target,
-		"CREATE SUBSCRIPTION s CONNECTION '$connection'"
-		  . ' PUBLICATION p WITH (copy_data = off)');
+	subscribe($source, $target, 'copy_data = off');
 
 	push @ids, publish($source, 'source', count => 50);
 	wait_delivered($receiver, \@ids);
@@ -114,6 +123,51 @@ promise 'a logical subscriber does not send the events of its source' => sub {
 			SELECT count(*) FROM outbox_events WHERE state <> 'published'}),
 		0,
 		'and knows that they are published');
+	$target->stop;
+	$source->stop;
+};
+
+promise 'what a subscriber publishes for rows that are applied is sent there' => sub {
+	my $source = new_node(
+		'origin',
+		conf => \%conf,
+		init => { allows_streaming => 'logical' });
+	my $target = new_node('applying', conf => \%conf);
+	query($source, 'CREATE TABLE orders (id int)');
+	query($_, 'CREATE EXTENSION outbox') foreach $source, $target;
+
+	# by a trigger that calls the function, one that inserts, and a default
+	query($target, q{
+		CREATE TABLE orders (id int, event uuid DEFAULT outbox_publish('default', '0'));
+		CREATE FUNCTION publish_order() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			PERFORM public.outbox_publish('called', to_jsonb(NEW.id));
+			INSERT INTO public.outbox_event (topic, payload)
+			VALUES ('inserted', to_jsonb(NEW.id));
+			RETURN NULL;
+		END $$;
+		CREATE TRIGGER publish_order AFTER INSERT ON orders
+			FOR EACH ROW EXECUTE FUNCTION publish_order();
+		ALTER TABLE orders ENABLE ALWAYS TRIGGER publish_order});
+	disable($source);
+	query($source, 'INSERT INTO orders VALUES (1)');
+	subscribe($source, $target, 'copy_data = on');
+	query($source, q{
+		INSERT INTO orders VALUES (2);
+		SELECT outbox_publish('source', '3')});
+	query($source, 'INSERT INTO orders VALUES (4)');
+
+	my $sent = sub {
+		return join ' ', sort map { "$_->{topic} " . cloud_event($_)->{data} }
+		  $receiver->accepted(fields => [ 'topic', 'body' ]);
+	};
+	my $all = 'called 1 called 2 called 4 default 0 default 0 default 0'
+	  . ' inserted 1 inserted 2 inserted 4';
+	poll_until(sub { length($sent->()) >= length($all) },
+		'what the subscriber publishes');
+	is($sent->(), $all, 'each of its events, once, and none of the source');
+	is(query($target, 'SELECT id FROM orders ORDER BY id'), "1\n2\n4",
+		'while replication goes on');
 	$target->stop;
 	$source->stop;
 };
