@@ -6,10 +6,10 @@
  * outbox_publish() and outbox_publish_bytes() insert a row, and return its
  * UUID.  What has to be so for every event is seen to in the BEFORE INSERT
  * trigger, which INSERT, COPY and a restored dump pass as well: it checks the
- * event (event_check.c), stamps the transaction and the session's user, makes id,
- * UUID and time, and has the relay woken at commit.  Rows that are restored, which
- * bring a transaction, keep their id, time and user; these four are the owner's to
- * choose.
+ * event unless that is restored (event_check.c), stamps the transaction and the
+ * session's user, makes id, UUID and time, and has the relay woken at commit.
+ * Rows that are restored, which bring a transaction, keep their id, time and user;
+ * these four are the owner's to choose.
  *
  * A row that logical replication applies belongs to the publisher of that
  * replication, which delivers it: the trigger drops it (replica_role.c).
@@ -163,7 +163,9 @@ outbox_event_insert(PG_FUNCTION_ARGS)
 	heap_deform_tuple(trigger->tg_trigtuple, desc, values, nulls);
 	restored = !nulls[EVENT_COL_XID];
 	make_what_is_missing(trigger->tg_relation, values, nulls);
-	event_check(values, nulls);
+	event_check_id(values[EVENT_COL_ID]);
+	if (!restored)
+		event_check(values, nulls);
 
 	/*
 	 * The top-level transaction, which is what snapshots know of after the

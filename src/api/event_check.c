@@ -10,6 +10,11 @@
  * text that can be converted to UTF-8.  What else a receiver refuses is not
  * known here.
  *
+ * Of a row that is restored only the id is checked.  It was published elsewhere,
+ * where other limits may have held, and to refuse it would be to lose it, and all
+ * of its table's dump.  If it is no event by now, that shows when it is read
+ * (store_event.c).
+ *
  * No state, no locks.
  *
  * Errors: bad input is ERRCODE_INVALID_PARAMETER_VALUE, a NULL that may not be
@@ -289,15 +294,15 @@ check_time(const char *what, Datum value, bool isnull)
 				 errhint("Give a time, or leave it out.")));
 }
 
-/* 0 is where the relay's position begins. */
-static void
-check_id(Datum value)
+/* 0 is where the relay's position begins: throws unless it is behind that. */
+void
+event_check_id(Datum id)
 {
-	if (DatumGetInt64(value) <= 0)
+	if (DatumGetInt64(id) <= 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("id of an event must be positive"),
-				 errdetail("It is %lld.", (long long) DatumGetInt64(value)),
+				 errdetail("It is %lld.", (long long) DatumGetInt64(id)),
 				 errhint("Leave it out: it is made here.")));
 }
 
@@ -314,7 +319,6 @@ event_check(Datum *values, bool *nulls)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("topic of an event must not be null"),
 				 errhint("Give the topic to publish to.")));
-	check_id(values[EVENT_COL_ID]);
 	check_text_datum("topic", values[EVENT_COL_TOPIC], false);
 	check_text_datum("key", values[EVENT_COL_KEY], nulls[EVENT_COL_KEY]);
 	check_text_datum("type", values[EVENT_COL_TYPE], nulls[EVENT_COL_TYPE]);

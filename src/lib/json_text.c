@@ -19,6 +19,9 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
+/* So much of a string is appended between two looks at limit and cancellation. */
+#define STRING_PART		(64 * 1024)
+
 /* Eight times the same byte. */
 #define BYTES(c) (UINT64CONST(0x0101010101010101) * (unsigned char) (c))
 
@@ -48,6 +51,9 @@ find_special(const char *p, const char *end)
 static void
 append_escaped(StringInfo buf, unsigned char c)
 {
+	static const char hex[] = "0123456789abcdef";
+	char		escape[] = "\\u0000";
+
 	switch (c)
 	{
 		case '"':
@@ -72,18 +78,19 @@ append_escaped(StringInfo buf, unsigned char c)
 			appendStringInfoString(buf, "\\t");
 			break;
 		default:
-			appendStringInfo(buf, "\\u%04x", c);
+			escape[4] = hex[c >> 4];
+			escape[5] = hex[c & 0xF];
+			appendBinaryStringInfo(buf, escape, 6);
 			break;
 	}
 }
 
-/* Append a JSON string; "str" need not end with a NUL. */
-void
-json_append_string(StringInfo buf, const char *str, Size len)
+/* Append what is between the quotes of a JSON string, or a part of it. */
+static void
+append_text(StringInfo buf, const char *str, Size len)
 {
 	const char *end = str + len;
 
-	appendStringInfoChar(buf, '"');
 	for (;;)
 	{
 		const char *p = find_special(str, end);
@@ -94,14 +101,42 @@ json_append_string(StringInfo buf, const char *str, Size len)
 		append_escaped(buf, (unsigned char) *p);
 		str = p + 1;
 	}
+}
+
+/* Append a JSON string; "str" need not end with a NUL. */
+void
+json_append_string(StringInfo buf, const char *str, Size len)
+{
+	appendStringInfoChar(buf, '"');
+	append_text(buf, str, len);
 	appendStringInfoChar(buf, '"');
 }
 
-/* Append what is neither an array nor an object. */
+/* The same, but it may end when there are more than "end" bytes in "buf". */
 static void
-append_scalar(StringInfo buf, const JsonbValue *v)
+append_string_within(StringInfo buf, const char *str, Size len, Size end)
 {
-	Datum		number;
+	appendStringInfoChar(buf, '"');
+	while (len > 0 && buf->len <= end)
+	{
+		Size		part = Min(len, STRING_PART);
+
+		CHECK_FOR_INTERRUPTS();
+		append_text(buf, str, part);
+		str += part;
+		len -= part;
+	}
+	appendStringInfoChar(buf, '"');
+}
+
+/*
+ * Append what is neither an array nor an object; it may end when there are more
+ * than "end" bytes in "buf".
+ */
+static void
+append_scalar(StringInfo buf, const JsonbValue *v, Size end)
+{
+	char	   *number;
 
 	switch (v->type)
 	{
@@ -109,13 +144,14 @@ append_scalar(StringInfo buf, const JsonbValue *v)
 			appendStringInfoString(buf, "null");
 			break;
 		case jbvString:
-			json_append_string(buf, v->val.string.val, v->val.string.len);
+			append_string_within(buf, v->val.string.val, v->val.string.len, end);
 			break;
 		case jbvNumeric:
-			/* as text, so that no digit is lost */
-			number = DirectFunctionCall1(numeric_out,
-										 NumericGetDatum(v->val.numeric));
-			appendStringInfoString(buf, DatumGetCString(number));
+			/* as text, so that no digit is lost; freed, as it may be long */
+			number = DatumGetCString(DirectFunctionCall1(numeric_out,
+														 NumericGetDatum(v->val.numeric)));
+			appendStringInfoString(buf, number);
+			pfree(number);
 			break;
 		case jbvBool:
 			appendStringInfoString(buf, v->val.boolean ? "true" : "false");
@@ -135,7 +171,7 @@ append_scalar(StringInfo buf, const JsonbValue *v)
 bool
 json_append_jsonb(StringInfo buf, Jsonb *jb, Size max)
 {
-	Size		before = buf->len;
+	Size		end = buf->len + max;
 	JsonbIterator *it = JsonbIteratorInit(&jb->root);
 	JsonbIteratorToken token;
 	JsonbValue	v;
@@ -145,7 +181,7 @@ json_append_jsonb(StringInfo buf, Jsonb *jb, Size max)
 	while ((token = JsonbIteratorNext(&it, &v, false)) != WJB_DONE)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (buf->len - before > max)
+		if (buf->len > end)
 			return false;
 
 		/* a comma parts two elements or members, not a key from its value */
@@ -170,13 +206,13 @@ json_append_jsonb(StringInfo buf, Jsonb *jb, Size max)
 				appendStringInfoChar(buf, '}');
 				break;
 			case WJB_KEY:
-				append_scalar(buf, &v);
+				append_scalar(buf, &v, end);
 				appendStringInfoString(buf, ": ");
 				break;
 			default:
-				append_scalar(buf, &v);
+				append_scalar(buf, &v, end);
 				break;
 		}
 	}
-	return buf->len - before <= max;
+	return buf->len <= end;
 }

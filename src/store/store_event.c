@@ -10,9 +10,10 @@
  *
  * Everything textual becomes UTF-8, which is what CloudEvents and JSON are.
  *
- * The trigger has seen to it that an event can be made of every row.  But
- * triggers can be disabled, and disks fail: so no value is used before it is
- * known to be there, and of the kind that is expected.
+ * The trigger has seen to it that an event can be made of every row that was
+ * published here.  But rows are restored, triggers can be disabled, and disks
+ * fail: so no value is used before it is known to be there, of the kind that is
+ * expected, and not too large.
  *
  * Errors: a row that no event can be made of, and whatever PostgreSQL throws
  * while it reads one (a damaged TOAST value, say), end the transaction, with an
@@ -22,6 +23,7 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
 #include "tcop/dest.h"
@@ -203,8 +205,12 @@ pool_json(EventReceiver *self, Datum value)
 	utf8 = pg_server_to_any(pool->data + offset, pool->len - offset, PG_UTF8);
 	if (utf8 != pool->data + offset)
 	{
+		Size		len = strlen(utf8);
+
+		if (len > MAX_PAYLOAD_BYTES)
+			refuse_column(EVENT_COL_PAYLOAD, "has more than 256 MB in UTF-8");
 		pool->len = offset;
-		appendStringInfoString(pool, utf8);
+		appendBinaryStringInfo(pool, utf8, len);
 	}
 	appendStringInfoChar(pool, '\0');
 	return offset;
@@ -223,8 +229,12 @@ pool_payload(EventReceiver *self, TupleTableSlot *slot, OutboxMessage *msg)
 	}
 	else
 	{
-		bytea	   *body = DatumGetByteaPP(slot->tts_values[EVENT_COL_BODY]);
+		Datum		value = slot->tts_values[EVENT_COL_BODY];
+		bytea	   *body;
 
+		if (toast_raw_datum_size(value) - VARHDRSZ > MAX_PAYLOAD_BYTES)
+			refuse_column(EVENT_COL_BODY, "has more than 256 MB");
+		body = DatumGetByteaPP(value);
 		offset = pool_bytes(self, VARDATA_ANY(body), VARSIZE_ANY_EXHDR(body));
 	}
 	msg->payload_len = self->pool.len - offset - 1;

@@ -203,10 +203,11 @@ promise 'rows that are restored before their events are found, in order' => sub 
 };
 
 # A server with a dump, $file, of a database "from", which is gone: of an event
-# that is dead and two that are to be sent.  Returns the server and their ids.
+# that is dead, two that are to be sent, and those whose ids $more->($node)
+# returns.  Returns the server and the ids.
 sub dumped
 {
-	my ($name, $file) = @_;
+	my ($name, $file, $more) = @_;
 	my $node = new_node($name, conf => \%conf);
 	query($node, 'CREATE DATABASE "from"');
 	query($node, 'CREATE DATABASE "to"');
@@ -219,6 +220,7 @@ sub dumped
 	poll_until(sub { relay_value($node, 'state', 'from') eq 'disabled' },
 		'the relay to pause');
 	push @ids, publish($node, $name, db => 'from', count => 2);
+	push @ids, $more->($node) if $more;
 	$node->command_ok([ 'pg_dump', '-f', $file, '-d', 'from' ], 'pg_dump');
 	query($node, 'DROP DATABASE "from"');
 	return ($node, @ids);
@@ -240,6 +242,22 @@ promise 'a restore in session_replication_role = replica loses nothing' => sub {
 	wait_delivered($receiver, [ @ids[ 1, 2 ] ]);
 	is_deeply([ sort map { $_->{id} } $receiver->accepted(fields => ['id']) ],
 		[ sort @ids[ 1, 2 ] ], 'what is to be sent is sent, once');
+	$node->stop;
+};
+
+promise 'an event larger than may be published is restored, and sent' => sub {
+	my ($node, undef, @ids) = dumped('large', "$dump.large", sub {
+			return query($_[0], q{
+				SET outbox.max_payload_size = '8MB';
+				SELECT outbox_publish('large', to_jsonb(repeat('x', 2097152)))}, 'from');
+		});
+	$node->command_ok(
+		[ 'psql', '-qX', '-v', 'ON_ERROR_STOP=1', '-f', "$dump.large", 'to' ],
+		'the restore');
+	reload($node, 'outbox.enabled' => 'on');
+	wait_delivered($receiver, \@ids);
+	my ($sent) = $receiver->accepted(id => $ids[-1]);
+	is(length(cloud_event($sent)->{data}), 2097152, 'with all of its payload');
 	$node->stop;
 };
 

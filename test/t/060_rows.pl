@@ -12,6 +12,8 @@
 # - Nor does a page that goes bad while its events are in memory.
 # - An event that is deleted is erased: its key goes on, no row of ours has
 #   anything of it, and its id is a new one.
+# - An event that is too large to be written as text, or to be sent, is dead, and
+#   takes no more memory than it may.
 # - Events that take the place of others in one transaction, even their ids, are
 #   sent, and those are not.
 
@@ -360,6 +362,38 @@ promise 'nor does one that goes bad while its events are in memory' => sub {
 		'those on the page because it cannot be read');
 	wait_delivered($receiver, [ publish($small, 'other', count => 10) ]);
 	$small->stop;
+};
+
+promise 'an event too large to be written is dead, and takes no more memory' => sub {
+	my $large = new_node('large', conf => { 'outbox.dapr_endpoint' => $receiver->url });
+	query($large, 'CREATE EXTENSION outbox');
+	my $relay = wait_relay($large);
+	my $highest = sub {
+		return slurp_file("/proc/$relay/status") =~ /^VmHWM:\s*(\d+) kB$/m ? $1 : undef;
+	};
+	wait_delivered($receiver, [ publish($large, 'small') ]);
+	my $before = $highest->();
+
+	# 260 MB of text in a few kilobytes of jsonb; a gigabyte, in a single string of
+	# control characters; and bytes
+	query($large, q{
+		INSERT INTO outbox_event (topic, xid, payload) SELECT 'large', '3',
+			('[' || repeat('1e131000, ', 2050) || '1]')::jsonb;
+		INSERT INTO outbox_event (topic, xid, payload) SELECT 'large', '3',
+			to_jsonb(repeat(chr(1), 180000000));
+		INSERT INTO outbox_event (topic, xid, body, content_type) SELECT 'large', '3',
+			convert_to(repeat('x', 257 * 1024 * 1024), 'UTF8'), 'text/plain'});
+	poll_until(sub { states($large, 'large') eq 'dead*3' }, 'all of them to be dead', 120);
+	is( query($large, q{
+			SELECT last_error FROM outbox_events WHERE topic = 'large' ORDER BY created_at}),
+		join("\n", map { "cannot be read: column $_" }
+			  ('"payload" has more than 256 MB as text') x 2,
+			'"body" has more than 256 MB'),
+		'each with its reason');
+	cmp_ok($highest->() - $before, '<', 480 * 1024, 'no more memory was needed (kB)');
+	wait_delivered($receiver, [ publish($large, 'small') ]);
+	is(relay_pid($large), $relay, 'the relay goes on');
+	$large->stop;
 };
 
 done_testing();
