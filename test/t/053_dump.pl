@@ -261,4 +261,24 @@ promise 'an event larger than may be published is restored, and sent' => sub {
 	$node->stop;
 };
 
+promise 'the owner of a database can dump it with pg_read_all_data' => sub {
+	my $node = new_node('owned', conf => { %conf, 'outbox.enabled' => 'off' });
+	my @dump = ('pg_dump', '-U', 'dumper', '-f', "$dump.owned", '-d', 'owned');
+	query($node, 'CREATE ROLE dumper LOGIN');
+	query($node, 'CREATE DATABASE owned OWNER dumper');
+	query($node, 'CREATE DATABASE copy');
+	query($node, 'CREATE EXTENSION outbox', 'owned');
+	my $id = publish($node, 'owned', db => 'owned');
+	$node->command_fails_like(\@dump, qr/permission denied for .* outbox_/,
+		'without it, there is no dump that lacks the events');
+	query($node, 'GRANT pg_read_all_data TO dumper');
+	$node->command_ok(\@dump, 'with it, there is one');
+	$node->command_ok(
+		[ 'psql', '-qX', '-v', 'ON_ERROR_STOP=1', '-f', "$dump.owned", 'copy' ],
+		'the restore');
+	is(query($node, 'SELECT event_id FROM outbox_events', 'copy'),
+		$id, 'and it has the event');
+	$node->stop;
+};
+
 done_testing();
