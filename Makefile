@@ -27,6 +27,7 @@ OBJS = \
 	src/lib/secret_file.o \
 	src/lib/text.o \
 	src/lib/uuidv7.o \
+	src/lib/version.o \
 	src/publish/answer_queue.o \
 	src/publish/cloudevent.o \
 	src/publish/dapr_numbers.o \
@@ -133,7 +134,7 @@ $(OBJS): | $(OBJDIRS)
 $(OBJDIRS):
 	$(MKDIR_P) $@
 
-src/outbox.o src/api/monitor.o src/http/http_request.o src/relay/relay_main.o: \
+src/outbox.o src/api/enqueue.o src/api/monitor.o src/http/http_request.o src/relay/relay_main.o: \
 	$(srcdir)/outbox.control
 
 -include $(OBJS:.o=.d)

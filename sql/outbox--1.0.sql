@@ -343,10 +343,10 @@ SELECT @extschema@.outbox_start_relay();
 --
 
 CREATE FUNCTION @extschema@.outbox_library(OUT preloaded pg_catalog.bool,
-	OUT version pg_catalog.text)
+	OUT version pg_catalog.text, OUT serves pg_catalog.bool)
 AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.outbox_library() IS
-'The loaded library: is it in shared_preload_libraries, and its version.';
+'The loaded library: is it in shared_preload_libraries, its version, and does it work with the version of the extension in this database.';
 
 CREATE FUNCTION @extschema@.outbox_relay_status(OUT datid pg_catalog.oid,
 	OUT pid pg_catalog.int4, OUT state pg_catalog.text,
@@ -612,9 +612,10 @@ BEGIN
 			ELSE 'pid ' || pid || ', ' || state || ' since ' || since END
 	FROM one
 	UNION ALL
-	SELECT 'versions match', version = extversion,
+	SELECT 'versions match', serves,
 		'library ' || version || ', SQL ' || extversion
 		|| CASE WHEN version = extversion THEN ''
+			WHEN serves THEN '; they work together; run ALTER EXTENSION outbox UPDATE for what is new'
 			ELSE '; run ALTER EXTENSION outbox UPDATE or restart the server with the matching library' END
 	FROM one
 	UNION ALL

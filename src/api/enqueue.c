@@ -155,11 +155,15 @@ outbox_event_insert(PG_FUNCTION_ARGS)
 	if (replica_role_drops(trigger))
 		return PointerGetDatum(NULL);
 
-	/* Columns are known by their position; a later version may append some. */
+	/*
+	 * Columns are known by their position.  The table of a later version has
+	 * more of them than we know, that of an earlier one less: what it does
+	 * not have is NULL.
+	 */
 	desc = RelationGetDescr(trigger->tg_relation);
-	Assert(desc->natts >= NEVENT_COLUMNS);
-	values = palloc(sizeof(Datum) * desc->natts);
-	nulls = palloc(sizeof(bool) * desc->natts);
+	values = palloc0(sizeof(Datum) * Max(desc->natts, NEVENT_COLUMNS));
+	nulls = palloc(sizeof(bool) * Max(desc->natts, NEVENT_COLUMNS));
+	memset(nulls, true, sizeof(bool) * Max(desc->natts, NEVENT_COLUMNS));
 	heap_deform_tuple(trigger->tg_trigtuple, desc, values, nulls);
 	restored = !nulls[EVENT_COL_XID];
 	make_what_is_missing(trigger->tg_relation, values, nulls);
@@ -184,11 +188,34 @@ outbox_event_insert(PG_FUNCTION_ARGS)
 	return PointerGetDatum(tuple);
 }
 
-/* An argument that may be NULL; 0 stands for that. */
+/*
+ * An argument that may be NULL; 0 stands for that.  The function of an earlier
+ * version has less of them.
+ */
 static Datum
 optional_arg(FunctionCallInfo fcinfo, int n)
 {
-	return PG_ARGISNULL(n) ? (Datum) 0 : PG_GETARG_DATUM(n);
+	return n >= PG_NARGS() || PG_ARGISNULL(n) ? (Datum) 0 : PG_GETARG_DATUM(n);
+}
+
+/*
+ * The function of a later version has more arguments than the "n" we know: what
+ * is given there must not be dropped without a word.
+ */
+static void
+refuse_unknown_args(FunctionCallInfo fcinfo, int n, const char *function)
+{
+	for (int i = n; i < PG_NARGS(); i++)
+	{
+		if (!PG_ARGISNULL(i))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("the library does not know argument %d of %s",
+							i + 1, function),
+					 errdetail("The library has version %s, the extension in this database a later one.",
+							   OUTBOX_VERSION),
+					 errhint("Restart the server with the library of the extension's version.")));
+	}
 }
 
 /* An argument that must not be NULL; "hint" says what to give instead. */
@@ -218,6 +245,7 @@ enqueue_event(FunctionCallInfo fcinfo, StorePublish *event, int n,
 	event->event_id = optional_arg(fcinfo, n + 2);
 	event->metadata = optional_arg(fcinfo, n + 3);
 	event->deliver_after = optional_arg(fcinfo, n + 4);
+	refuse_unknown_args(fcinfo, n + 5, function);
 
 	/*
 	 * Only an id that was given can be there already.  Otherwise it is made

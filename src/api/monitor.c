@@ -3,10 +3,12 @@
  * monitor.c
  *		SQL functions behind the views: what library, relays, topics.
  *
- * They read shared memory only, which is not there without preload; then there
- * are no relays to show.  A report is a relay's last word, not a look at it.
+ * They read shared memory, which is not there without preload; then there
+ * are no relays to show.  A report is a relay's last word, not a look at it.  What
+ * library this is also says whether it works with the extension's version.
  *
- * Locks: shmem.c's, for the time of a copy.  Errors: none but for memory.
+ * Locks: shmem.c's, for the time of a copy.  Errors: none but for memory, and
+ * those of a scan of a catalog.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,6 +22,8 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
+#include "lib/version.h"
+#include "server/server.h"
 #include "server/shmem.h"
 
 PG_FUNCTION_INFO_V1(outbox_library);
@@ -73,12 +77,37 @@ static const char *const status_names[] = {
 	[RELAY_DISABLED] = "disabled"
 };
 
+/*
+ * A row of "n" columns for a caller that wants those of "desc".  The function of
+ * an earlier version wants less, that of a later one more: these are NULL.
+ */
+static HeapTuple
+form_row(TupleDesc desc, const Datum *values, const bool *nulls, int n)
+{
+	Datum	   *wanted = palloc0(sizeof(Datum) * desc->natts);
+	bool	   *unknown = palloc(sizeof(bool) * desc->natts);
+
+	memset(unknown, true, sizeof(bool) * desc->natts);
+	memcpy(wanted, values, sizeof(Datum) * Min(n, desc->natts));
+	memcpy(unknown, nulls, sizeof(bool) * Min(n, desc->natts));
+	return heap_form_tuple(desc, wanted, unknown);
+}
+
+/* The same, as one of the rows of a set. */
+static void
+put_row(ReturnSetInfo *result, const Datum *values, const bool *nulls, int n)
+{
+	tuplestore_puttuple(result->setResult,
+						form_row(result->setDesc, values, nulls, n));
+}
+
 Datum
 outbox_library(PG_FUNCTION_ARGS)
 {
 	TupleDesc	desc;
-	Datum		values[2];
-	bool		nulls[2] = {false, false};
+	Datum		values[3];
+	bool		nulls[3] = {false};
+	ExtensionRow extension;
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		ereport(ERROR,
@@ -86,8 +115,10 @@ outbox_library(PG_FUNCTION_ARGS)
 				 errmsg("return type must be a row type")));
 	values[0] = BoolGetDatum(shmem_attached());
 	values[1] = CStringGetTextDatum(OUTBOX_VERSION);
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc),
-													  values, nulls)));
+	values[2] = BoolGetDatum(extension_row_read(&extension) &&
+							 version_serves(OUTBOX_VERSION, extension.version));
+	PG_RETURN_DATUM(HeapTupleGetDatum(form_row(BlessTupleDesc(desc), values, nulls,
+											   lengthof(values))));
 }
 
 static void
@@ -136,7 +167,7 @@ put_relay(const RelayInfo *relay, ReturnSetInfo *result)
 	values[STATUS_PRUNED] = Int64GetDatum(report->counters.pruned);
 	set_text(values, nulls, STATUS_PRUNING, report->pruning.known,
 			 report->pruning.problem);
-	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	put_row(result, values, nulls, NSTATUS_COLUMNS);
 }
 
 /* One row for each database that has, or is just being asked for, a relay. */
@@ -167,7 +198,7 @@ put_topic(const TopicReport *topic, ReturnSetInfo *result)
 	nulls[TOPIC_LAST_STATUS] = topic->last_status == 0;
 	set_time(values, nulls, TOPIC_NEXT_TRY, topic->next_try);
 	values[TOPIC_PUBLISHED] = Int64GetDatum(topic->published);
-	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	put_row(result, values, nulls, NTOPIC_COLUMNS);
 }
 
 /* One row for each topic of this database that its relay says is down or held. */

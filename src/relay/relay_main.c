@@ -14,8 +14,9 @@
  * or a statement does, and however often it is asked for.  Another value of
  * outbox.key_scope ends everything but the process in the same way.
  *
- * A library and an extension of different versions do not work together: the
- * process then says so once and idles until one of them changes.
+ * The SQL objects may be older than the library, within its major version.  With
+ * others it does not work: the process then says so once and idles until one of
+ * them changes.
  *
  * The session is pinned: nothing that somebody sets for the database, for all
  * roles or in a connection string changes how the relay's statements run, or who
@@ -46,6 +47,7 @@
 
 #include "lib/clock.h"
 #include "lib/compat.h"
+#include "lib/version.h"
 #include "relay/relay.h"
 #include "server/shmem.h"
 #include "store/store.h"
@@ -292,14 +294,14 @@ wait_for_work(Relay *relay, long timeout_ms)
 	return latch_set;
 }
 
-/* Idle as long as the versions of library and extension differ. */
+/* Idle as long as the library does not work with the extension's version. */
 static void
 await_version(Relay *relay)
 {
 	char		error[OUTBOX_ERROR_SIZE];
 	bool		logged = false;
 
-	while (strcmp(store_extension_version(), OUTBOX_VERSION) != 0)
+	while (!version_serves(OUTBOX_VERSION, store_extension_version()))
 	{
 		snprintf(error, sizeof(error),
 				 "library is version %s, extension is version %s",

@@ -6,7 +6,8 @@
  * C code meets them in three forms, all made from the one list here: as
  * places in a row that is deformed, as attribute numbers, which are one more,
  * and as the columns of a SELECT.  A column that is appended to the table is
- * appended to the list.
+ * appended to the list.  The table of an earlier version does not have the last
+ * ones: they are NULL, in a SELECT as in a row that is deformed.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,9 +17,6 @@
 /* X(NAME, name) for each. */
 #define EVENT_COLUMNS(X) \
 	X(ID, id) \
-	EVENT_COLUMNS_AFTER_ID(X)
-
-#define EVENT_COLUMNS_AFTER_ID(X) \
 	X(XID, xid) \
 	X(EVENT_ID, event_id) \
 	X(TOPIC, topic) \
@@ -48,8 +46,10 @@ typedef enum EventColumn
 /* The number that heap_getattr() and the like want. */
 #define EVENT_ATTNUM(column) ((AttrNumber) ((column) + 1))
 
-/* "e.id, e.xid, ..." of outbox_event AS e. */
-#define EVENT_COLUMN_BEHIND_COMMA(NAME, name) ", e." #name
-#define EVENT_COLUMN_LIST "e.id" EVENT_COLUMNS_AFTER_ID(EVENT_COLUMN_BEHIND_COMMA)
+/*
+ * "e.id, e.xid, ..." of outbox_event AS e, in a Statement: it is filled in when
+ * that is prepared, for then it is known which columns the table has.
+ */
+#define EVENT_COLUMN_LIST "@e@"
 
 #endif							/* OUTBOX_EVENT_COLUMNS_H */

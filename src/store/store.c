@@ -21,7 +21,8 @@
  * store_guard.c sees to; the latter is no error to be logged.
  *
  * Plans are kept for the life of the process, or until the extension's
- * schema has another name.  Names are qualified with that schema; operators
+ * schema has another name.  A relay begins anew when the extension has another
+ * version, so that what the relay's plans name is there.  Names are qualified with that schema; operators
  * and functions are pg_catalog's, because the relay's search_path is pinned
  * and the SQL functions pin theirs.
  *
@@ -30,6 +31,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_extension.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -46,6 +48,7 @@
 #include "guc.h"
 #include "lib/text.h"
 #include "server/server.h"
+#include "store/event_columns.h"
 #include "store/store_internal.h"
 
 /*
@@ -84,7 +87,26 @@ store_use_schema(Oid nspoid)
 	pfree(name);
 }
 
-/* The statement's text with the schema put in, palloc'd. */
+/* The columns of outbox_event AS e; NULL for what this one does not have. */
+static void
+append_event_columns(StringInfo buf)
+{
+#define EVENT_COLUMN_NAME(NAME, name) #name,
+	static const char *const names[] = {EVENT_COLUMNS(EVENT_COLUMN_NAME)};
+	Oid			table = get_relname_relid("outbox_event",
+										  get_namespace_oid(schema_name, false));
+
+	for (int i = 0; i < lengthof(names); i++)
+	{
+		appendStringInfoString(buf, i > 0 ? ", " : "");
+		if (get_attnum(table, names[i]) == InvalidAttrNumber)
+			appendStringInfoString(buf, "NULL");
+		else
+			appendStringInfo(buf, "e.%s", names[i]);
+	}
+}
+
+/* The statement's text with schema and columns put in, palloc'd. */
 static char *
 statement_text(const Statement *stmt)
 {
@@ -94,10 +116,13 @@ statement_text(const Statement *stmt)
 	const char *mark;
 
 	initStringInfo(&buf);
-	while ((mark = strstr(from, "@s@")) != NULL)
+	while ((mark = strchr(from, '@')) != NULL)
 	{
 		appendBinaryStringInfo(&buf, from, mark - from);
-		appendStringInfoString(&buf, schema);
+		if (mark[1] == 's')
+			appendStringInfoString(&buf, schema);
+		else
+			append_event_columns(&buf);
 		from = mark + 3;
 	}
 	appendStringInfoString(&buf, from);

@@ -16,7 +16,7 @@
 
 /*
  * A statement with its kept plan.  In the text, @s@ stands for the schema of
- * the extension, quoted.
+ * the extension, quoted, and @e@ for EVENT_COLUMN_LIST; there is no other @.
  */
 typedef struct Statement
 {
