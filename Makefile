@@ -71,6 +71,7 @@ OBJS = \
 	src/store/store_commit.o \
 	src/store/store_delivery.o \
 	src/store/store_event.o \
+	src/store/store_fit.o \
 	src/store/store_guard.o \
 	src/store/store_ids.o \
 	src/store/store_position.o \

@@ -98,7 +98,8 @@ relay_start(Relay *relay)
 
 	relay->now = clock_ms();
 	keys_follow_scope(&relay->queue.keys);
-	ok = relay_store_ok(relay, store_load_position(&position));
+	ok = relay_store_ok(relay, store_lift_sequences()) &&
+		relay_store_ok(relay, store_load_position(&position));
 	if (ok)
 	{
 		died = relay_death_pending() && !position.clean;

@@ -178,6 +178,9 @@ extern bool store_is_covered(const StorePosition *position, uint64 xid,
 							 int64 id);
 extern bool store_has_read(const StoreWindow *window, uint64 xid, int64 id);
 
+/* store_fit.c: what a relay sets right before it begins */
+extern StoreResult store_lift_sequences(void);
+
 /* store_guard.c: how long they may take */
 extern void store_interrupt(void);
 extern void store_allow_last(int limit_ms);
