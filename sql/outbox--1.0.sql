@@ -164,6 +164,7 @@ CREATE TABLE @extschema@.outbox_progress (
 	lo pg_catalog.pg_snapshot NOT NULL,
 	hi pg_catalog.pg_snapshot NOT NULL,
 	last_id bigint NOT NULL,
+	largest_read bigint NOT NULL DEFAULT 0,
 	clean pg_catalog.bool NOT NULL,
 	at pg_catalog.timestamptz NOT NULL
 		DEFAULT pg_catalog.clock_timestamp()
@@ -180,13 +181,14 @@ COMMENT ON COLUMN @extschema@.outbox_progress.id IS 'order of the checkpoints';
 COMMENT ON COLUMN @extschema@.outbox_progress.lo IS 'snapshot in which every visible event is settled';
 COMMENT ON COLUMN @extschema@.outbox_progress.hi IS 'snapshot that bounds the window in work';
 COMMENT ON COLUMN @extschema@.outbox_progress.last_id IS 'events of the window up to this id are settled';
+COMMENT ON COLUMN @extschema@.outbox_progress.largest_read IS 'the largest id that was ever read: on a server of another history, what is above is new';
 COMMENT ON COLUMN @extschema@.outbox_progress.clean IS 'written when the relay stopped in order, with nothing in flight that is not noted';
 COMMENT ON COLUMN @extschema@.outbox_progress.at IS 'when';
 
 -- There is always a newest row; at first nothing is settled.  The sequence is
 -- left alone: with wal_level = minimal, a crash would undo its first values.
-INSERT INTO @extschema@.outbox_progress (id, lo, hi, last_id, clean)
-VALUES (0, '1:1:', '1:1:', 0, true);
+INSERT INTO @extschema@.outbox_progress (id, lo, hi, last_id, largest_read, clean)
+VALUES (0, '1:1:', '1:1:', 0, 0, true);
 
 -- A dump carries what is not delivered, dead events included.
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.outbox_event', $$
@@ -636,6 +638,18 @@ BEGIN
 			WHEN pruning = '' THEN 'what was due is deleted'
 			ELSE pruning END
 	FROM one;
+
+	BEGIN
+		RETURN QUERY
+		SELECT 'position of this server', p.known,
+			CASE WHEN p.known THEN 'this server knows its transactions'
+				ELSE 'the counter of transactions was set back, and no relay has started since: until one does, events are shown as published that are not' END
+		FROM (SELECT pg_snapshot_xmax(hi) <= pg_snapshot_xmax(pg_current_snapshot()) AS known
+			  FROM @extschema@.outbox_progress ORDER BY id DESC LIMIT 1) p;
+	EXCEPTION WHEN lock_not_available THEN
+		RETURN QUERY SELECT 'position of this server', NULL::bool,
+			'not known: a table is locked, see below';
+	END;
 
 	-- What could be sent: events that were not read or are the first of their key,
 	-- unless something was asked of them or their topics have rows of their own

@@ -82,6 +82,20 @@ relay_idle(Relay *relay, const char *why)
 	relay_send_report(relay);
 }
 
+/* Make what is in the tables fit this server; false if the store failed. */
+static bool
+fit_to_server(Relay *relay)
+{
+	bool		set_back;
+
+	if (!relay_store_ok(relay, store_lift_sequences()) ||
+		!relay_store_ok(relay, store_fit_position(&set_back)))
+		return false;
+	if (set_back)
+		relay_note_error(relay, "the server's counter of transactions was set back; see the server log");
+	return true;
+}
+
 /*
  * Begin where the last relay of this database stopped, or this one before it
  * forgot everything.  If that has died by itself, one of the events that it was
@@ -98,7 +112,7 @@ relay_start(Relay *relay)
 
 	relay->now = clock_ms();
 	keys_follow_scope(&relay->queue.keys);
-	ok = relay_store_ok(relay, store_lift_sequences()) &&
+	ok = fit_to_server(relay) &&
 		relay_store_ok(relay, store_load_position(&position));
 	if (ok)
 	{
@@ -112,6 +126,7 @@ relay_start(Relay *relay)
 		return false;
 	}
 
+	relay->reader.largest_read = position.largest_read;
 	window = queue_add_window(&relay->queue, position.lo, position.hi,
 							  relay->now);
 	window->store.cursor = position.last_id;

@@ -189,6 +189,7 @@ relay_checkpoint(Relay *relay, bool durable, bool clean)
 	checkpoint.ndeliveries = journal->ndeliveries;
 	checkpoint.durable = durable || journal->must_flush;
 	queue_position(&relay->queue, &checkpoint.position);
+	checkpoint.position.largest_read = relay->reader.largest_read;
 	checkpoint.position.clean = clean;
 	if (!relay_store_ok(relay, store_checkpoint(&checkpoint)))
 		return false;

@@ -28,6 +28,7 @@ typedef struct RelayReader
 	int			nfound;			/* looks in that millisecond that found some */
 	int64		poll_at;		/* look anyway */
 	int64		sweep_at;		/* compare memory with the table */
+	int64		largest_read;	/* id of all events that were ever read */
 } RelayReader;
 
 /* What is to be taken back from the table: relay_rows.c. */

@@ -140,7 +140,13 @@ admit_events(Relay *relay, List *events, RelayWindow *window)
 	ListCell   *lc;
 
 	foreach(lc, events)
-		admit_event(relay, lfirst(lc), window);
+	{
+		OutboxEvent *event = lfirst(lc);
+
+		relay->reader.largest_read = Max(relay->reader.largest_read,
+										 event->msg.id);
+		admit_event(relay, event, window);
+	}
 	list_free(events);
 }
 

@@ -31,6 +31,7 @@ typedef struct StorePosition
 	StoreSnapshot lo;
 	StoreSnapshot hi;
 	int64		last_id;
+	int64		largest_read;	/* of all events that were ever read */
 	bool		clean;
 	int64		max_id;			/* of the events that are there now */
 } StorePosition;
@@ -179,6 +180,7 @@ extern bool store_is_covered(const StorePosition *position, uint64 xid,
 extern bool store_has_read(const StoreWindow *window, uint64 xid, int64 id);
 
 /* store_fit.c: what a relay sets right before it begins */
+extern StoreResult store_fit_position(bool *set_back);
 extern StoreResult store_lift_sequences(void);
 
 /* store_guard.c: how long they may take */

@@ -81,11 +81,11 @@ static Statement delete_rows = {
 	1, {INT8ARRAYOID}
 };
 
-/* $1 lo, $2 hi, $3 last_id, $4 clean */
+/* $1 lo, $2 hi, $3 last_id, $4 clean, $5 largest_read */
 static Statement write_position = {
-	"INSERT INTO @s@.outbox_progress (lo, hi, last_id, clean)"
-	" VALUES ($1, $2, $3, $4)",
-	4, {PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, BOOLOID}
+	"INSERT INTO @s@.outbox_progress (lo, hi, last_id, clean, largest_read)"
+	" VALUES ($1, $2, $3, $4, $5)",
+	5, {PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, BOOLOID, INT8OID}
 };
 
 /* $1 ids, $2 event_ids: an id may have been used again */
@@ -256,7 +256,7 @@ checkpoint_body(void *arg)
 {
 	StoreCheckpoint *checkpoint = arg;
 	const StorePosition *position = &checkpoint->position;
-	Datum		values[4];
+	Datum		values[5];
 
 	if (checkpoint->ndeliveries > 0)
 		write_rows(checkpoint);
@@ -264,6 +264,7 @@ checkpoint_body(void *arg)
 	values[1] = PointerGetDatum(position->hi);
 	values[2] = Int64GetDatum(position->last_id);
 	values[3] = BoolGetDatum(position->clean);
+	values[4] = Int64GetDatum(position->largest_read);
 	store_execute(&write_position, values, NULL);
 }
 

@@ -3,15 +3,21 @@
  * store_fit.c
  *		Making what is in the tables fit the server that a relay starts on.
  *
- * Rows and the counters of a server need not belong together: a restore, or
- * replication of sequences without their tables, sets sequences back.  Ids would
- * then be used twice; and since the newest checkpoint is the one with the largest
- * id, those that follow would not count.  So sequences are set forward before
- * anything else is done.
+ * Rows and the counters of a server need not belong together.
  *
- * Nothing is locked against sessions that take ids meanwhile: those that are in
- * the way have rows already, so that such a session fails as it would have without
- * us.
+ * Sequences: a restore, or replication of sequences without their tables, sets
+ * them back.  Ids would then be used twice; and since the newest checkpoint is the
+ * one with the largest id, those that follow would not count.  So sequences are set
+ * forward before anything else is done.  Nothing is locked against sessions that
+ * take ids meanwhile: those that are in the way have rows already, so that such a
+ * session fails as it would have without us.
+ *
+ * Transactions: pg_resetwal can set their counter back.  To the position, each
+ * transaction is then one that was settled long ago.  That shows by a snapshot
+ * from beyond the counter.  What has been read, and so may have been settled, is
+ * told by its id then, which the checkpoint has as well: what is above it is new.
+ * Events and position get transactions of this server, in one statement, so that
+ * each event is again settled, or to be read, as it was.
  *
  * Errors: those of the statements, in a transaction of the store.
  *
@@ -19,7 +25,10 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "catalog/pg_type.h"
+#include "utils/fmgrprotos.h"
+#include "utils/xid8.h"
 
 #include "store/store_internal.h"
 
@@ -33,9 +42,14 @@
 	" WHERE m.id > CASE WHEN s.is_called THEN s.last_value" \
 	"  ELSE s.last_value - 1 END"
 
-/* $1 largest id: whoever reads it from the table may meet a damaged page */
+/*
+ * $1 largest id: whoever reads it from the table may meet a damaged page.  There
+ * may have been larger ones, which are pruned.
+ */
 static Statement lift_events = {
-	LIFT_SEQUENCE("outbox_event", "SELECT $1 AS id"),
+	LIFT_SEQUENCE("outbox_event",
+				  "SELECT greatest($1, p.largest_read) AS id"
+				  " FROM @s@.outbox_progress p ORDER BY p.id DESC LIMIT 1"),
 	1, {INT8OID}
 };
 
@@ -50,6 +64,84 @@ static Statement lift_progress = {
 				  "SELECT max(p.id) AS id FROM @s@.outbox_progress p"),
 	0
 };
+
+static Statement newest_hi = {
+	"SELECT p.hi FROM @s@.outbox_progress p ORDER BY p.id DESC LIMIT 1",
+	0
+};
+
+/*
+ * $1 the counter of transactions.  What is settled, or has a row that says what
+ * it is, gets a transaction of which every snapshot knows (3, the first one that
+ * there ever is); the rest gets that of this statement, which its snapshot does
+ * not see.
+ */
+static Statement fit_position = {
+	"WITH p AS MATERIALIZED (SELECT * FROM @s@.outbox_progress"
+	"  ORDER BY id DESC LIMIT 1),"
+	" found AS MATERIALIZED (SELECT e.id, e.xid,"
+	"  e.id > p.largest_read OR NOT (pg_visible_in_snapshot(e.xid, p.lo)"
+	"   OR (e.id <= p.last_id AND pg_visible_in_snapshot(e.xid, p.hi)))"
+	"  AS unsettled,"
+	"  EXISTS (SELECT 1 FROM @s@.outbox_delivery d WHERE d.id = e.id) AS has_row"
+	"  FROM @s@.outbox_event e, p),"
+	" moved AS (UPDATE @s@.outbox_event e"
+	"  SET xid = CASE WHEN f.unsettled AND NOT f.has_row"
+	"   THEN pg_current_xact_id() ELSE '3' END"
+	"  FROM found f WHERE e.id = f.id AND (f.unsettled OR f.xid >= $1)"
+	"  RETURNING f.unsettled AND NOT f.has_row AS again),"
+	" noted AS (INSERT INTO @s@.outbox_progress"
+	"  (lo, hi, last_id, largest_read, clean)"
+	"  SELECT s, s, 0, p.largest_read, p.clean FROM p, pg_current_snapshot() s)"
+	" SELECT count(*) FILTER (WHERE again) FROM moved",
+	1, {XID8OID}
+};
+
+/* A prune would take older ones for what this server has settled. */
+static Statement forget_older = {
+	"DELETE FROM @s@.outbox_progress WHERE id <"
+	" (SELECT max(p.id) FROM @s@.outbox_progress p)",
+	0
+};
+
+static void
+fit_position_body(void *arg)
+{
+	bool	   *set_back = arg;
+	FullTransactionId next = ReadNextFullTransactionId();
+	Datum		counter = FullTransactionIdGetDatum(next);
+	FullTransactionId known;
+	int64		nunsettled;
+
+	if (store_execute(&newest_hi, NULL, NULL) == 0)
+		return;
+	known = DatumGetFullTransactionId(DirectFunctionCall1(pg_snapshot_xmax,
+														  store_value(0, 1)));
+	if (FullTransactionIdPrecedesOrEquals(known, next))
+		return;
+	store_execute(&fit_position, &counter, NULL);
+	nunsettled = DatumGetInt64(store_value(0, 1));
+	store_execute(&forget_older, NULL, NULL);
+	*set_back = true;
+	ereport(LOG,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("outbox: the position is from a server whose counter of transactions was further than " UINT64_FORMAT,
+					U64FromFullTransactionId(next)),
+			 errdetail("Events with larger ids than the relay has ever read are new, others are settled or not as they were; %lld are to be sent.",
+					   (long long) nunsettled),
+			 errhint("This is so after pg_resetwal.")));
+}
+
+/*
+ * If the newest position is not of this server, make one of it that is.
+ * *set_back says whether that was so.
+ */
+StoreResult
+store_fit_position(bool *set_back)
+{
+	*set_back = false;
+	return store_transaction(fit_position_body, set_back);
+}
 
 static void
 lift_sequence(Statement *lift, Datum *largest, const char *table)

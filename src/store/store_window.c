@@ -92,7 +92,7 @@ static Statement read_merged = {
 };
 
 static Statement load_position = {
-	"SELECT p.lo, p.hi, p.last_id, p.clean"
+	"SELECT p.lo, p.hi, p.last_id, p.clean, p.largest_read"
 	" FROM @s@.outbox_progress p"
 	" ORDER BY p.id DESC LIMIT 1",
 	0
@@ -122,12 +122,13 @@ load_position_body(void *arg)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("table \"outbox_progress\" is empty"),
-				 errhint("Somebody deleted its rows; INSERT one with lo and hi '1:1:', last_id 0, and every event kept is published again.")));
+				 errhint("Somebody deleted its rows; INSERT one with lo and hi '1:1:', last_id and largest_read 0, and every event kept is published again.")));
 	MemoryContextSwitchTo(args->context);
 	position->lo = store_copy_snapshot(snapshot_result(1));
 	position->hi = store_copy_snapshot(snapshot_result(2));
 	position->last_id = DatumGetInt64(store_value(0, 3));
 	position->clean = DatumGetBool(store_value(0, 4));
+	position->largest_read = DatumGetInt64(store_value(0, 5));
 }
 
 /* Where the last relay stopped; snapshots in the current memory context. */
