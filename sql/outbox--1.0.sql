@@ -608,8 +608,11 @@ BEGIN
 			ELSE 'add outbox to shared_preload_libraries and restart the server' END
 	FROM one
 	UNION ALL
-	SELECT 'relay alive', pid IS NOT NULL AND state <> 'stopped',
-		CASE WHEN pid IS NULL THEN coalesce('not running: ' || last_error,
+	SELECT 'relay alive',
+		CASE WHEN NOT pg_is_in_recovery() THEN pid IS NOT NULL AND state <> 'stopped' END,
+		CASE WHEN pg_is_in_recovery()
+			THEN 'a standby has no relay: that of its primary sends, or one here once it is promoted'
+			WHEN pid IS NULL THEN coalesce('not running: ' || last_error,
 			'no relay process; see the server log and max_worker_processes')
 			ELSE 'pid ' || pid || ', ' || state || ' since ' || since END
 	FROM one

@@ -61,6 +61,8 @@ promise 'a standby sends nothing until it is promoted' => sub {
 	my ($status, undef, $stderr) = $standby->psql('postgres',
 		'SELECT * FROM outbox_check()');
 	is($stderr, '', 'outbox_check() works');
+	like(check_value($standby, 'relay alive', 'ok, detail'),
+		qr/^\|a standby has no relay/, 'and says that a standby has no relay');
 	is(check_value($standby, 'topics open', 'ok IS NULL, detail'),
 		't|not known: no relay is running', 'it knows nothing of topics');
 
@@ -71,6 +73,8 @@ promise 'a standby sends nothing until it is promoted' => sub {
 	my @new = publish($standby, 'new', count => 10);
 	wait_delivered($receiver, [ @left, @new ]);
 	cmp_ok(time() - $start, '<=', 5, 'the new primary delivers at once');
+	is(check_value($standby, 'relay alive', 'ok'),
+		't', 'outbox_check() knows its relay');
 	delivered_once([ @sent, @left, @new ],
 		'each event once, those of the old primary as well');
 	$standby->stop;
