@@ -216,7 +216,10 @@ promise 'one that waits in the table is found as well' => sub {
 	wait_delivered($receiver, [$behind]);
 };
 
+# On a server of its own, where all events can be looked at.
 promise 'what is deleted is erased' => sub {
+	my $node = new_node('erasing', conf => { 'outbox.dapr_endpoint' => $receiver->url });
+	query($node, 'CREATE EXTENSION outbox');
 	my %erased = (key => 'k', payload => q{'{"person": "canary-4711"}'});
 	$receiver->faults([ {
 		match => { topic => 'erased' },
@@ -249,6 +252,7 @@ promise 'what is deleted is erased' => sub {
 	publish($node, 'anew', more => "event_id => '$dead'");
 	wait_delivered($receiver, [$dead]);
 	taken_once($receiver, [ $dead, $next ], 'its id is that of another event now');
+	$node->stop;
 };
 
 # The first is what a person may do, the other one breaks the sequence as well.
