@@ -179,12 +179,12 @@ SET search_path = evil, pg_catalog;
 CREATE EXTENSION outbox SCHEMA evil;
 RESET search_path;
 SELECT evil.outbox_publish('t', '1', deliver_after => '2999-01-01') AS id \gset
+SELECT topic, pending FROM evil.outbox_topics;
+SELECT backlog FROM evil.outbox_stats;
 SELECT evil.outbox_discard(:'id');
 SELECT evil.outbox_retry(:'id');
 SELECT evil.outbox_retry_dead('t');
 SELECT state FROM evil.outbox_events;
-SELECT topic, pending FROM evil.outbox_topics;
-SELECT backlog FROM evil.outbox_stats;
 SELECT count(*) FROM evil.outbox_relays WHERE datname = current_database();
 SELECT "check" FROM evil.outbox_check();
 
