@@ -5,9 +5,12 @@
  *
  * Lanes take turns, one request each.  But requests that are answered late
  * would end up with every slot, so that slow lanes together have a share of
- * them, and the last slots are for lanes that have none.  A lane that was never answered has one request
- * until then while others have something to send.  With less than four slots,
- * there is nothing to share.
+ * them, and the last slots are for lanes that have none.  A lane that was never
+ * answered has one request until then while others have something to send.  With
+ * less than four slots, there is nothing to share.
+ *
+ * What waits for its lane's share is not counted as ready to go: others are read
+ * meanwhile, however much of it there is.
  *
  * Lanes that are down try one event each, the one that has waited longest first;
  * together they have a share as well.
@@ -36,36 +39,51 @@ share_without(const LaneTable *table, int part)
 }
 
 /*
- * May the lane, which waits in this list, have another request in flight?  The
- * last slots are for lanes that have none: of several that are fast, none is
- * known to be answered no more before they would have taken all.  Of these
- * slots, those that are new have a half, so that others find one while they are
- * on trial.
+ * Is there a slot for lanes of this list, as far as all of their kind have their
+ * share?  Of the last slots, those that are new have a half, so that others find
+ * one while they are on trial.
+ */
+static bool
+kind_has_share(const LaneTable *table, LanePlace place)
+{
+	int			slow = table->nrequests[PACE_SLOW];
+	int			late = slow + table->nrequests[PACE_UNKNOWN];
+	int			limit = share_without(table, 16);
+
+	if (table->nslots < MIN_SHARED)
+		return true;
+	switch (place)
+	{
+		case LANE_SLOW:
+			return late < limit && slow < share_without(table, 4);
+		case LANE_NEW:
+		case LANE_UNANSWERED:
+			return late < limit + Max(1, table->nslots / 32);
+		default:
+			return true;
+	}
+}
+
+/*
+ * May the lane, which waits in a list, have another request in flight?  The last
+ * slots are for lanes that have none: of several that are fast, none is known to
+ * be answered no more before they would have taken all.  One that is slow may
+ * have more than the share of the slow ones if there is no other.
  */
 static bool
 has_share(const LaneTable *table, const RelayLane *lane)
 {
-	int			slow = table->nrequests[PACE_SLOW];
-	int			late = slow + table->nrequests[PACE_UNKNOWN];
-	int			all = late + table->nrequests[PACE_FAST];
+	int			all = 0;
 
 	if (table->nslots < MIN_SHARED)
 		return true;
+	for (int i = 0; i < NPACES; i++)
+		all += table->nrequests[i];
 	if (lane->nrequests > 0 && all >= share_without(table, 16))
 		return false;
-	switch (lane->place)
-	{
-		case LANE_SLOW:
-			if (late >= share_without(table, 16))
-				return false;
-			return slow == lane->nrequests || slow < share_without(table, 4);
-		case LANE_NEW:
-		case LANE_UNANSWERED:
-			return late == lane->nrequests || late < share_without(table, 16) +
-				Max(1, table->nslots / 32);
-		default:
-			return true;
-	}
+	return kind_has_share(table, lane->place) ||
+		(lane->place == LANE_SLOW && lane->nrequests > 0 &&
+		 lane->nrequests == table->nrequests[PACE_SLOW]);
 }
 
 /* The lane of a list whose turn it is; NULL if none of it may send. */
@@ -191,13 +209,13 @@ lanes_ready(const LaneTable *table)
 int
 lanes_ready_to_go(const LaneTable *table)
 {
-	int			slow = table->nrequests[PACE_SLOW];
-	int			n = table->nready[LANE_FAST];
+	int			n = 0;
 
-	/* what is not known yet will be soon */
-	n += table->nready[LANE_NEW] + table->nready[LANE_UNANSWERED];
-	if (table->nslots < MIN_SHARED || slow < share_without(table, 4))
-		n += table->nready[LANE_SLOW];
+	for (int i = 0; i < NLANE_LISTS; i++)
+	{
+		if (kind_has_share(table, i))
+			n += table->nready[i];
+	}
 	return n;
 }
 

@@ -14,6 +14,7 @@
 #   an attempt.
 # - Of 50 topics 49 may be slow, and the other one is not.
 # - So it may be with topics that were quick, or new, until then.
+# - However many new topics are not answered, what is published after them is read.
 # - An outage of everything that is answered with 503 uses up no attempts; the
 #   first event goes through soon after its end.
 # - What was tried in an outage loses no attempt by it, when that is over by the
@@ -275,6 +276,18 @@ promise 'topics that are not answered any more leave slots to others' => sub {
 	query($node, q{SELECT count(outbox_publish('late-' || t, to_jsonb(n)))
 		FROM generate_series(1, 50) n, generate_series(1, 3) t});
 	good_ones_pass($http, 'is-quick');
+	$http->faults([]);
+	wait_settled($node);
+};
+
+promise 'new topics without an answer do not keep others from being read' => sub {
+	my $many = 4 * 32;    # times max_in_flight
+	warm_up($http);
+	good_ones_pass($http, 'is-known');
+	$http->faults([ { match => { path => '^/silent-' }, action => 'hang', on_release => 'drop' } ]);
+	query($node, qq{SELECT count(outbox_publish('silent-' || t, '1')) FROM generate_series(1, $many) t});
+	poll_until(sub { relay_value($node, 'in_flight') >= 30 }, 'slots to be taken');
+	good_ones_pass($http, 'is-known');
 	$http->faults([]);
 	wait_settled($node);
 };
