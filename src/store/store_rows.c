@@ -117,8 +117,11 @@ find_rows_of_key(const KeyArgs *args, int64 *ids)
 	/* what was passed and has no rows any more is not to be passed again */
 	if (result->rest == KEY_MORE && n < args->limit)
 		result->last = Min(rows.stopped ? rows.at_id : PG_INT64_MAX, end.id - 1);
+
+	/* behind where this scan has stopped, only dead rows were looked for */
 	if (result->first == 0)
-		result->first = Max(rows.at_id, end.at_id) + 1;
+		result->first = (rows.stopped ? rows.at_id :
+						 Max(rows.at_id, end.at_id)) + 1;
 	result->first = Min(result->first, end.id);
 	result->ndead += rows.ndead;
 	row_scan_end(&rows);

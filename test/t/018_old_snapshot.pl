@@ -7,6 +7,9 @@
 # - the rows of a key; nor is a row passed over that has many entries itself
 # - the look whether a new event's key has rows, when there are more keys with
 #   rows than are remembered
+#
+# Nor is anything passed over that is between them, and order by key holds
+# - for an event whose transaction commits late, and that fails
 
 use strict;
 use warnings FATAL => 'all';
@@ -178,6 +181,64 @@ promise 'a new event of one of too many keys' => sub {
 		sub {
 			wait_delivered($receiver, [ publish($node, 'new', key => 'k', count => FEW) ]);
 		});
+};
+
+# The relay is so many steps further then.
+sub pass_steps
+{
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	wait_delivered($receiver, [ publish($node, 'tick') ]) for 1 .. 2;
+	return;
+}
+
+# Begin a transaction that publishes an event of key k, for SQL that follows.
+sub begin_late
+{
+	my ($topic, $payload) = @_;
+	my $writer = $node->background_psql('postgres');
+	my $id = $writer->query_safe("BEGIN; SELECT outbox_publish('$topic', $payload, key => 'k')");
+	$id =~ s/\s//g;
+	return ($writer, $id);
+}
+
+sub commit_late
+{
+	my ($writer) = @_;
+	$writer->query_safe('COMMIT');
+	return $writer->quit;
+}
+
+promise 'an event that comes late and fails keeps its place' => sub {
+	come_and_go('late');
+	my ($writer, $late) = begin_late('late', q{'"late"'});
+	$receiver->faults([ { match => { topic => 'late' }, status => 413, times => 1 } ]);
+	my $dead = publish($node, 'late', key => 'k');
+	wait_state($node, $dead, 'dead');
+	query($node, "SELECT outbox_discard('$dead')");
+	wait_state($node, $dead, 'discarded');
+	wait_served();
+
+	# what is known of the key by now is forgotten with other settings
+	reload($node, 'outbox.failed_retry_interval' => '1h');
+	pass_steps();
+	$receiver->faults(
+		[ { match => { topic => 'late' }, component_error => 'no', times => 1 } ]);
+	commit_late($writer);
+	wait_state($node, $late, 'failed');
+
+	my @behind;
+	foreach (1 .. 2)
+	{
+		push @behind, publish($node, 'late', key => 'k');
+		pass_steps();
+	}
+	query($node, "SELECT outbox_retry('$late')");
+	wait_delivered($receiver, [ $late, @behind ]);
+	my %those = map { $_ => 1 } $late, @behind;
+	is_deeply(
+		[ grep { $those{$_} } map { cloud_event($_)->{id} }
+			  $receiver->accepted(topic => 'late', fields => ['body']) ],
+		[ $late, @behind ], 'they arrive in order');
 };
 
 $old->query_safe('COMMIT');
