@@ -157,6 +157,7 @@ admit_events(Relay *relay, List *events, RelayWindow *window)
 static void
 hear_of_unreadable(Relay *relay)
 {
+	KeyTable   *keys = &relay->queue.keys;
 	List	   *list = store_take_unreadable();
 	ListCell   *lc;
 
@@ -174,8 +175,13 @@ hear_of_unreadable(Relay *relay)
 				 errdetail("Topic \"%s\", row %lld: %s",
 						   event->topic ? event->topic : "",
 						   (long long) event->id, event->error)));
-		if (event->key && guc_dead_key_policy == DEAD_KEY_BLOCK)
-			keys_note_rows(&relay->queue.keys, event->topic, event->key);
+		if (!event->key)
+			continue;
+
+		/* it may have come late, in front of what is known to have no rows */
+		keys_note_row(keys, event->topic, event->key, event->id);
+		if (guc_dead_key_policy == DEAD_KEY_BLOCK)
+			keys_note_rows(keys, event->topic, event->key);
 	}
 	store_free_unreadable(list);
 }

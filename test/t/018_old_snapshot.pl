@@ -10,6 +10,7 @@
 #
 # Nor is anything passed over that is between them, and order by key holds
 # - for an event whose transaction commits late, and that fails
+# - for one that commits late and cannot be read: what is behind it waits
 
 use strict;
 use warnings FATAL => 'all';
@@ -38,7 +39,7 @@ my $node = new_node(
 		'outbox.minimum_retry_interval' => '0',
 		autovacuum => 'off',
 	});
-query($node, 'CREATE EXTENSION outbox');
+query($node, 'CREATE EXTENSION outbox; CREATE EXTENSION pg_surgery');
 
 # An old snapshot, held until the end
 my $old = $node->background_psql('postgres');
@@ -239,6 +240,29 @@ promise 'an event that comes late and fails keeps its place' => sub {
 		[ grep { $those{$_} } map { cloud_event($_)->{id} }
 			  $receiver->accepted(topic => 'late', fields => ['body']) ],
 		[ $late, @behind ], 'they arrive in order');
+};
+
+promise 'an event that comes late and cannot be read keeps its place' => sub {
+	my ($writer, $bad) = begin_late('damaged',
+		q{(SELECT jsonb_agg(md5(i::text)) FROM generate_series(1, 1000) i)});
+	my $toast = query($node, q{
+		SELECT reltoastrelid::regclass FROM pg_class WHERE oid = 'outbox_event'::regclass});
+	$writer->query_safe(qq{
+		SELECT heap_force_kill('$toast', ARRAY(SELECT ctid FROM $toast WHERE chunk_seq = 1))});
+
+	# a later one, whose row is looked for from the first entry on
+	come_and_go('damaged');
+	$receiver->faults(
+		[ { match => { topic => 'damaged' }, component_error => 'no', times => 1 } ]);
+	wait_delivered($receiver, [ publish($node, 'damaged', key => 'k') ]);
+	wait_settled($node);
+	commit_late($writer);
+	wait_state($node, $bad, 'dead');
+	my $behind = publish($node, 'damaged', key => 'k');
+	pass_steps();
+	is(event_state($node, $behind), 'blocked', 'what is behind it waits');
+	query($node, "SELECT outbox_discard('$bad')");
+	wait_delivered($receiver, [$behind]);
 };
 
 $old->query_safe('COMMIT');
