@@ -293,6 +293,21 @@ keys_await_reader(KeyQueue *queue, const RelayWindow *window, int64 unread)
 }
 
 /*
+ * Does the key not wait for the reader any more?  Events that have rows are
+ * passed over without a word: when everything was read, that one was.
+ */
+static bool
+reader_has_come(const KeyQueue *queue, const RelayWindow *window)
+{
+	if (queue->unread_window != window->number)
+		return true;
+	if (queue->unread_until == PG_INT64_MAX)
+		return false;
+	return window->store.exhausted ||
+		queue->unread_until <= window->store.cursor;
+}
+
+/*
  * The next key whose rows are to be read, or NULL.  One that waits for the
  * reader is left alone until that has come further in "window", the last one.
  */
@@ -305,8 +320,7 @@ keys_next_refill(KeyTable *keys, const RelayWindow *window)
 	{
 		KeyQueue   *queue = dlist_container(KeyQueue, node, iter.cur);
 
-		if (queue->unread_window != window->number ||
-			queue->unread_until <= window->store.cursor)
+		if (reader_has_come(queue, window))
 			return queue;
 	}
 	return NULL;

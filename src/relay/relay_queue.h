@@ -64,7 +64,8 @@ typedef struct KeyQueue
 	dlist_node	node;			/* ... and so it is in KeyTable.refills */
 	int64		unread_window;	/* the next row's event had not been read from
 								 * the window of this number ... */
-	int64		unread_until;	/* ... which may help once it is read to here */
+	int64		unread_until;	/* ... which may help once it is read to here;
+								 * PG_INT64_MAX: never */
 } KeyQueue;
 
 /* Up to which id a key has no unsettled rows. */

@@ -19,6 +19,8 @@
 #   read again, however far the relay had read.
 # - What came back from the table and failed keeps its attempts when the relay
 #   ends.
+# - What waits for the reader is sent once that has read everything, whether or not
+#   anything is published later.
 # - An open transaction that deletes an event holds up no other one.
 
 use strict;
@@ -350,6 +352,41 @@ promise 'what came back from the table and failed keeps its attempts' => sub {
 	restart_relay($node);
 	wait_published('attempts', 60);
 	is(event_value($node, $id, 'attempts'), '2', 'the one that failed counts');
+};
+
+# Publish events that are not answered, to be read in batches, and one behind them
+# whose row is there before it is read, as if a dump had brought it.  Returns the
+# seconds between the first of them and that one.
+sub last_one_after
+{
+	my ($topic) = @_;
+	disable($node);
+	publish($node, 'unanswered', count => 25);
+	my $last = publish($node, $topic, key => 'k');
+	query($node, qq{
+		INSERT INTO outbox_delivery (id, topic, key, state)
+		SELECT id, topic, key, 'pending' FROM outbox_event WHERE topic = '$topic'});
+	$receiver->reset;
+	$receiver->faults([ { match => { topic => 'unanswered' }, action => 'hang' } ]);
+	reload($node, 'outbox.enabled' => 'on');
+	wait_delivered($receiver, [$last]);
+	my ($first) = $receiver->log(topic => 'unanswered', fields => ['time']);
+	my ($sent) = $receiver->log(topic => $topic, fields => ['time']);
+	$receiver->faults([]);
+	wait_published('unanswered');
+	return $sent->{time} - $first->{time};
+}
+
+# After a second, the others get rows, which is a reason to look for new events.
+promise 'a row that waits for the reader is sent when all is read' => sub {
+	my $seconds;
+	reload($node, 'outbox.batch_size' => 10, 'outbox.poll_interval' => '1h');
+	foreach my $round (1 .. 3)
+	{
+		$seconds = last_one_after("read-$round");
+		last if $seconds < 1;
+	}
+	cmp_ok($seconds, '<', 1, 'it waits for nothing else');
 };
 
 promise 'an open transaction that deletes an event holds up no other' => sub {
