@@ -54,15 +54,18 @@ wait_event_compat(const char *name)
 #endif
 }
 
-/* 17: the caller may provide the lexer's struct.  "json" is UTF-8. */
+/*
+ * 17: the caller may provide the lexer's struct.  "json" is UTF-8; escapes in
+ * its strings are left to the caller.
+ */
 static inline JsonLexContext *
 make_json_lex_compat(const char *json, int len)
 {
 #if PG_VERSION_NUM >= 170000
-	return makeJsonLexContextCstringLen(NULL, json, len, PG_UTF8, true);
+	return makeJsonLexContextCstringLen(NULL, json, len, PG_UTF8, false);
 #else
 	return makeJsonLexContextCstringLen(unconstify(char *, json), len,
-										PG_UTF8, true);
+										PG_UTF8, false);
 #endif
 }
 

@@ -12,8 +12,9 @@
  * A string that is a member of an object in JSON; "depth" is 1 in the
  * outermost object, and "top" is the name of the member of that object in
  * which this is found, NULL if it has none yet.  At the end of every object it
- * is called without a name and a value.  The strings stay in the memory
- * context that the reading began in.
+ * is called without a name and a value, and for each element of an array that
+ * is no object without a name and with an empty value.  The strings are UTF-8,
+ * and stay in the memory context that the reading began in.
  */
 typedef void (*JsonMemberCB) (void *arg, int depth, const char *top,
 							  const char *name, const char *value);

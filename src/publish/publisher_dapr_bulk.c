@@ -293,24 +293,34 @@ entry_failed(FailedEntries *failed)
 		http_answer_error_line(failed->result, &verdict);
 }
 
-/* JsonMemberCB: failedEntries is an array of objects in the outermost one. */
+/*
+ * JsonMemberCB: failedEntries is an array of objects in the outermost one.
+ * Whatever else is in that array may mean any message.
+ */
 static void
 entry_member(void *arg, int depth, const char *top, const char *name,
 			 const char *value)
 {
 	FailedEntries *failed = arg;
 
-	if (depth != 3 || top == NULL || strcmp(top, "failedEntries") != 0)
+	if (top == NULL || strcmp(top, "failedEntries") != 0)
 		return;
-	if (name == NULL)
+	if (depth == 2 && name == NULL && value != NULL)
+	{
+		failed->n++;
+		failed->unknown = true;
+	}
+	if (depth != 3)
+		return;
+	if (name == NULL && value == NULL)
 	{
 		entry_failed(failed);
 		failed->entry_id = NULL;
 		failed->error = NULL;
 	}
-	else if (strcmp(name, "entryId") == 0)
+	else if (name != NULL && strcmp(name, "entryId") == 0)
 		failed->entry_id = value;
-	else if (strcmp(name, "error") == 0)
+	else if (name != NULL && strcmp(name, "error") == 0)
 		failed->error = value;
 }
 
@@ -372,6 +382,7 @@ dapr_bulk_judge(HttpPublisher *publisher, const HttpBatch *batch,
 	DaprPublisher *dapr = (DaprPublisher *) publisher;
 	FailedEntries failed = {result, verdict, batch, answers};
 	bool		whole;
+	bool		cut;
 
 	if (batch->alone)
 		return judge_alone(dapr, batch, result, &answers[0]);
@@ -393,8 +404,13 @@ dapr_bulk_judge(HttpPublisher *publisher, const HttpBatch *batch,
 	whole = json_members_read(result->body, result->body_len, entry_member,
 							  &failed);
 
-	/* no list, and none can have been cut off: it is about the request */
-	if (failed.n == 0 && result->error == NULL)
+	/*
+	 * A text that cannot be read to its end may have a list where it stops:
+	 * it broke off, or is longer than what is kept of it.  Without one, it is
+	 * about the request.
+	 */
+	cut = result->error != NULL || (!whole && result->body[0] == '{');
+	if (failed.n == 0 && !cut)
 		return HTTP_BATCH_ANSWER;
 	if (whole && failed.unknown && !batch->detour)
 		return HTTP_BATCH_SINGLY;

@@ -10,7 +10,7 @@
 #   where that cannot be, the event is dead and says what to raise.
 # - A request that meets a dead connection is sent once more on a fresh one, and
 #   that is no attempt; without an answer there, it is.
-# - Out of memory while an answer is read is not taken for bad JSON.
+# - An answer is read in the same way whatever the encoding of the database.
 # - What a request was sent with is hidden in its answer, whatever the settings are
 #   by then.
 # - A process that was stopped for longer than all time-outs takes the answers
@@ -69,7 +69,9 @@ promise 'a list of failed entries with a name not of the request is worthless' =
 		upper => '{"entryId":"0197C9F2-AAAA-7000-8000-000000000001"}',
 		text => '{"entryId":"2"}',
 		number => '{"entryId":2}',
-		none => '{"error":"x"}');
+		none => '{"error":"x"}',
+		array => '[]',
+		scalar => '"2"');
 	foreach my $case (sort keys %entries)
 	{
 		list_says_nothing("list_$case",
@@ -89,6 +91,31 @@ promise 'one name not of the request makes those that are worthless' => sub {
 		FROM unnest('{$first, $second}'::text[]) id});
 	wait_states($node, 'half', 'published*2');
 	taken_once($dapr, [ $first, $second ], 'both are sent again');
+};
+
+promise 'what is no object among the failed entries makes those that are worthless' => sub {
+	my ($first, $second) = map { "0197c9f2-0000-7000-8000-00000000003$_" } 1, 2;
+	$dapr->faults([ { match => { path => '/bulk/.*/mixed' }, status => 500, times => 1,
+		body => qq({"failedEntries":[{"entryId":"$first"},"$second"]}) } ]);
+	query($node, qq{
+		SELECT outbox_publish('mixed', '1', event_id => id::uuid)
+		FROM unnest('{$first, $second}'::text[]) id});
+	wait_states($node, 'mixed', 'published*2');
+	taken_once($dapr, [ $first, $second ], 'both are sent again');
+};
+
+# More than is kept of an answer; its end, with the errorCode, is not seen.
+promise 'a list of failed entries that is too long to be read is the topic\'s failure' => sub {
+	reload($node, 'outbox.breaker_threshold' => 1);
+	$dapr->faults([ { match => { path => '/bulk/.*/lengthy' }, status => 500, times => 1,
+		body => '{"failedEntries":[{"entryId":"x","error":"' . 'y' x 150_000
+		  . '"}],"errorCode":"ERR_PUBSUB_PUBLISH_MESSAGE"}' } ]);
+	my $offset = -s $node->logfile;
+	publish($node, 'lengthy', count => 3);
+	wait_states($node, 'lengthy', 'published*3');
+	is($dapr->faults->[0]{fired}, 1, 'it was met');
+	like(slurp_file($node->logfile, $offset), qr/topic "lengthy" is down/,
+		'and the topic was down for it');
 };
 
 promise 'only the member failedEntries is a list of what failed' => sub {
@@ -224,20 +251,70 @@ promise 'a connection that dies again is a failure' => sub {
 	$dapr->faults([]);
 };
 
-# --- What is thrown
+# --- Databases of other encodings
 
-promise 'only what bad JSON throws ends the reading of an answer quietly' => sub {
-	query($node, q{CREATE FUNCTION outbox_test_json(json text, sqlstate text) RETURNS bool
-		LANGUAGE c STRICT AS 'outbox_test_json'});
-	my $read = sub { return "SELECT outbox_test_json('$_[0]', '$_[1]')" };
-	is(query($node, $read->('{"a": "b"}', '')), 't', 'JSON');
-	is(query($node, $read->('{"a": "b"', '')), 'f', 'JSON without an end');
-	is(query($node, $read->('{"a": "b"}', '22P05')), 'f',
-		'a character that the server does not have');
-	fails_with($node, $read->('{"a": "b"}', $_) . ';', $_, 'anything else is thrown')
-	  foreach qw(53200 57014 XX000);
-	is(query($node, $read->('{"a": "\\u00fc"}', '')), 't', 'and nothing remains of it');
-	query($node, 'DROP FUNCTION outbox_test_json');
+# A database of this encoding, with the extension
+sub make_database
+{
+	my ($encoding) = @_;
+	my $db = lc $encoding;
+	query($node, "CREATE DATABASE $db TEMPLATE template0 ENCODING '$encoding' LOCALE 'C'");
+	query($node, 'CREATE EXTENSION outbox', $db);
+	return $db;
+}
+
+promise 'a list of failed entries is read whatever the encoding of the database' => sub {
+	foreach my $encoding (qw(SQL_ASCII LATIN1))
+	{
+		my $db = make_database($encoding);
+		my $topic = "list_$db";
+		my @ids = map { '0197c9f2-0000-7000-8000-0000000000' . (20 + $_) } 1 .. 3;
+		$dapr->faults([ { match => { path => "/bulk/.*/$topic" }, status => 500, times => 1,
+			body => qq({"failedEntries":[{"entryId":"$ids[0]","error":"\\u00fc \\ufffd"},)
+			  . qq({"entryId":"$ids[1]"}],"errorCode":"ERR_PUBSUB_PUBLISH_MESSAGE"}) } ]);
+		query($node, qq{
+			SELECT outbox_publish('$topic', '1', event_id => id::uuid)
+			FROM unnest('{@{[join ', ', @ids]}}'::text[]) id}, $db);
+		poll_until(
+			sub {
+				query($node, q{SELECT count(*) FROM outbox_events
+					WHERE state = 'published'}, $db) == 3;
+			},
+			'the events to be published');
+		is($dapr->faults->[0]{fired}, 1, "$encoding: a list was met");
+		is(scalar($dapr->log(topic => $topic, id => $ids[2])), 1,
+			"$encoding: what it does not name is not sent again");
+		is(scalar($dapr->log(topic => $topic, id => $ids[1])), 2,
+			"$encoding: what it names is");
+		query($node, "DROP DATABASE $db");
+	}
+};
+
+promise 'strings in an answer are read as UTF-8 whatever the encoding of the database' => sub {
+	my $json = '{"a": "\ud83d\ude00 \u00fc\"\\\\\/\b\n", "\u0061b": {"c": "\ud800x\udc00\u0000"},'
+	  . ' "d": ["\u0065", 1, {"e": "'
+	  . "\xc3\xbc" . '"}, ["f"]], "g": null}';
+	my $lines = join "\n",
+	  "1 a: a = \xf0\x9f\x98\x80 \xc3\xbc\"\\/\b\n",
+	  "2 ab: c = \xef\xbf\xbdx\xef\xbf\xbd\xef\xbf\xbd", '2 ab: end',
+	  '2 d: element', '2 d: element', "3 d: e = \xc3\xbc", '3 d: end',
+	  '2 d: element', '3 d: element', '1 g: end', 't';
+	foreach my $encoding (qw(SQL_ASCII LATIN1 UTF8))
+	{
+		my $db = make_database($encoding);
+		query($node, q{CREATE FUNCTION outbox_test_json(json bytea) RETURNS bytea
+			LANGUAGE c STRICT AS 'outbox_test_json'}, $db);
+		my $read = sub {
+			return pack 'H*',
+			  query($node, sprintf(q{SELECT encode(outbox_test_json('\x%s'), 'hex')},
+				unpack('H*', $_[0])), $db);
+		};
+		is($read->($json), $lines, "$encoding: every string");
+		is($read->(substr($json, 0, -1)), $lines =~ s/1 g: end\nt/f/r,
+			"$encoding: without an end");
+		is($read->('{"a":"b"}}'), "1 a: a = b\n1 a: end\nf", "$encoding: with two");
+		query($node, "DROP DATABASE $db");
+	}
 };
 
 # --- Secrets
