@@ -35,6 +35,7 @@ typedef struct HttpBatch
 {
 	dlist_node	node;			/* in one of the lists in HttpPublisher */
 	int			route;			/* the publisher's note of how it was sent */
+	int			tried;			/* its note of all the ways until now */
 	int			generation;		/* HttpPublisher.generation when it was sent */
 	bool		alone;			/* one message; the request is of its own form */
 	bool		detour;			/* one message that could not be sent so */
@@ -85,8 +86,8 @@ typedef struct HttpPublisherKind
 
 	/*
 	 * Fill in the request of several messages, as make_request() does; may
-	 * set "route".  Only used if configure() has set max_batch, or
-	 * judge_batch() wants it.
+	 * set "route" and "tried".  Only used if configure() has set max_batch,
+	 * or judge_batch() wants it.
 	 */
 	void		(*make_batch_request) (HttpPublisher *publisher,
 									   HttpRequest *request,

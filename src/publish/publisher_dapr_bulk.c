@@ -21,7 +21,9 @@
  * knowing.  daprd is asked for its version when the first batch is sent; until
  * it has answered, and if it does not, the alpha route is used.  A route that
  * is not there is not used again until the settings are read again; with none
- * left, every event has a request of its own.
+ * left, every event has a request of its own.  Only an event that can go no
+ * other way tries both routes nevertheless, each once: what is not there may
+ * be there by now, and a version that is not known may be a new one.
  *
  *-------------------------------------------------------------------------
  */
@@ -46,11 +48,9 @@
 /* What an entry needs besides its payload, roughly. */
 #define ENTRY_OVERHEAD 768
 
-#define NO_BULK_API "it has no bulk API"
-
 static void version_done(void *arg, int64 id, const HttpResult *result);
 
-/* The route to use now. */
+/* The route to use now for what can also go without. */
 static DaprBulkRoute
 current_route(DaprPublisher *dapr)
 {
@@ -58,6 +58,25 @@ current_route(DaprPublisher *dapr)
 		return DAPR_BULK_ROUTE_STABLE;
 	if (!dapr->bulk.missing[DAPR_BULK_ROUTE_ALPHA])
 		return DAPR_BULK_ROUTE_ALPHA;
+	return DAPR_BULK_ROUTE_NONE;
+}
+
+/*
+ * The route for the one message of a batch that can go no other way; NONE: all
+ * have been tried.
+ */
+static DaprBulkRoute
+detour_route(const DaprPublisher *dapr, const HttpBatch *batch)
+{
+	DaprBulkRoute first = dapr->bulk.has_stable ?
+	DAPR_BULK_ROUTE_STABLE : DAPR_BULK_ROUTE_ALPHA;
+	DaprBulkRoute second = dapr->bulk.has_stable ?
+	DAPR_BULK_ROUTE_ALPHA : DAPR_BULK_ROUTE_STABLE;
+
+	if (!(batch->tried & (1 << first)))
+		return first;
+	if (!(batch->tried & (1 << second)))
+		return second;
 	return DAPR_BULK_ROUTE_NONE;
 }
 
@@ -192,7 +211,9 @@ dapr_bulk_make_request(HttpPublisher *publisher, HttpRequest *request,
 					   HttpBatch *batch)
 {
 	DaprPublisher *dapr = (DaprPublisher *) publisher;
-	DaprBulkRoute route = current_route(dapr);
+	DaprBulkRoute route = batch->detour ? detour_route(dapr, batch) :
+	current_route(dapr);
+	const char *content_type = "application/json";
 	StringInfoData url;
 	StringInfoData body;
 	Size		size = 0;
@@ -208,6 +229,15 @@ dapr_bulk_make_request(HttpPublisher *publisher, HttpRequest *request,
 	if (route == DAPR_BULK_ROUTE_NONE)
 		route = DAPR_BULK_ROUTE_ALPHA;
 	batch->route = route;
+	batch->tried |= 1 << route;
+
+	/*
+	 * With this type, which the stable route does not look at, a daprd that
+	 * takes it for a component refuses the array, which is no event, in place
+	 * of publishing it.
+	 */
+	if (route == DAPR_BULK_ROUTE_STABLE && !dapr->bulk.has_stable)
+		content_type = "application/cloudevents+json";
 
 	initStringInfo(&url);
 	appendStringInfo(&url, "%s/%s/publish/bulk/%s/", dapr->base_url,
@@ -227,8 +257,7 @@ dapr_bulk_make_request(HttpPublisher *publisher, HttpRequest *request,
 	}
 	appendStringInfoChar(&body, ']');
 
-	http_request_post(request, url.data, "application/json", body.data,
-					  body.len);
+	http_request_post(request, url.data, content_type, body.data, body.len);
 }
 
 /*
@@ -352,8 +381,6 @@ judge_alone(DaprPublisher *dapr, const HttpBatch *batch,
 	if (message->nmetadata == 0 && message->key == NULL)
 		return HTTP_BATCH_ANSWER;
 	obstacle = bulk_obstacle(dapr, message);
-	if (obstacle == NULL && current_route(dapr) == DAPR_BULK_ROUTE_NONE)
-		obstacle = NO_BULK_API;
 	if (obstacle == NULL)
 		return HTTP_BATCH_AGAIN;
 	set_too_long(answer, obstacle);
@@ -392,9 +419,10 @@ dapr_bulk_judge(HttpPublisher *publisher, const HttpBatch *batch,
 		if (batch->generation == publisher->generation)
 			dapr->bulk.missing[batch->route] = true;
 		set_max_batch(dapr);
-		if (!batch->detour || current_route(dapr) != DAPR_BULK_ROUTE_NONE)
+		if (!batch->detour ||
+			detour_route(dapr, batch) != DAPR_BULK_ROUTE_NONE)
 			return HTTP_BATCH_AGAIN;
-		set_too_long(&answers[0], NO_BULK_API);
+		set_too_long(&answers[0], "it has no bulk API");
 		return HTTP_BATCH_ANSWER;
 	}
 	if (result->status != 500)

@@ -188,7 +188,7 @@ sub is_too_long
 	is(event_value($node, $id, 'attempts, last_error'),
 		"1|key and metadata do not fit into daprd's limit for a URL,"
 		  . " and $reason: raise its --read-buffer-size", $topic);
-	return;
+	return $id;
 }
 
 promise 'what does not fit into a URL and not into bulk is dead, and says why' => sub {
@@ -204,8 +204,33 @@ promise 'what does not fit into a URL and not into bulk is dead, and says why' =
 promise 'what does not fit into a URL is dead where there is no bulk API' => sub {
 	reload($node, 'outbox.dapr_bulk' => 'off');
 	$dapr->faults([ dapr_error(404, 'ERR_DIRECT_INVOKE', match => { path => '/bulk/' }) ]);
-	is_too_long('long_denied', 'it has no bulk API') foreach 1 .. 2;
+	my @ids = map { is_too_long('long_denied', 'it has no bulk API') } 1 .. 2;
+	is_deeply(
+		[ sort map { $_->{path} =~ s/long_denied$//r } $dapr->log(topic => 'long_denied', id => $ids[1]) ],
+		[ '/v1.0-alpha1/publish/bulk/pubsub/', '/v1.0/publish/bulk/pubsub/' ],
+		'both routes were tried for each');
 	$dapr->faults([]);
+	query($node, "SELECT outbox_retry('$ids[1]')");
+	ok(wait_state($node, $ids[1], 'published'), 'and are again: once there is one, it arrives');
+};
+
+# An API allowlist that has v1.0 only: its version is not shown either.
+promise 'what does not fit into a URL finds the route that is there' => sub {
+	$dapr->faults([ dapr_error(404, 'ERR_DIRECT_INVOKE', match => { path => '/v1.0-alpha1/' }),
+		dapr_error(404, 'ERR_DIRECT_INVOKE', match => { path => '/v1.0/metadata' }) ]);
+	reload($node, 'outbox.dapr_bulk' => 'off');
+	my $id = publish($node, 'long_stable', more => "metadata => $long");
+	ok(wait_state($node, $id, 'published'), 'that of a new daprd without its version');
+	taken_once($dapr, [$id], 'taken');
+
+	# To an old one, the new route is that of a single event, as here.
+	my $old = start_receiver(mode => 'dapr', profile => '1.16',
+		components => { pubsub => {}, bulk => {} });
+	$old->faults([ dapr_error(404, 'ERR_DIRECT_INVOKE', match => { path => '/v1.0-alpha1/' }) ]);
+	reload($node, 'outbox.dapr_endpoint' => $old->url);
+	$id = publish($node, 'long_old', more => "metadata => $long");
+	ok(wait_state($node, $id, 'dead'), 'with none it is dead');
+	is(scalar($old->accepted), 0, 'and not published to a component of that name');
 };
 
 promise 'in bulk alone, an event has the attempts of any other' => sub {
