@@ -292,7 +292,7 @@ CREATE FUNCTION @extschema@.outbox_publish(topic pg_catalog.text,
 RETURNS pg_catalog.uuid
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE SECURITY DEFINER;
 COMMENT ON FUNCTION @extschema@.outbox_publish(pg_catalog.text, pg_catalog.jsonb, pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.jsonb, pg_catalog.timestamptz) IS
-'Publishes a JSON event in the current transaction and returns its id. An event_id that is there already is not published again. Errors: 22023 bad argument, 22004 NULL argument, 54000 payload above outbox.max_payload_size, 25006 on a standby.';
+'Publishes a JSON event in the current transaction and returns its id. An event_id that is there already is not published again. Errors: 22023 bad argument, 22004 NULL argument, 23505 event_id of another event, 54000 payload above outbox.max_payload_size, 25006 on a standby, 55000 a trigger keeps the row out of the table.';
 
 CREATE FUNCTION @extschema@.outbox_publish_bytes(topic pg_catalog.text,
 	payload pg_catalog.bytea,

@@ -194,7 +194,7 @@ check_traceparent(const char *s, int len)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("traceparent of an event is not a W3C trace context"),
-				 errdetail("It is \"%.*s\".", Min(len, 64), s),
+				 errdetail("It is \"%.*s\".", pg_mbcliplen(s, len, 64), s),
 				 errhint("It has the form 00-<trace id>-<parent id>-<flags>, in hexadecimal digits of lower case.")));
 }
 

@@ -39,6 +39,9 @@
 
 #define PUBLISH_EVENT_ID 6		/* from 0 on */
 
+/* How often to try to insert an event that comes and goes. */
+#define PUBLISH_TRIES 10
+
 static Statement publish_new = {PUBLISH, PUBLISH_TYPES};
 
 static Statement publish_unless_there = {
@@ -50,10 +53,19 @@ static Statement publish_unless_there = {
 	"(e." column " OPERATOR(pg_catalog.=) $" n \
 	" OR (e." column " IS NULL AND $" n " IS NULL))"
 
-/* The columns are in the order of compared[]. */
+/* The same for one that means "standard" if it is NULL. */
+#define SAME_UNLESS_NULL(column, n, standard) \
+	"(COALESCE(e." column ", " standard ") OPERATOR(pg_catalog.=)" \
+	" COALESCE($" n ", " standard "))"
+
+/*
+ * The columns are in the order of compared[].  A default that is written out is
+ * what it stands for; if topics differ, types without one do not.
+ */
 static Statement compare_event = {
-	"SELECT " SAME("topic", "1") ", " SAME("type", "6") ", " SAME("key", "5")
-	", " SAME("content_type", "4")
+	"SELECT " SAME("topic", "1") ", " SAME_UNLESS_NULL("type", "6", "$1")
+	", " SAME("key", "5")
+	", " SAME_UNLESS_NULL("content_type", "4", "'application/json'")
 	", (" SAME("payload", "2") " AND " SAME("body", "3") ")"
 	" FROM @s@.outbox_event e WHERE e.event_id OPERATOR(pg_catalog.=) $7",
 	PUBLISH_TYPES
@@ -142,16 +154,16 @@ begin_statements(Oid function)
 
 /*
  * An event with this id is there already: throw unless it is the same one.  What
- * is stored is not shown, for who may publish may not read.  One that has gone
- * meanwhile was the same as far as anybody knows.
+ * is stored is not shown, for who may publish may not read.  False if it has gone
+ * meanwhile, deleted or pruned.
  */
-static void
+static bool
 check_same_event(Datum *values, const char *nulls)
 {
 	StringInfoData differing;
 
 	if (store_execute(&compare_event, values, nulls) == 0)
-		return;
+		return false;
 	initStringInfo(&differing);
 	for (int i = 0; i < lengthof(compared); i++)
 	{
@@ -170,6 +182,18 @@ check_same_event(Datum *values, const char *nulls)
 															values[PUBLISH_EVENT_ID]))),
 				 errdetail("It differs in: %s.", differing.data),
 				 errhint("Publish the same event again, or give this one an id of its own.")));
+	return true;
+}
+
+/* An event is neither stored nor there, at every try. */
+static void
+report_not_stored(Datum event_id)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("could not store event \"%s\"",
+					DatumGetCString(DirectFunctionCall1(uuid_out, event_id))),
+			 errdetail("A trigger keeps its row out of the table, or others publish and delete it again and again.")));
 }
 
 /*
@@ -196,10 +220,17 @@ store_publish(Oid function, const StorePublish *event)
 		nulls[i] = values[i] == 0 ? 'n' : ' ';
 
 	begin_statements(function);
-	n = write_for_function(event->may_exist ? &publish_unless_there :
-						   &publish_new, values, nulls);
-	if (n == 0)
-		check_same_event(values, nulls);
+	for (int tries = 1;; tries++)
+	{
+		n = write_for_function(event->may_exist ? &publish_unless_there :
+							   &publish_new, values, nulls);
+		if (n > 0 || check_same_event(values, nulls))
+			break;
+
+		/* what was in its place has gone: nothing is stored yet */
+		if (tries == PUBLISH_TRIES)
+			report_not_stored(event->event_id);
+	}
 	SPI_finish();
 	return n > 0;
 }

@@ -172,6 +172,17 @@ SELECT outbox_publish('all', '1', 'k', 't', '00000000-0000-4000-8000-00000000000
 SELECT outbox_publish_bytes('bytes', '\x00ff', 'a/b', event_id => '00000000-0000-4000-8000-000000000005');
 SELECT outbox_publish_bytes('bytes', '\x00ff', 'a/b', event_id => '00000000-0000-4000-8000-000000000005');
 SELECT topic, payload, body, metadata, deliver_after FROM outbox_event ORDER BY id;
+-- a default is what it stands for, in both directions
+SELECT outbox_publish('standard', '1', event_id => '00000000-0000-4000-8000-000000000006');
+SELECT outbox_publish('standard', '1', type => 'standard', event_id => '00000000-0000-4000-8000-000000000006');
+INSERT INTO outbox_event (topic, payload, type, content_type, event_id)
+	VALUES ('standard', '1', 'standard', 'application/json', '00000000-0000-4000-8000-000000000007');
+SELECT outbox_publish('standard', '1', event_id => '00000000-0000-4000-8000-000000000007');
+SELECT attempt($$SELECT outbox_publish('else', '1', event_id => '00000000-0000-4000-8000-000000000007')$$);
+INSERT INTO outbox_event (topic, payload, content_type, event_id)
+	VALUES ('standard', '1', 'application/x+json', '00000000-0000-4000-8000-000000000008');
+SELECT attempt($$SELECT outbox_publish('standard', '1', event_id => '00000000-0000-4000-8000-000000000008')$$);
+DELETE FROM outbox_event WHERE topic = 'standard';
 -- unless it is another event's, whose contents are not shown
 SELECT attempt($$SELECT outbox_publish('other', '1', 'k', 't', '00000000-0000-4000-8000-000000000004')$$);
 SELECT attempt($$SELECT outbox_publish('all', '2', 'k', 't', '00000000-0000-4000-8000-000000000004')$$);
@@ -195,6 +206,12 @@ RESET search_path;
 DROP OPERATOR evil.= (text, text);
 DROP FUNCTION evil.always(text, text);
 DROP SCHEMA evil;
+-- what keeps the row out of the table is no event that is there already
+CREATE FUNCTION keep_out() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+CREATE TRIGGER a_keep_out BEFORE INSERT ON outbox_event FOR EACH ROW EXECUTE FUNCTION keep_out();
+SELECT attempt($$SELECT outbox_publish('kept out', '1', event_id => '00000000-0000-4000-8000-000000000009')$$);
+DROP TRIGGER a_keep_out ON outbox_event;
+DROP FUNCTION keep_out();
 -- bad input is refused even then
 SELECT attempt($$SELECT outbox_publish('', '1', event_id => '00000000-0000-4000-8000-000000000003')$$);
 -- INSERT says that it is there
@@ -278,7 +295,9 @@ FROM unnest(ARRAY['null', '1', '"a"', '[]', '["a"]', '[{"a": "b"}]', '{"a": 1}',
 	'{"a": true}', '{"a": ["b"]}', '{"a": {}}', '{"a": {"b": "c"}}', '{"a": "b", "c": 1}']) m;
 SELECT attempt($$SELECT outbox_publish('t', '1', metadata => jsonb_build_object('a', repeat('x', 4080)))$$);
 
--- a trace context that is given as such
+-- a trace context that is given as such; a long one is shown in part
+INSERT INTO outbox_event (topic, payload, traceparent)
+	VALUES ('t', '1', repeat('0', 63) || U&'\00FC');
 SELECT t, attempt(format($$INSERT INTO outbox_event (topic, payload, traceparent) VALUES ('t', '1', %L)$$, t))
 FROM unnest(ARRAY['', 'x',
 	'00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0',
