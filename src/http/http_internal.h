@@ -71,7 +71,8 @@ struct HttpRequest
 
 	/* The rest belongs to one use. */
 	MemoryContext context;
-	bool		repeated;		/* is sent for the second time */
+	int			sends;			/* how often it began to be sent */
+	bool		repeated;		/* http_request_repeat() was true */
 	StringInfoData headers;		/* lines, each behind a line end; or NULL */
 	bool		answered;		/* a line of a response was received */
 	bool		headers_end;	/* the response's headers are complete */

@@ -112,6 +112,25 @@ header_received(char *data, size_t size, size_t nmemb, void *arg)
 	return len;
 }
 
+#if LIBCURL_VERSION_NUM >= 0x075000
+/*
+ * A request is about to be sent.  If this is libcurl's remedy for a connection
+ * that died under it, there is no use in trying it on one more kept connection,
+ * and then the next: http_request_repeat() has a fresh one made.
+ */
+static int
+about_to_send(void *arg, char *remote_ip, char *local_ip, int remote_port,
+			  int local_port)
+{
+	HttpRequest *request = arg;
+	long		connects = 0;
+
+	curl_easy_getinfo(request->easy, CURLINFO_NUM_CONNECTS, &connects);
+	return request->sends++ == 0 || connects > 0 ?
+		CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT;
+}
+#endif
+
 /* Options about what may be talked to and how; the same for all requests. */
 static void
 set_policy(CURL *easy)
@@ -172,6 +191,10 @@ set_options(HttpRequest *request)
 	}
 	CHECK_SETOPT(easy, CURLOPT_PRIVATE, request);
 	CHECK_SETOPT(easy, CURLOPT_ERRORBUFFER, request->error);
+#if LIBCURL_VERSION_NUM >= 0x075000
+	CHECK_SETOPT(easy, CURLOPT_PREREQFUNCTION, about_to_send);
+	CHECK_SETOPT(easy, CURLOPT_PREREQDATA, request);
+#endif
 	CHECK_SETOPT(easy, CURLOPT_HEADERFUNCTION, header_received);
 	CHECK_SETOPT(easy, CURLOPT_HEADERDATA, request);
 	CHECK_SETOPT(easy, CURLOPT_WRITEFUNCTION, body_received);
@@ -266,6 +289,7 @@ http_request_clear(HttpRequest *request)
 	if (request->repeated)
 		CHECK_SETOPT(request->easy, CURLOPT_FRESH_CONNECT, 0L);
 	request->repeated = false;
+	request->sends = 0;
 	request->headers.data = NULL;
 	request->answered = false;
 	request->headers_end = false;
@@ -389,8 +413,10 @@ http_request_post(HttpRequest *request, const char *url,
  *
  * A server may close a kept connection whenever it likes, and a request that
  * meets this is told nothing: no fault of its own.  libcurl has a remedy, but
- * only five times in an easy handle's life.  The server may have taken the
- * request all the same, as with any answer that is lost.
+ * only five times in an easy handle's life, and each time with any connection
+ * that is kept.  So from 7.80 on a request is sent at most twice; to an older
+ * libcurl up to seven times, if as many connections die.  The server may have
+ * taken it all the same, as with any answer that is lost.
  */
 bool
 http_request_repeat(HttpRequest *request, CURLcode code)
@@ -399,8 +425,10 @@ http_request_repeat(HttpRequest *request, CURLcode code)
 
 	if (request->repeated || request->answered)
 		return false;
+
+	/* only about_to_send() aborts */
 	if (code != CURLE_GOT_NOTHING && code != CURLE_RECV_ERROR &&
-		code != CURLE_SEND_ERROR)
+		code != CURLE_SEND_ERROR && code != CURLE_ABORTED_BY_CALLBACK)
 		return false;
 	curl_easy_getinfo(request->easy, CURLINFO_NUM_CONNECTS, &connects);
 	if (connects > 0)
