@@ -9,7 +9,7 @@
  *
  * Secrets (the contents of files that settings name) go into headers and URLs
  * only.  A server may repeat what it was sent, so that its texts are searched for
- * them before they are shown.
+ * them before they are shown: as they are, as JSON writes them, percent-encoded.
  *
  * Memory.  The text of an error is made in a context that is reset for the
  * next one; answering copies it.
@@ -21,6 +21,9 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
+
+#include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 
 #include "guc.h"
@@ -96,6 +99,72 @@ http_answer_check(HttpPublisher *publisher, const OutboxMessage *message)
 	return false;
 }
 
+/* The value of so many hexadecimal digits; -1: they are not there. */
+static int
+hex_value(const char *p, int ndigits)
+{
+	int			value = 0;
+
+	for (int i = 0; i < ndigits; i++)
+	{
+		char		c = pg_tolower((unsigned char) p[i]);
+
+		if (!isxdigit((unsigned char) c))
+			return -1;
+		value = value * 16 + (c <= '9' ? c - '0' : c - 'a' + 10);
+	}
+	return value;
+}
+
+/*
+ * How many bytes at "p" stand for the first byte of "secret", or for the first
+ * *n, one character: percent-encoded, as an escape in JSON, or as they are.
+ * 0: none do.
+ */
+static Size
+match_character(const char *p, const char *secret, Size *n)
+{
+	unsigned char utf8[5] = {0};
+	int			unit;
+
+	*n = 1;
+	if (p[0] == '%' && hex_value(p + 1, 2) == (unsigned char) secret[0])
+		return 3;
+	if (p[0] == '\\' && p[1] == secret[0] && strchr("\"\\/", p[1]) != NULL)
+		return 2;
+	if (p[0] == '\\' && p[1] == 'u' && (unit = hex_value(p + 2, 4)) > 0)
+	{
+		Size		len;
+
+		unicode_to_utf8(unit, utf8);
+		len = strlen((char *) utf8);
+		if (strncmp(secret, (char *) utf8, len) == 0)
+		{
+			*n = len;
+			return 6;
+		}
+	}
+	return p[0] == secret[0] ? 1 : 0;
+}
+
+/* How many bytes at "p" are the secret, in whatever way it is written?  0: none. */
+static Size
+match_secret(const char *p, const char *secret)
+{
+	const char *start = p;
+	Size		n;
+
+	for (; *secret != '\0'; secret += n)
+	{
+		Size		len = match_character(p, secret, &n);
+
+		if (len == 0)
+			return 0;
+		p += len;
+	}
+	return p - start;
+}
+
 /*
  * Overwrite what must not be shown with stars.  "str" is the server's, and may
  * hold a secret as often as it likes.  What it was told is what the request had:
@@ -111,6 +180,15 @@ mask_secrets(const HttpOptions *options, char *str)
 
 		for (char *p = strstr(str, secret); p; p = strstr(p + len, secret))
 			memset(p, '*', len);
+
+		/* mostly nothing is written in another way */
+		if (strpbrk(str, "%\\") == NULL)
+			continue;
+		for (char *p = str; *p != '\0'; p += Max(len, 1))
+		{
+			len = match_secret(p, secret);
+			memset(p, '*', len);
+		}
 	}
 }
 

@@ -31,8 +31,12 @@
 #include "publish/publishers.h"
 #include "publish/secret_url.h"
 
-/* Values in http_headers_file that are shorter than this are not hidden. */
+/*
+ * What is shorter is not hidden of http_headers_file: a value or the last word of
+ * it ("Bearer word"), and any other word, which may say what is there.
+ */
 #define SECRET_MIN 4
+#define WORD_MIN 8
 
 typedef struct EndpointPublisher
 {
@@ -42,7 +46,7 @@ typedef struct EndpointPublisher
 	bool		batched;		/* batch mode, whatever the other mode */
 } EndpointPublisher;
 
-/* Hide a header's value, and the last word of it ("Bearer word"). */
+/* Hide a header's value, and the words in it. */
 static void
 hide_value(HttpPublisher *publisher, char *header)
 {
@@ -55,6 +59,12 @@ hide_value(HttpPublisher *publisher, char *header)
 		http_answer_hide(publisher, value);
 	if (word != NULL && strlen(word + 1) >= SECRET_MIN)
 		http_answer_hide(publisher, word + 1);
+	value = pstrdup(value);
+	while ((word = strsep(&value, " \t,;=\"")) != NULL)
+	{
+		if (strlen(word) >= WORD_MIN)
+			http_answer_hide(publisher, word);
+	}
 }
 
 /*

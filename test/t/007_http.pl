@@ -215,6 +215,19 @@ promise 'headers are sent, and those of the file are shown nowhere' => sub {
 	unlike(slurp_file($node->logfile), qr/@{[SECRET]}/, 'nor has the log one');
 };
 
+promise 'a secret is hidden however the receiver writes it, and every part of one' => sub {
+	write_secret($headers_file,
+		qq(Authorization: Basic dXNl/cj"p\\w+YXNz\xc3\xbc\nX-Two: canary-first canary-second\n));
+	reload($node, 'outbox.http_headers_file' => $headers_file);
+	$receiver->faults([ { times => 1, status => 500,
+		body => '{"a":"dXNl\/cj\"p\\\\w\u002BYXNz\u00fc","b":"Basic%20dXNl%2Fcj%22p%5cw%2bYXNz%C3%bc",'
+		  . '"c":"canary-first","d":"dXNl/cj\"p\u005cw+YXN"}' } ]);
+	delivered(scalar publish($node, 't'));
+	is(relay_value($node, 'last_error') =~ s/\*+/*/gr,
+		'HTTP 500: {"a":"*","b":"*","c":"*","d":"dXNl/cj\"p\u005cw+YXN"}',
+		'but not what is none');
+};
+
 promise 'a bad line of the file is reported by its number' => sub {
 	write_secret($headers_file, "X-One: 1\n\nEvil\n");
 	reload($node, 'outbox.http_headers_file' => $headers_file);
