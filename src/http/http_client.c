@@ -367,7 +367,7 @@ find_overdue(HttpClient *client)
 	return overdue;
 }
 
-/* End the requests whose time is up, but not before their sockets are empty. */
+/* End the requests whose time is up, after one more look at their sockets. */
 static void
 end_overdue(HttpClient *client)
 {
