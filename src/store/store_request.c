@@ -21,6 +21,10 @@
  * An event without a row is settled if it has been read and is not in memory any
  * more, though the position may be held before it by another one.
  *
+ * If requests cannot be served because an event cannot be read, they are served
+ * once more, each in a subtransaction (store_salvage.c).  What is asked of that
+ * event is then done to its row of outbox_delivery alone.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -44,6 +48,11 @@ static Statement read_requests = {
 #define FRESH(now) \
 	" SET state = 'pending', attempts = 0, crashes = 0," \
 	" next_attempt_at = " now ", updated_at = clock_timestamp()"
+
+#define DISCARDED \
+	" DO UPDATE SET state = excluded.state, next_attempt_at = NULL," \
+	"  last_error = excluded.last_error, updated_at = clock_timestamp()" \
+	" WHERE d.state NOT IN ('published', 'discarded')"
 
 /* Does the newest position say that an event "e" without a row is settled? */
 #define COVERED \
@@ -97,12 +106,28 @@ static Statement discard = {
 	" FROM @s@.outbox_event e"
 	" WHERE e.id = $1 AND ($5 OR NOT " READ
 	"  OR EXISTS (SELECT 1 FROM @s@.outbox_delivery x WHERE x.id = e.id))"
-	" ON CONFLICT (id) DO UPDATE SET state = excluded.state,"
-	"  next_attempt_at = NULL, last_error = excluded.last_error,"
-	"  updated_at = clock_timestamp()"
-	" WHERE d.state NOT IN ('published', 'discarded')"
+	" ON CONFLICT (id)" DISCARDED
 	" RETURNING d.id, d.topic, d.key",
 	6, {INT8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, BOOLOID, TEXTOID}
+};
+
+/* $1 id, $2 now; of an event that cannot be read: its next try will say so */
+static Statement retry_row = {
+	"UPDATE @s@.outbox_delivery d" FRESH("$2")
+	" WHERE d.id = $1"
+	" AND d.state IN ('failed', 'dead', 'discarded', 'scheduled')"
+	" RETURNING d.id, d.topic, d.key",
+	2, {INT8OID, TIMESTAMPTZOID}
+};
+
+/* $1 id, $2 it is in memory, $3 who asked; the same to discard it */
+static Statement discard_row = {
+	"INSERT INTO @s@.outbox_delivery AS d (id, topic, state, last_error)"
+	" SELECT $1, '', 'discarded', 'discarded by ' || $3"
+	" WHERE $2 OR EXISTS (SELECT 1 FROM @s@.outbox_delivery x WHERE x.id = $1)"
+	" ON CONFLICT (id)" DISCARDED
+	" RETURNING d.id, d.topic, d.key",
+	3, {INT8OID, BOOLOID, TEXTOID}
 };
 
 /* $1 id; what could not be discarded, unless it was before, is published */
@@ -254,17 +279,80 @@ serve_discard(ServeArgs *args, const Request *request)
 					   TextDatumGetCString(request->requested_by))));
 }
 
+typedef struct OneRequest
+{
+	ServeArgs  *args;
+	const Request *request;
+} OneRequest;
+
+/* Serve a request to retry or to discard an event. */
+static void
+serve_about_event(void *arg)
+{
+	OneRequest *one = arg;
+
+	if (strcmp(one->request->action, "retry") == 0)
+		serve_retry(one->args, one->request);
+	else
+		serve_discard(one->args, one->request);
+}
+
+/*
+ * Do to the row of an event that cannot be read what is asked of the event.
+ * Without a row there is nothing to retry, and nothing to discard unless it is in
+ * memory: it has been published, or is dead as soon as it is read.
+ */
+static void
+serve_about_row(const OneRequest *one)
+{
+	ServeArgs  *args = one->args;
+	const Request *request = one->request;
+	bool		gone = strcmp(request->action, "discard") == 0;
+	Datum		values[3];
+
+	values[0] = request->event;
+	if (gone)
+	{
+		values[1] = BoolGetDatum(args->in_memory(DatumGetInt64(request->event),
+												 args->arg));
+		values[2] = request->requested_by;
+	}
+	else
+		values[1] = TimestampTzGetDatum(args->now);
+	store_execute(gone ? &discard_row : &retry_row, values, NULL);
+	(void) add_served(args, gone);
+}
+
+/* The same in a transaction that finds out which events cannot be read. */
+static void
+salvage_about_event(OneRequest *one)
+{
+	int			nserved = list_length(*one->args->served);
+
+	if (!store_try(serve_about_event, one, salvage_blames_event))
+		return;
+
+	/* what was added before the error has been undone */
+	*one->args->served = list_truncate(*one->args->served, nserved);
+	serve_about_row(one);
+}
+
 /* Serve one request; true if there is nothing left to do for it. */
 static bool
 serve_request(ServeArgs *args, const Request *request)
 {
+	OneRequest	one = {args, request};
 	Datum		values[5];
 
 	values[0] = request->event;
-	if (strcmp(request->action, "retry") == 0)
-		serve_retry(args, request);
-	else if (strcmp(request->action, "discard") == 0)
-		serve_discard(args, request);
+	if (strcmp(request->action, "retry") == 0 ||
+		strcmp(request->action, "discard") == 0)
+	{
+		if (salvage_runs())
+			salvage_about_event(&one);
+		else
+			serve_about_event(&one);
+	}
 	else if (strcmp(request->action, "forget") == 0)
 	{
 		store_execute(&forget, values, NULL);
@@ -387,6 +475,13 @@ store_serve_requests(StoreRequestCursor *cursor, const StoreWindow *window,
 	*served = NIL;
 	*more = false;
 	result = store_transaction(serve_body, &args);
+	if (store_failed_on_event(result))
+	{
+		*cursor = before;
+		*served = NIL;
+		*more = false;
+		result = store_salvage(serve_body, &args);
+	}
 	if (result != STORE_OK)
 		*cursor = before;
 	return result;

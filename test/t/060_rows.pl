@@ -9,6 +9,7 @@
 # - So is one that waits in the table: what is behind it goes on waiting.
 # - A page that cannot be read does not keep what is on others from going on, nor a
 #   relay from starting; outbox_check() says which block of which table.
+# - Nor does a request to retry or to discard one of its events.
 # - Nor does a page that goes bad while its events are in memory.
 # - An event that is deleted is erased: its key goes on, no row of ours has
 #   anything of it, and its id is a new one.
@@ -322,6 +323,37 @@ promise 'a page that cannot be read keeps the others from nothing' => sub {
 	like(check_value($node, 'events readable', 'ok, detail', 'damaged'),
 		qr/^f\|@{[ scalar @lost ]} cannot be read.*block 1 of table "outbox_event": invalid page/,
 		'outbox_check() has block and table');
+};
+
+# By the functions nobody can ask it any more, but they may have been called
+# before the page went bad.
+promise 'nor does a request for an event on it' => sub {
+	my ($given_up, $retried) = split /\n/,
+	  query($node, 'SELECT id FROM outbox_delivery ORDER BY id LIMIT 2', 'damaged');
+	my $row = sub {
+		return query($node,
+			"SELECT $_[1] FROM outbox_delivery WHERE id = $_[0]", 'damaged');
+	};
+	my $died = $row->($retried, 'updated_at');
+	my $readable = publish($node, 'page', db => 'damaged',
+		more => q{deliver_after => now() + '1 hour'});
+	query($node, qq{
+		BEGIN;
+		INSERT INTO outbox_request (action, event)
+		VALUES ('discard', $given_up), ('retry', $retried);
+		SELECT outbox_discard('$readable');
+		COMMIT}, 'damaged');
+	poll_until(
+		sub { query($node, 'SELECT count(*) FROM outbox_request', 'damaged') == 0 },
+		'all to be served');
+	wait_delivered($receiver, [ publish($node, 'page', db => 'damaged') ]);
+	is($row->($given_up, 'state'), 'discarded', 'its row is discarded');
+	poll_until(
+		sub { $row->($retried, "state = 'dead' AND updated_at > '$died'") eq 't' },
+		'the one that is tried again to be dead again');
+	is( query($node, qq{
+			SELECT state FROM outbox_events WHERE event_id = '$readable'}, 'damaged'),
+		'discarded', 'what was asked of another one is done');
 	query($node, 'DROP DATABASE damaged');
 };
 
