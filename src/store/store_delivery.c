@@ -11,7 +11,8 @@
  * An exception and the position that passes its event are one transaction.
  *
  * If it fails because an event cannot be read any more, it is made again event
- * by event, and that one is dead (store_salvage.c).
+ * by event.  A row that is there is then written without a look at its event; an
+ * event without one, that is still to be sent, is dead (store_salvage.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -48,9 +49,17 @@ static Statement take_over = {
 	3, {FLOAT8OID, INT8ARRAYOID, BOOLOID}
 };
 
+/* $1 id, $2 state, $3 attempts, $4 crashes, $5 due, $6 status, $7 error */
+#define WRITTEN \
+	"unnest($1, $2, $3, $4, $5, $6, $7)" \
+	" u(id, state, attempts, crashes, due, status, error)"
+
+#define WRITTEN_TYPES \
+	7, {INT8ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, INT4ARRAYOID, \
+	TIMESTAMPTZARRAYOID, INT4ARRAYOID, TEXTARRAYOID}
+
 /*
- * $1 id, $2 state, $3 attempts, $4 crashes, $5 due, $6 status, $7 error.  An
- * event that was deleted gets no row; of one that is just being deleted, the
+ * An event that was deleted gets no row; of one that is just being deleted, the
  * request to forget it is served later.  OFFSET 0: row by row, by the primary
  * key.
  */
@@ -59,8 +68,7 @@ static Statement write_deliveries = {
 	" crashes, next_attempt_at, last_status, last_error, updated_at)"
 	" SELECT u.id, e.topic, e.key, u.state, u.attempts, u.crashes, u.due,"
 	"  u.status, u.error, clock_timestamp()"
-	" FROM unnest($1, $2, $3, $4, $5, $6, $7)"
-	"  u(id, state, attempts, crashes, due, status, error),"
+	" FROM " WRITTEN ","
 	" LATERAL (SELECT x.topic, x.key FROM @s@.outbox_event x"
 	"  WHERE x.id = u.id OFFSET 0) e"
 	" ON CONFLICT (id) DO UPDATE SET state = excluded.state,"
@@ -70,8 +78,18 @@ static Statement write_deliveries = {
 	"  last_error = coalesce(excluded.last_error, d.last_error),"
 	"  updated_at = excluded.updated_at"
 	" WHERE d.state <> 'discarded'",
-	7, {INT8ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, INT4ARRAYOID,
-	TIMESTAMPTZARRAYOID, INT4ARRAYOID, TEXTARRAYOID}
+	WRITTEN_TYPES
+};
+
+/* The same for rows that are there, whatever has become of the event. */
+static Statement update_deliveries = {
+	"UPDATE @s@.outbox_delivery d SET state = u.state,"
+	"  attempts = u.attempts, crashes = u.crashes, next_attempt_at = u.due,"
+	"  last_status = coalesce(u.status, d.last_status),"
+	"  last_error = coalesce(u.error, d.last_error),"
+	"  updated_at = clock_timestamp()"
+	" FROM " WRITTEN " WHERE d.id = u.id AND d.state <> 'discarded'",
+	WRITTEN_TYPES
 };
 
 /* $1 ids */
@@ -143,7 +161,7 @@ store_take_over(int minimum_interval_ms, bool died,
 	return store_transaction(take_over_body, &args);
 }
 
-/* The parameters of write_deliveries: an array for each column. */
+/* The parameters of WRITTEN: an array for each column. */
 static void
 deliveries_to_arrays(const Delivery *const *deliveries, int n, Datum *arrays)
 {
@@ -177,12 +195,12 @@ deliveries_to_arrays(const Delivery *const *deliveries, int n, Datum *arrays)
 }
 
 static void
-write_together(const Delivery *const *rows, int n)
+write_together(Statement *statement, const Delivery *const *rows, int n)
 {
 	Datum		values[7];
 
 	deliveries_to_arrays(rows, n, values);
-	store_execute(&write_deliveries, values, NULL);
+	store_execute(statement, values, NULL);
 }
 
 static void
@@ -190,23 +208,31 @@ write_one(void *arg)
 {
 	const Delivery *row = arg;
 
-	write_together(&row, 1);
+	write_together(&write_deliveries, &row, 1);
 }
 
 /*
  * Write the rows one by one.  An event may have come into memory before its
- * page went bad: then nothing more can be done for it.
+ * page went bad: a new row, which has its topic and key, cannot be made then.
+ * There has to be one only if the event is still to be sent.
  */
 static void
 write_each(const Delivery *const *rows, int n)
 {
 	for (int i = 0; i < n; i++)
 	{
-		char	   *error = store_try(write_one, unconstify(Delivery *, rows[i]),
-									  salvage_blames_event);
+		int64		id = rows[i]->id;
+		char	   *error;
 
-		if (error)
-			salvage_set_aside(rows[i]->id, error);
+		if (salvage_ids_without_row(&id, 1) == 0)
+		{
+			write_together(&update_deliveries, &rows[i], 1);
+			continue;
+		}
+		error = store_try(write_one, unconstify(Delivery *, rows[i]),
+						  salvage_blames_event);
+		if (error && rows[i]->state != DELIVERY_PUBLISHED)
+			salvage_set_aside(id, error);
 	}
 }
 
@@ -243,7 +269,7 @@ write_rows(StoreCheckpoint *checkpoint)
 	if (salvage_runs())
 		write_each(rows, nrows);
 	else if (nrows > 0)
-		write_together(rows, nrows);
+		write_together(&write_deliveries, rows, nrows);
 	if (ngone > 0)
 	{
 		values[0] = store_id_array(gone, ngone);
