@@ -56,6 +56,7 @@ typedef struct StoreCheckpoint
 	const Delivery *deliveries;
 	int			ndeliveries;
 	StorePosition position;
+	StoreSnapshot pruned;		/* store_pruned_snapshot() */
 	bool		durable;		/* flush before returning */
 } StoreCheckpoint;
 
@@ -175,6 +176,7 @@ extern bool store_lock_database(void);
 extern StoreSnapshot store_copy_snapshot(StoreSnapshot snapshot);
 
 /* store_position.c */
+extern bool store_is_visible(StoreSnapshot snapshot, uint64 xid);
 extern bool store_is_covered(const StorePosition *position, uint64 xid,
 							 int64 id);
 extern bool store_has_read(const StoreWindow *window, uint64 xid, int64 id);
@@ -226,6 +228,7 @@ extern StoreResult store_find_deleted(const OutboxEvent *const *events, int n,
 									  List **gone);
 
 /* store_prune.c */
+extern StoreSnapshot store_pruned_snapshot(const StorePrune *prune);
 extern StoreResult store_prune_step(StorePrune *prune, int limit,
 									int64 *npruned, bool *more);
 

@@ -237,8 +237,20 @@ write_each(const Delivery *const *rows, int n)
 }
 
 /*
+ * May the row of a published event be deleted?  The position has to say that it
+ * is published, and pruning to come past the event yet.
+ */
+static bool
+needs_no_row(const StoreCheckpoint *checkpoint, const Delivery *delivery)
+{
+	return store_is_covered(&checkpoint->position, delivery->xid, delivery->id) &&
+		!(checkpoint->pruned &&
+		  store_is_visible(checkpoint->pruned, delivery->xid));
+}
+
+/*
  * Write the rows; those of events that are gone are deleted, which says that
- * they are published.  Where the position does not say so yet, the row does.
+ * they are published.  Where that would not do, the row says so.
  */
 static void
 write_rows(StoreCheckpoint *checkpoint)
@@ -256,8 +268,7 @@ write_rows(StoreCheckpoint *checkpoint)
 		written[i] = checkpoint->deliveries[i];
 		if (written[i].state == DELIVERY_GONE)
 		{
-			if (store_is_covered(&checkpoint->position, written[i].xid,
-								 written[i].id))
+			if (needs_no_row(checkpoint, &written[i]))
 			{
 				gone[ngone++] = written[i].id;
 				continue;

@@ -15,11 +15,14 @@
 
 #include "store/store_internal.h"
 
-static bool
-is_visible(FullTransactionId xid, StoreSnapshot snapshot)
+/* Does the snapshot see what this transaction did? */
+bool
+store_is_visible(StoreSnapshot snapshot, uint64 xid)
 {
+	FullTransactionId full_xid = FullTransactionIdFromU64(xid);
+
 	return DatumGetBool(DirectFunctionCall2(pg_visible_in_snapshot,
-											FullTransactionIdGetDatum(xid),
+											FullTransactionIdGetDatum(full_xid),
 											PointerGetDatum(snapshot)));
 }
 
@@ -31,10 +34,8 @@ static bool
 is_within(StoreSnapshot lo, StoreSnapshot hi, int64 last_id, uint64 xid,
 		  int64 id)
 {
-	FullTransactionId full_xid = FullTransactionIdFromU64(xid);
-
-	return is_visible(full_xid, lo) ||
-		(hi && id <= last_id && is_visible(full_xid, hi));
+	return store_is_visible(lo, xid) ||
+		(hi && id <= last_id && store_is_visible(hi, xid));
 }
 
 /* Does the position say of this event that it is settled? */

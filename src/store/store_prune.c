@@ -11,7 +11,9 @@
  * are passed once.
  *
  * Events that have a row in outbox_delivery are passed over: those published
- * or discarded go, with that row, by its own age; dead ones stay.
+ * or discarded go, with that row, by its own age; dead ones stay.  The walk does
+ * not come back: so an event that it may have passed keeps its row when it is
+ * published (store_delivery.c).
  *
  * Of the checkpoints, the ones before the snapshot in use go as well, and of
  * those since the last prunes the ones that were followed by another within
@@ -306,6 +308,16 @@ free_unless_used(const StorePrune *prune, StoreSnapshot snapshot)
 {
 	if (snapshot && snapshot != prune->done && snapshot != prune->target)
 		pfree(snapshot);
+}
+
+/*
+ * The walk may have passed what is visible in this snapshot, which belongs to
+ * *prune; NULL: nothing.
+ */
+StoreSnapshot
+store_pruned_snapshot(const StorePrune *prune)
+{
+	return prune->target ? prune->target : prune->done;
 }
 
 /*

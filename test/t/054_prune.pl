@@ -127,6 +127,22 @@ promise 'nothing is deleted before it is old enough' => sub {
 		'>=', 2, 'not before their time');
 };
 
+promise 'what waited for longer than it would be kept is deleted as well' => sub {
+	reload($node, 'outbox.published_expire_time' => '1s');
+	$receiver->faults([ { match => { topic => 'waited' }, status => 413, times => 1 } ]);
+	my $dead = publish($node, 'waited', key => 'k');
+	wait_state($node, $dead, 'dead');
+	my @blocked = publish($node, 'waited', key => 'k', count => 20);
+	wait_state($node, \@blocked, 'blocked');
+	wait_delivered($receiver, [ publish($node, 'passing') ]);
+	wait_pruned('passing');
+	is_deeply(kept('waited'), { waited => 21 }, 'they stay while they wait');
+
+	query($node, "SELECT outbox_discard('$dead')");
+	wait_delivered($receiver, \@blocked);
+	wait_pruned('waited');
+};
+
 # One row a checkpoint would be many: the log of positions is thinned to one a
 # second, long before its rows expire.
 promise 'the log of positions is thinned' => sub {
