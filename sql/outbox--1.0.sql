@@ -654,8 +654,8 @@ BEGIN
 			'not known: a table is locked, see below';
 	END;
 
-	-- What could be sent: events that were not read or are the first of their key,
-	-- unless something was asked of them or their topics have rows of their own
+	-- What could be sent for a minute: events that were not read or are the first of
+	-- their key, unless something was asked of them or their topics have rows of their own
 	-- below.  Never the state of each.
 	BEGIN
 		RETURN QUERY
@@ -673,13 +673,13 @@ BEGIN
 			coalesce(oldest_unsettled_age < interval '1 minute', true)
 			OR NOT (EXISTS (SELECT FROM @extschema@.outbox_request, old WHERE requested_at < old.at)
 					OR EXISTS (SELECT FROM @extschema@.outbox_ahead a, old
-							   WHERE a.created_at < old.at
-							   AND coalesce(a.deliver_after <= now(), true)
+							   WHERE greatest(a.created_at, a.deliver_after) < old.at
 							   AND a.id NOT IN (SELECT event FROM asked)
 							   AND a.topic NOT IN (SELECT topic FROM stopped))
 					OR EXISTS (SELECT FROM first JOIN @extschema@.outbox_delivery d USING (id), old
-							   WHERE d.state = 'pending'
-							   AND (SELECT e.created_at FROM @extschema@.outbox_event e WHERE e.id = d.id) < old.at
+							   WHERE d.state = 'pending' AND d.updated_at < old.at
+							   AND (SELECT greatest(e.created_at, e.deliver_after)
+									FROM @extschema@.outbox_event e WHERE e.id = d.id) < old.at
 							   AND d.id NOT IN (SELECT event FROM asked)
 							   AND d.topic NOT IN (SELECT topic FROM stopped)
 							   AND (current_setting('outbox.dead_key_policy', true) = 'skip'

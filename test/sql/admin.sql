@@ -163,6 +163,11 @@ SELECT moves('SELECT', 8, 9) AS first_can,
 	moves($$SET LOCAL outbox.key_scope = 'all'; UPDATE outbox_delivery SET topic = 'another', state = 'dead' WHERE state = 'pending' AND attempts = 1$$, 8, 9) AS any_dead,
 	moves($$SELECT outbox_discard(eid(4))$$, 4) AS asked,
 	moves($$SELECT outbox_discard(eid(4)); UPDATE outbox_request SET requested_at = '2001-01-01'$$, 4) AS not_served;
+-- from the time on that it could be sent
+SELECT moves($$UPDATE outbox_event SET deliver_after = now()$$, 5) AS due_now,
+	moves($$UPDATE outbox_event SET deliver_after = '2001-04-01'$$, 5) AS due_for_long,
+	moves($$UPDATE outbox_event SET deliver_after = now()$$, 8) AS row_due_now,
+	moves($$UPDATE outbox_delivery SET updated_at = now()$$, 8) AS asked_for_now;
 
 --
 -- Retry
