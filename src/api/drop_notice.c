@@ -7,25 +7,28 @@
  * still there and it is known which extension is meant.  Of what reaches the
  * extension in another way (DROP SCHEMA ... CASCADE, DROP OWNED) nothing is said.
  *
- * Locks: those of reading outbox_stats.  Errors: none but a cancel; whatever
- * cannot be counted, because a table is damaged for instance, can still be
- * dropped.
+ * It is counted before the command, and told after it: who reads that something
+ * has been dropped shall find that it has.
+ *
+ * Locks: those of reading events and exceptions, until the transaction ends.
+ * Errors: none but a cancel; whatever cannot be counted, because a table is
+ * damaged for instance, can still be dropped.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
-#include "utils/memutils.h"
-#include "utils/resowner.h"
 
 #include "api/drop_notice.h"
 #include "server/server.h"
 #include "store/store.h"
+
+/* A large backlog must not make the command a slow one. */
+#define MAX_COUNTED		10000
 
 static ProcessUtility_hook_type prev_ProcessUtility = NULL;
 
@@ -45,47 +48,30 @@ drops_extension(Node *stmt)
 	return false;
 }
 
-/* How many events of this extension are not settled; 0 if that fails. */
+/*
+ * How many undelivered events the command would take away; 0 for a user whom it
+ * will not obey.  Of more than MAX_COUNTED there is one too many.
+ */
 static int64
-count_unsettled(Oid schema)
-{
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile int64 n = 0;
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		n = store_count_unsettled(schema);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		if (geterrcode() == ERRCODE_QUERY_CANCELED)
-			PG_RE_THROW();
-		MemoryContextSwitchTo(context);
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return n;
-}
-
-/* Only to those whom the command will obey. */
-static void
-tell_what_is_lost(void)
+count_what_is_lost(void)
 {
 	ExtensionRow extension;
-	int64		n;
 
 	if (!extension_row_read(&extension) ||
 		!has_privs_of_role(GetUserId(), extension.owner))
-		return;
-	n = count_unsettled(extension.nspoid);
-	if (n > 0)
+		return 0;
+	return store_count_unsettled(extension.nspoid, extension.owner,
+								 MAX_COUNTED + 1);
+}
+
+static void
+tell_what_is_lost(int64 n)
+{
+	if (n > MAX_COUNTED)
+		ereport(NOTICE,
+				(errmsg("more than %d events of extension \"outbox\" are dropped undelivered",
+						MAX_COUNTED)));
+	else if (n > 0)
 		ereport(NOTICE,
 				(errmsg_plural("%lld event of extension \"outbox\" is dropped undelivered",
 							   "%lld events of extension \"outbox\" are dropped undelivered",
@@ -98,14 +84,17 @@ drop_notice_ProcessUtility(PlannedStmt *pstmt, const char *queryString,
 						   ParamListInfo params, QueryEnvironment *queryEnv,
 						   DestReceiver *dest, QueryCompletion *qc)
 {
+	int64		nlost = 0;
+
 	if (drops_extension(pstmt->utilityStmt))
-		tell_what_is_lost();
+		nlost = count_what_is_lost();
 	if (prev_ProcessUtility)
 		prev_ProcessUtility(pstmt, queryString, readOnlyTree, context, params,
 							queryEnv, dest, qc);
 	else
 		standard_ProcessUtility(pstmt, queryString, readOnlyTree, context,
 								params, queryEnv, dest, qc);
+	tell_what_is_lost(nlost);
 }
 
 /* From _PG_init() in the postmaster. */

@@ -261,6 +261,6 @@ extern int64 store_retry_dead(Oid function, Datum topic, bool all_topics);
 extern void store_discard(Oid function, Datum event_id);
 extern void store_forget(Oid function, Datum id);
 extern void store_forget_all(Oid function);
-extern int64 store_count_unsettled(Oid schema);
+extern int64 store_count_unsettled(Oid schema, Oid owner, int64 limit);
 
 #endif							/* OUTBOX_STORE_H */

@@ -7,14 +7,15 @@
  * the rights of the extension's owner.  The extension's schema is the one of
  * the function that was called.  The functions for administrators pin their
  * search_path in their definition; the statements to publish have no operator
- * or function that a search_path could replace, and so need not.
+ * or function that a search_path could replace, and so need not.  What DROP
+ * EXTENSION counts is no function's: see count_as_owner().
  *
  * They insert, and change no row that the relay writes: what an administrator
  * wants is a row of outbox_request, which the relay serves when it has been
  * committed.  So neither waits for the other.  (TRUNCATE has the tables for
  * itself anyway.)
  *
- * Errors go to the user.
+ * Errors go to the user, but for those of store_count_unsettled().
  *
  *-------------------------------------------------------------------------
  */
@@ -22,7 +23,9 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/uuid.h"
 
@@ -102,7 +105,14 @@ static Statement count_dead = {
 	2, {TEXTOID, BOOLOID}
 };
 
-static Statement count_unsettled = {"SELECT backlog FROM @s@.outbox_stats", 0};
+/* $1 at most so many, which ends the search */
+static Statement count_unsettled = {
+	"SELECT count(*) FROM (SELECT 1 FROM @s@.outbox_ahead UNION ALL"
+	" SELECT 1 FROM @s@.outbox_delivery d"
+	"  WHERE d.state IN ('scheduled', 'pending', 'in_progress', 'failed')"
+	"  LIMIT $1) u",
+	1, {INT8OID}
+};
 
 static Statement forget_all = {"DELETE FROM @s@.outbox_delivery", 0};
 
@@ -351,16 +361,60 @@ store_forget_all(Oid function)
 	SPI_finish();
 }
 
-/* How many events of the extension in this schema are not settled? */
-int64
-store_count_unsettled(Oid schema)
+/* What count_as_owner() is to count, and the result. */
+typedef struct UnsettledCount
 {
+	Oid			schema;
+	Oid			owner;
+	int64		limit;
 	int64		n;
-	bool		isnull;
+} UnsettledCount;
 
-	begin_statements_in(schema);
-	store_execute(&count_unsettled, NULL, NULL);
-	n = DatumGetInt64(store_result(0, 1, &isnull));
+/*
+ * The owner may be an ordinary user, after REASSIGN OWNED, who has put a function
+ * into our views.  So this runs as the owner in a restricted context, whoever
+ * drops the extension, and with a search_path of its own.  An error puts all of
+ * that back with the subtransaction.
+ */
+static void
+count_as_owner(void *arg)
+{
+	UnsettledCount *count = arg;
+	Datum		limit = Int64GetDatum(count->limit);
+	int			nest_level = NewGUCNestLevel();
+	Oid			userid;
+	int			sec_context;
+
+	GetUserIdAndSecContext(&userid, &sec_context);
+	SetUserIdAndSecContext(count->owner,
+						   sec_context | SECURITY_RESTRICTED_OPERATION);
+	(void) set_config_option("search_path", "pg_catalog, pg_temp",
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
+	begin_statements_in(count->schema);
+	store_execute(&count_unsettled, &limit, NULL);
+	count->n = DatumGetInt64(store_value(0, 1));
 	SPI_finish();
-	return n;
+	AtEOXact_GUC(false, nest_level);
+	SetUserIdAndSecContext(userid, sec_context);
+}
+
+/* A cancel is meant for the command; all else must not be in its way. */
+static bool
+is_not_a_cancel(int sqlstate)
+{
+	return sqlstate != ERRCODE_QUERY_CANCELED;
+}
+
+/*
+ * How many events of the extension of this schema and owner are not settled?  No
+ * more than "limit" are counted; 0 if that fails.  Throws only a cancel.
+ */
+int64
+store_count_unsettled(Oid schema, Oid owner, int64 limit)
+{
+	UnsettledCount count = {schema, owner, limit, 0};
+	char	   *error = store_try(count_as_owner, &count, is_not_a_cancel);
+
+	return error ? 0 : count.n;
 }
