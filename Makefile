@@ -61,9 +61,11 @@ OBJS = \
 	src/relay/relay_trouble.o \
 	src/relay/relay_turn.o \
 	src/server/database_commands.o \
+	src/server/database_scan.o \
 	src/server/extension_row.o \
 	src/server/launcher.o \
 	src/server/shmem.o \
+	src/server/shmem_launcher.o \
 	src/server/shmem_relay.o \
 	src/server/shmem_wake.o \
 	src/store/row_scan.o \

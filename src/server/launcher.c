@@ -5,11 +5,10 @@
  *
  * The launcher is connected to no database (only to the shared catalogs), so
  * that it is never in the way of DROP DATABASE and the like.  Which databases
- * have the extension it can't see from there: it starts a relay for every
- * database that it sees for the first time, a few at a time so that they leave
- * slots and processes to others, and a relay that finds no extension gives its
- * slot back and ends.  From then on a slot is made when the extension is: CREATE
- * EXTENSION and every publish ask for it.
+ * have the extension it can't see from there.  A slot is made for each that is to
+ * be looked into (database_scan.c), and at CREATE EXTENSION and every publish; for
+ * each slot a relay is started, and one that finds no extension gives its slot
+ * back and ends.
  *
  * A relay is a dynamic worker that the postmaster does not restart; the
  * launcher does, since only it can wait between tries: at once after a relay
@@ -23,30 +22,21 @@
  * down; with 0 it would never do so.  The relays go on meanwhile, and the next
  * launcher finds them in shared memory.
  *
- * Locks: AccessShareLock on pg_database, if it can be had at once; shmem.c's.
- * Errors: those of the one transaction end the process, which comes back a
- * second later.
+ * Locks: those of database_scan.c; shmem.c's.  Errors: those of the one
+ * transaction there end the process, which comes back a second later.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/heapam.h"
-#include "access/htup_details.h"
-#include "access/tableam.h"
-#include "access/xact.h"
-#include "catalog/pg_database.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "storage/lmgr.h"
 #include "utils/guc.h"
-#include "utils/hsearch.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "guc.h"
@@ -64,15 +54,6 @@
 #define MIN_BACKOFF_MS	200
 #define MAX_BACKOFF_MS	10000
 
-/* How often to look for databases that nobody told us of. */
-#define RESCAN_MS		60000
-
-/* How soon to look again when pg_database was locked. */
-#define LOCKED_RESCAN_MS	1000
-
-/* ... and when there are more databases to be looked into. */
-#define PROBE_RESCAN_MS		50
-
 /* A database that has waited for a process so long is worth a warning. */
 #define WARN_AFTER_MS		10000
 
@@ -89,7 +70,6 @@ typedef struct RelayRecord
 } RelayRecord;
 
 static RelayRecord *records;	/* one for each slot */
-static HTAB *seen_databases;	/* those that were looked at once */
 
 /* From _PG_init() in the postmaster. */
 void
@@ -107,122 +87,6 @@ launcher_register(void)
 	strlcpy(worker.bgw_name, "outbox launcher", BGW_MAXLEN);
 	strlcpy(worker.bgw_type, "outbox launcher", BGW_MAXLEN);
 	RegisterBackgroundWorker(&worker);
-}
-
-/*
- * Every database that can be connected to, as a list of Oids in the caller's
- * memory context.  False if pg_database is locked.
- */
-static bool
-list_databases(List **databases)
-{
-	MemoryContext result_context = CurrentMemoryContext;
-	Relation	rel;
-	TableScanDesc scan;
-	HeapTuple	tuple;
-
-	StartTransactionCommand();
-	(void) GetTransactionSnapshot();
-
-	/* A wait for the lock would keep us from SIGTERM, and relays from us. */
-	if (!ConditionalLockRelationOid(DatabaseRelationId, AccessShareLock))
-	{
-		CommitTransactionCommand();
-		return false;
-	}
-	rel = table_open(DatabaseRelationId, NoLock);
-	scan = table_beginscan_catalog(rel, 0, NULL);
-	*databases = NIL;
-	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
-	{
-		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
-		MemoryContext old;
-
-		/* What an interrupted DROP DATABASE left can only be dropped. */
-		if (!database->datallowconn ||
-			database->datconnlimit == DATCONNLIMIT_INVALID_DB)
-			continue;
-		old = MemoryContextSwitchTo(result_context);
-		*databases = lappend_oid(*databases, database->oid);
-		MemoryContextSwitchTo(old);
-	}
-	table_endscan(scan);
-	table_close(rel, AccessShareLock);
-	CommitTransactionCommand();
-	return true;
-}
-
-/* Forget the databases that are gone. */
-static void
-forget_dropped(List *databases)
-{
-	HASH_SEQ_STATUS status;
-	Oid		   *dboid;
-
-	hash_seq_init(&status, seen_databases);
-	while ((dboid = hash_seq_search(&status)) != NULL)
-	{
-		if (!list_member_oid(databases, *dboid))
-			hash_search(seen_databases, dboid, HASH_REMOVE, NULL);
-	}
-}
-
-/* There is no slot for the database, and none will be free by itself. */
-static void
-report_no_slot(Oid dboid)
-{
-	ereport(LOG,
-			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-			 errmsg("outbox: no relay for the database with OID %u", dboid),
-			 errdetail("%d databases have one already.", guc_max_databases),
-			 errhint("Raise outbox.max_databases.")));
-}
-
-/*
- * Have databases looked into that were not there the last time, a few at a time.
- * Returns how long to wait until the next look.
- */
-static long
-rescan_databases(void)
-{
-	List	   *databases;
-	ListCell   *lc;
-	long		wait_ms = RESCAN_MS;
-	int			nprobes;
-
-	if (!list_databases(&databases))
-		return LOCKED_RESCAN_MS;
-	forget_dropped(databases);
-	if (!shmem_remove_dropped(databases))
-		wait_ms = LOCKED_RESCAN_MS;
-	nprobes = shmem_databases_looked_into();
-	foreach(lc, databases)
-	{
-		Oid			dboid = lfirst_oid(lc);
-
-		/*
-		 * Once is enough: if there is no extension, CREATE EXTENSION will ask
-		 * for a relay.  But where no slot was free, nobody has looked yet.
-		 */
-		if (hash_search(seen_databases, &dboid, HASH_FIND, NULL))
-			continue;
-		if (nprobes >= MAX_STARTING)
-		{
-			wait_ms = PROBE_RESCAN_MS;
-			break;
-		}
-		if (shmem_look_into_database(dboid))
-		{
-			hash_search(seen_databases, &dboid, HASH_ENTER, NULL);
-			nprobes++;
-		}
-		else if (nprobes > 0)
-			wait_ms = PROBE_RESCAN_MS;
-		else
-			report_no_slot(dboid);
-	}
-	list_free(databases);
-	return wait_ms;
 }
 
 /* Ask the postmaster for a relay; false if no worker process is free. */
@@ -351,14 +215,31 @@ start_relay(RelayRecord *record, TimestampTz now)
 }
 
 /*
+ * The process of a relay that is to be started has ended.  If it ended before it
+ * saw whether there is an extension at all, nobody need start another one now:
+ * the slot is free then, and this is false.
+ */
+static bool
+note_end(RelayRecord *record, TimestampTz now, bool orderly)
+{
+	if (!orderly && database_scan_failed(record->dboid))
+	{
+		free_handle(record);
+		record->dboid = InvalidOid;
+		return false;
+	}
+	schedule_restart(record, now, orderly);
+	return true;
+}
+
+/*
  * Start the relays that are not there, a few at a time.  Returns how long to
- * wait until the next may be tried.
+ * wait until the next may be tried, "wait_ms" at most.
  */
 static long
-start_relays(void)
+start_relays(long wait_ms)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	long		wait_ms = RESCAN_MS;
 	int			nstarting = 0;
 	int			cursor = 0;
 	int			slot;
@@ -376,8 +257,8 @@ start_relays(void)
 			nstarting++;
 			continue;
 		}
-		if (record->handle)
-			schedule_restart(record, now, orderly);
+		if (record->handle && !note_end(record, now, orderly))
+			continue;
 
 		/* A clock that was set back must not make us wait for it. */
 		record->not_before = Min(record->not_before,
@@ -407,8 +288,6 @@ add_error_context(void *arg)
 static void
 launcher_init(void)
 {
-	HASHCTL		ctl;
-
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	BackgroundWorkerUnblockSignals();
@@ -416,11 +295,7 @@ launcher_init(void)
 
 	records = MemoryContextAllocZero(TopMemoryContext,
 									 sizeof(RelayRecord) * guc_max_databases);
-	memset(&ctl, 0, sizeof(ctl));
-	ctl.keysize = sizeof(Oid);
-	ctl.entrysize = sizeof(Oid);
-	seen_databases = hash_create("outbox databases", 64, &ctl,
-								 HASH_ELEM | HASH_BLOBS);
+	database_scan_init();
 	shmem_launcher_attach();
 }
 
@@ -429,7 +304,7 @@ outbox_launcher_main(Datum arg)
 {
 	ErrorContextCallback context;
 	TimestampTz last_scan = 0;
-	long		rescan_ms = RESCAN_MS;
+	long		rescan_ms = 0;
 	uint32		wait_event = wait_event_compat("OutboxLauncher");
 
 	context.callback = add_error_context;
@@ -453,12 +328,12 @@ outbox_launcher_main(Datum arg)
 		if (shmem_launcher_take_rescan() || last_scan > now ||
 			TimestampDifferenceExceeds(last_scan, now, rescan_ms))
 		{
-			rescan_ms = rescan_databases();
+			rescan_ms = database_scan();
 			last_scan = now;
 		}
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Min(start_relays(), rescan_ms), wait_event);
+						 start_relays(rescan_ms), wait_event);
 		ResetLatch(MyLatch);
 	}
 	proc_exit(1);

@@ -13,6 +13,11 @@
 extern void launcher_register(void);
 extern PGDLLEXPORT void outbox_launcher_main(Datum arg);
 
+/* database_scan.c */
+extern void database_scan_init(void);
+extern long database_scan(void);
+extern bool database_scan_failed(Oid dboid);
+
 /* database_commands.c */
 extern void database_commands_init(void);
 

@@ -102,18 +102,8 @@ typedef struct RelayInfo
 extern void shmem_init(void);
 extern bool shmem_attached(void);
 
-/* shmem.c: the launcher */
-extern void shmem_launcher_attach(void);
-extern void shmem_launcher_ask_rescan(void);
-extern bool shmem_launcher_take_rescan(void);
-extern Oid	shmem_next_relay_to_start(int *cursor, int *slot, bool *orderly);
-extern bool shmem_look_into_database(Oid dboid);
-extern int	shmem_databases_looked_into(void);
-extern bool shmem_database_is_wanted(Oid dboid);
-extern bool shmem_remove_dropped(List *databases);
-extern void shmem_note_start_failure(Oid dboid, const char *error);
-
 /* shmem.c: commands on databases */
+extern void shmem_launcher_ask_rescan(void);
 extern bool shmem_hold_relay(Oid dboid);
 extern bool shmem_has_relay(Oid dboid);
 extern void shmem_release_relay(Oid dboid);
@@ -122,6 +112,17 @@ extern void shmem_release_relay(Oid dboid);
 extern void shmem_count_duplicate(void);
 extern List *shmem_list_relays(void);
 extern void shmem_copy_topics(Oid dboid, TopicsReport *report);
+
+/* shmem_launcher.c */
+extern void shmem_launcher_attach(void);
+extern bool shmem_launcher_take_rescan(void);
+extern Oid	shmem_next_relay_to_start(int *cursor, int *slot, bool *orderly);
+extern bool shmem_look_into_database(Oid dboid);
+extern int	shmem_databases_looked_into(void);
+extern bool shmem_database_is_wanted(Oid dboid);
+extern bool shmem_remove_dropped(List *databases);
+extern bool shmem_give_up_database(Oid dboid);
+extern void shmem_note_start_failure(Oid dboid, const char *error);
 
 /* shmem_relay.c */
 extern bool shmem_relay_attach(Oid dboid);

@@ -3,7 +3,8 @@
 # Promises:
 # - A relay that finds no free worker process starts as soon as there is one.
 # - outbox.max_databases limits the relays, and the log and outbox_check() say so.
-# - Databases without the extension take no place from those that have it.
+# - Databases without the extension take no place from those that have it, nor do
+#   those that cannot be connected to.
 
 use strict;
 use warnings FATAL => 'all';
@@ -90,6 +91,33 @@ promise 'among many databases the one with the extension is found soon' => sub {
 	unlike(slurp_file($many->logfile, $offset), qr/outbox\.max_databases|max_worker_processes/,
 		'nobody is told to raise a limit');
 	$many->stop;
+};
+
+promise 'databases that cannot be connected to keep nobody waiting' => sub {
+	my $damaged = new_node('damaged', conf => \%conf);
+	my %id;
+	my @broken = map { "broken$_" } 1 .. 5;
+	reload($damaged, 'outbox.enabled' => 'off');
+	foreach my $db (@broken, 'sound')
+	{
+		query($damaged, "CREATE DATABASE $db");
+		query($damaged, 'CREATE EXTENSION outbox', $db);
+		$id{$db} = publish($damaged, $db, db => $db);
+	}
+	my %version = map {
+		my ($db, $oid) = split /\|/;
+		$db => $damaged->data_dir . "/base/$oid/PG_VERSION";
+	} split /\n/, query($damaged, q{SELECT datname, oid FROM pg_database WHERE datname ~ 'broken'});
+	$damaged->stop;
+	$damaged->adjust_conf('postgresql.conf', 'outbox.enabled', 'on');
+	rename $_, "$_.away" or die "could not rename $_: $!" foreach values %version;
+	$damaged->start;
+	wait_delivered($receiver, [ $id{sound} ]);
+
+	rename "$_.away", $_ or die "could not rename $_: $!" foreach values %version;
+	wait_delivered($receiver, [ @id{@broken} ]);
+	pass('once mended, they are looked into without being asked');
+	$damaged->stop;
 };
 
 done_testing();
