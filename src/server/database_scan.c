@@ -6,7 +6,8 @@
  * Every database that is seen for the first time gets a slot, hence a relay,
  * which sees whether the extension is there.  A few at a time, so that they leave
  * slots and processes to others.  Once is enough: from then on CREATE EXTENSION
- * and every publish ask for a relay.
+ * and every publish ask for a relay.  Where they find no slot, the launcher looks
+ * into the database again as soon as one is free.
  *
  * A database that cannot be looked into, because its directory is damaged for
  * instance, gives its slot back as well, or a few of them would keep all others
@@ -156,7 +157,7 @@ is_to_be_probed(Oid dboid, TimestampTz now, long *wait_ms)
 	if (!seen)
 		return true;
 	if (seen->not_before == DT_NOEND)
-		return false;
+		return shmem_database_is_refused(dboid);
 
 	/* A clock that was set back must not make us wait for it. */
 	seen->not_before = Min(seen->not_before,

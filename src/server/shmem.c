@@ -7,7 +7,9 @@
  * made by whoever learns of the database first: the launcher, which looks
  * through pg_database, or a backend at CREATE EXTENSION, its first publish or
  * outbox_start_relay().  The launcher starts a process for each, and a process
- * that finds no extension in its database gives the slot back.
+ * that finds no extension in its database gives the slot back.  A database that
+ * asks while all slots are taken is kept in mind: the launcher looks into it when
+ * one is free.
  *
  * Here are the struct, and what is asked of any slot by commands on databases,
  * by backends and views.  What the launcher asks is in shmem_launcher.c, what a
@@ -123,8 +125,57 @@ shmem_find_slot(Oid dboid)
 	return NULL;
 }
 
+/* Wake the launcher, if there is one.  The caller holds the lock. */
+void
+shmem_set_launcher_latch(void)
+{
+	if (shmem_shared->launcher_latch)
+		SetLatch(shmem_shared->launcher_latch);
+}
+
+/* Where a database is among those that were refused a slot; -1: it is not. */
+static int
+find_refused(Oid dboid)
+{
+	for (int i = 0; i < shmem_shared->nrefused; i++)
+	{
+		if (shmem_shared->refused[i] == dboid)
+			return i;
+	}
+	return -1;
+}
+
 /*
- * The same, but a database that has no slot gets one; NULL if all are taken.
+ * A database wants a relay and finds no slot: the launcher shall say so, and look
+ * into it when one is free.  It is told once, not by every commit.  The caller
+ * holds the lock exclusively.
+ */
+void
+shmem_refuse_slot(Oid dboid)
+{
+	if (shmem_shared->nrefused == MAX_REFUSED || find_refused(dboid) >= 0)
+		return;
+	shmem_shared->refused[shmem_shared->nrefused++] = dboid;
+	shmem_shared->rescan = true;
+	shmem_set_launcher_latch();
+}
+
+/*
+ * The database has a slot now, or is gone.  The caller holds the lock
+ * exclusively.
+ */
+void
+shmem_forget_refused(Oid dboid)
+{
+	int			i = find_refused(dboid);
+
+	if (i >= 0)
+		shmem_shared->refused[i] =
+			shmem_shared->refused[--shmem_shared->nrefused];
+}
+
+/*
+ * As shmem_find_slot(), but a database that has no slot gets one; NULL if all are taken.
  * The caller holds the lock exclusively.
  */
 RelaySlot *
@@ -150,8 +201,26 @@ shmem_find_or_make_slot(Oid dboid)
 		memset(&slot->report, 0, sizeof(slot->report));
 		slot->report.since = GetCurrentTimestamp();
 		shmem_set_topics(slot, NULL);
+		shmem_forget_refused(dboid);
 	}
+	if (!slot)
+		shmem_shared->slot_awaited = true;
 	return slot;
+}
+
+/*
+ * A slot's database needs no relay any more.  The launcher knows best whose it
+ * is next, if somebody has asked in vain.  The caller holds the lock exclusively.
+ */
+void
+shmem_free_slot(RelaySlot *slot)
+{
+	slot->dboid = InvalidOid;
+	if (!shmem_shared->slot_awaited)
+		return;
+	shmem_shared->slot_awaited = false;
+	shmem_shared->rescan = true;
+	shmem_set_launcher_latch();
 }
 
 /*
@@ -167,14 +236,6 @@ shmem_set_topics(RelaySlot *slot, const TopicsReport *report)
 	else
 		memset(&slot->topics, 0, offsetof(TopicsReport, topics));
 	LWLockRelease(&slot->topics_lock);
-}
-
-/* Wake the launcher, if there is one.  The caller holds the lock. */
-void
-shmem_set_launcher_latch(void)
-{
-	if (shmem_shared->launcher_latch)
-		SetLatch(shmem_shared->launcher_latch);
 }
 
 /* Have the launcher look for new and dropped databases, and wake it. */

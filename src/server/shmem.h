@@ -118,6 +118,7 @@ extern void shmem_launcher_attach(void);
 extern bool shmem_launcher_take_rescan(void);
 extern Oid	shmem_next_relay_to_start(int *cursor, int *slot, bool *orderly);
 extern bool shmem_look_into_database(Oid dboid);
+extern bool shmem_database_is_refused(Oid dboid);
 extern int	shmem_databases_looked_into(void);
 extern bool shmem_database_is_wanted(Oid dboid);
 extern bool shmem_remove_dropped(List *databases);

@@ -44,11 +44,19 @@ typedef struct RelaySlot
 	TopicsReport topics;
 } RelaySlot;
 
+/* More databases than these ask again with their next publish. */
+#define MAX_REFUSED		64
+
 typedef struct OutboxShared
 {
 	LWLock	   *lock;			/* never changes, nor does nslots */
 	Latch	   *launcher_latch; /* NULL: no launcher */
 	bool		rescan;			/* the launcher shall look for databases */
+	bool		slot_awaited;	/* ... as soon as a slot is free: somebody
+								 * found none */
+	int			nrefused;
+	Oid			refused[MAX_REFUSED];	/* databases that asked for a relay
+										 * and found no slot */
 	int			nslots;
 	RelaySlot	slots[FLEXIBLE_ARRAY_MEMBER];
 } OutboxShared;
@@ -58,7 +66,10 @@ extern OutboxShared *shmem_shared;	/* NULL: the library is not preloaded */
 
 extern RelaySlot *shmem_find_slot(Oid dboid);
 extern RelaySlot *shmem_find_or_make_slot(Oid dboid);
+extern void shmem_free_slot(RelaySlot *slot);
 extern void shmem_set_launcher_latch(void);
+extern void shmem_refuse_slot(Oid dboid);
+extern void shmem_forget_refused(Oid dboid);
 extern void shmem_set_topics(RelaySlot *slot, const TopicsReport *report);
 
 #endif							/* OUTBOX_SHMEM_INTERNAL_H */

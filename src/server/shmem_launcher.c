@@ -96,6 +96,19 @@ shmem_look_into_database(Oid dboid)
 	return ok;
 }
 
+/* Has somebody there asked for a relay, and found no slot? */
+bool
+shmem_database_is_refused(Oid dboid)
+{
+	bool		refused = false;
+
+	LWLockAcquire(shmem_shared->lock, LW_SHARED);
+	for (int i = 0; i < shmem_shared->nrefused && !refused; i++)
+		refused = shmem_shared->refused[i] == dboid;
+	LWLockRelease(shmem_shared->lock);
+	return refused;
+}
+
 /* How many databases are being looked into. */
 int
 shmem_databases_looked_into(void)
@@ -129,7 +142,8 @@ shmem_database_is_wanted(Oid dboid)
 }
 
 /*
- * Free the slots of databases that are not in this list.  False if a process or
+ * Free the slots of databases that are not in this list, and serve those no more
+ * that were refused one.  False if a process or
  * a command still uses one of them; the caller tries again later.
  */
 bool
@@ -147,7 +161,13 @@ shmem_remove_dropped(List *databases)
 		if (slot->pid != 0 || slot->holds != 0)
 			all = false;
 		else
-			slot->dboid = InvalidOid;
+			shmem_free_slot(slot);
+	}
+	/* from the end on, since the last one fills the gap */
+	for (int i = shmem_shared->nrefused - 1; i >= 0; i--)
+	{
+		if (!list_member_oid(databases, shmem_shared->refused[i]))
+			shmem_forget_refused(shmem_shared->refused[i]);
 	}
 	LWLockRelease(shmem_shared->lock);
 	return all;
@@ -167,7 +187,7 @@ shmem_give_up_database(Oid dboid)
 	slot = shmem_find_slot(dboid);
 	given_up = slot && !slot->wanted && slot->pid == 0 && slot->holds == 0;
 	if (given_up)
-		slot->dboid = InvalidOid;
+		shmem_free_slot(slot);
 	LWLockRelease(shmem_shared->lock);
 	return given_up;
 }

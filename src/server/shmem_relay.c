@@ -156,9 +156,9 @@ shmem_relay_forget_database(void)
 	LWLockAcquire(shmem_shared->lock, LW_EXCLUSIVE);
 	if ((my_slot->requests & RELAY_REQUEST_SERVE) == 0)
 	{
-		my_slot->dboid = InvalidOid;
 		my_slot->pid = 0;
 		my_slot->latch = NULL;
+		shmem_free_slot(my_slot);
 		my_slot = NULL;
 		forgotten = true;
 	}

@@ -64,6 +64,8 @@ wake_relay(int requests)
 		else
 			shmem_set_launcher_latch();
 	}
+	else
+		shmem_refuse_slot(MyDatabaseId);
 	LWLockRelease(shmem_shared->lock);
 }
 

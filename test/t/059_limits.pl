@@ -3,6 +3,7 @@
 # Promises:
 # - A relay that finds no free worker process starts as soon as there is one.
 # - outbox.max_databases limits the relays, and the log and outbox_check() say so.
+#   A database that has found no place gets the next one that is free.
 # - Databases without the extension take no place from those that have it, nor do
 #   those that cannot be connected to.
 
@@ -67,6 +68,29 @@ promise 'outbox.max_databases limits the relays' => sub {
 	$few->restart;
 	wait_relay($few, db => 'more');
 	$few->stop;
+};
+
+promise 'a database that found no place gets the next one that is free' => sub {
+	my $next = new_node('next',
+		conf => { %conf, 'outbox.max_databases' => 1, log_min_messages => 'debug1' });
+	$next->safe_psql('postgres', 'CREATE DATABASE first; CREATE DATABASE second');
+	wait_log($next, qr/("outbox relay" \(PID \d+\) exited with exit code 0.*){4}/s, 0);
+	$next->safe_psql('first', 'CREATE EXTENSION outbox');
+	wait_relay($next, db => 'first');
+
+	my $offset = -s $next->logfile;
+	$next->safe_psql('second', 'CREATE EXTENSION outbox');
+	my @ids = map { publish($next, 'second', db => 'second') } 1 .. 10;
+	wait_log($next, qr/no relay for the database/, $offset);
+	push @ids, map { publish($next, 'second', db => 'second') } 1 .. 10;
+	is(() = slurp_file($next->logfile, $offset) =~ /no relay for the database/g,
+		1, 'the log says so, but not for every publish');
+
+	$next->safe_psql('first', 'DROP EXTENSION outbox');
+	wait_delivered($receiver, \@ids);
+	is($next->safe_psql('second', 'SELECT datname FROM outbox_relays'),
+		'second', 'it has the place');
+	$next->stop;
 };
 
 # More than a server has slots or processes for
