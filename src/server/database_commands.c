@@ -8,8 +8,8 @@
  * DATABASE ... TEMPLATE fail after five seconds while somebody is connected
  * to the database, and a relay always is.  So its relay is asked to leave
  * first and held off until the command's transaction has ended, in whatever
- * way.  Only for users whom the command itself would obey: anybody else could
- * keep a relay from its work.
+ * way, or is prepared.  Only for users whom the command itself would obey:
+ * anybody else could keep a relay from its work.
  *
  * Each of them makes the launcher look at the list of databases, since a copy
  * of a database with the extension has it, too.
@@ -151,14 +151,17 @@ user_may_run(Node *stmt, Oid dboid)
 
 /*
  * Not earlier than at the end of the transaction: until then, the database
- * list is the old one and the command still needs the database for itself.
+ * list is the old one and the command still needs the database for itself.  A
+ * prepared transaction goes on, but only its lock on the database can say how
+ * long: the launcher starts no relay before that is gone.
  */
 static void
 xact_callback(XactEvent event, void *arg)
 {
 	ListCell   *lc;
 
-	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT)
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
+		event != XACT_EVENT_PREPARE)
 		return;
 	foreach(lc, held_databases)
 		shmem_release_relay(lfirst_oid(lc));

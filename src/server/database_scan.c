@@ -13,8 +13,8 @@
  * instance, gives its slot back as well, or a few of them would keep all others
  * waiting.  It is tried again later and later.
  *
- * Locks: AccessShareLock on pg_database, if it can be had at once; shmem.c's.
- * Errors: those of reading pg_database.
+ * Locks: on pg_database and single databases, if they can be had at once, for a
+ * moment; shmem.c's.  Errors: those of reading pg_database.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,6 +26,7 @@
 #include "access/xact.h"
 #include "catalog/pg_database.h"
 #include "storage/lmgr.h"
+#include "storage/lock.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -250,4 +251,23 @@ database_scan_failed(Oid dboid)
 												   seen->failed_ms);
 	shmem_launcher_ask_rescan();
 	return true;
+}
+
+/*
+ * Would whoever connects to this database have to wait for another transaction,
+ * which renames it for instance?
+ */
+bool
+database_scan_is_locked(Oid dboid)
+{
+	LOCKTAG		tag;
+	bool		locked;
+
+	/* what a connection begins with: InitPostgres() */
+	SET_LOCKTAG_OBJECT(tag, InvalidOid, DatabaseRelationId, dboid, 0);
+	StartTransactionCommand();
+	locked = LockAcquire(&tag, RowExclusiveLock, false, true) ==
+		LOCKACQUIRE_NOT_AVAIL;
+	CommitTransactionCommand();
+	return locked;
 }

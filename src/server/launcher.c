@@ -22,8 +22,8 @@
  * down; with 0 it would never do so.  The relays go on meanwhile, and the next
  * launcher finds them in shared memory.
  *
- * Locks: those of database_scan.c; shmem.c's.  Errors: those of the one
- * transaction there end the process, which comes back a second later.
+ * Locks: those of database_scan.c; shmem.c's.  Errors: those of the
+ * transactions there end the process, which comes back a second later.
  *
  *-------------------------------------------------------------------------
  */
@@ -198,10 +198,23 @@ note_no_process(RelayRecord *record, TimestampTz now)
 			 errhint("Raise max_worker_processes.")));
 }
 
-/* Start the relay of a slot.  Not having a process for it is a failed try. */
+/*
+ * Start the relay of a slot.  Not having a process for it is a failed try.
+ *
+ * Nor is one started that could not connect before another transaction's end,
+ * which may be a prepared one that nobody ends: while it waits for that lock, it
+ * would not obey a shutdown.
+ */
 static void
 start_relay(RelayRecord *record, TimestampTz now)
 {
+	if (database_scan_is_locked(record->dboid))
+	{
+		if (!database_scan_failed(record->dboid))
+			record->not_before = TimestampTzPlusMilliseconds(now,
+															 MIN_BACKOFF_MS);
+		return;
+	}
 	record->started_at = now;
 	if (register_relay(record->dboid, &record->handle))
 	{

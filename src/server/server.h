@@ -17,6 +17,7 @@ extern PGDLLEXPORT void outbox_launcher_main(Datum arg);
 extern void database_scan_init(void);
 extern long database_scan(void);
 extern bool database_scan_failed(Oid dboid);
+extern bool database_scan_is_locked(Oid dboid);
 
 /* database_commands.c */
 extern void database_commands_init(void);

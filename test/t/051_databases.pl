@@ -178,6 +178,33 @@ promise 'databases can be renamed in a transaction block' => sub {
 	quick("DROP DATABASE $_") foreach 'first', 'second';
 };
 
+promise 'a rename in a prepared transaction is followed by a relay' => sub {
+	my $prepare = sub {
+		$node->safe_psql('postgres',
+			"BEGIN; ALTER DATABASE $_[0] RENAME TO $_[1]; PREPARE TRANSACTION 'rename'");
+	};
+	new_database('undecided');
+	$prepare->('undecided', 'decided');
+	$node->safe_psql('postgres', q{COMMIT PREPARED 'rename'});
+	my $id = publish($node, 'decided', db => 'decided');
+	wait_delivered($receiver, [$id]);
+	is_deeply([ map { $_->{source} } $receiver->accepted(id => $id) ],
+		['/databases/decided'], 'the source has the new name');
+
+	# Nobody can connect before the end of it: neither may the relay wait for that.
+	$prepare->('decided', 'undecided');
+	my $start = time();
+	$node->restart;
+	cmp_ok(time() - $start, '<=', 20, 'the server can be stopped meanwhile');
+	wait_relay($node, db => 'one');
+	is(relay_pid($node, 'decided'), undef, 'the database has no relay');
+	$node->stop;
+	$node->start;
+	$node->safe_psql('postgres', q{ROLLBACK PREPARED 'rename'});
+	wait_delivered($receiver, [ publish($node, 'kept', db => 'decided') ]);
+	quick('DROP DATABASE decided');
+};
+
 promise 'ALTER DATABASE SET TABLESPACE is followed by a relay' => sub {
 	my $dir = PostgreSQL::Test::Utils::tempdir();
 	query($node, "CREATE TABLESPACE other LOCATION '$dir'");
