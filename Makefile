@@ -50,6 +50,7 @@ OBJS = \
 	src/relay/relay_lane.o \
 	src/relay/relay_main.o \
 	src/relay/relay_pace.o \
+	src/relay/relay_prune.o \
 	src/relay/relay_queue.o \
 	src/relay/relay_read.o \
 	src/relay/relay_report.o \

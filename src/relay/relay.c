@@ -28,14 +28,8 @@
 #include "lib/clock.h"
 #include "relay/relay_internal.h"
 
-/* While there is a backlog, pruning pauses so often its own time. */
-#define PRUNE_PAUSE		50
-
 /* So often in a step is there something to send after a quick answer. */
 #define MAX_SUBMITS		16
-
-/* Pruning that failed is tried again so much later at most. */
-#define MAX_PRUNE_WAIT_MS	(60 * 60 * 1000)
 
 /* With nothing at all to do, still look after things this often. */
 #define MAX_WAIT_MS		60000
@@ -61,8 +55,7 @@ relay_create(const char *database)
 	relay->context = context;
 	relay->now = clock_ms();
 	relay->publisher = publisher_create(context, database);
-	relay->prune.context = context;
-	relay->prune_at = relay->now + guc_cleaning_expire_interval;
+	relay_prune_init(relay);
 	make_queue(relay);
 	relay_journal_init(relay);
 	relay_read_init(relay);
@@ -186,8 +179,7 @@ relay_configure(Relay *relay)
 	breaker_reconfigured(&relay->breaker, relay->now);
 	lanes_reconfigured(&relay->queue.lanes, relay_slots(relay), relay->now);
 	queue_forget_batching(&relay->queue);
-	relay->prune_at = Min(relay->prune_at,
-						  relay->now + guc_cleaning_expire_interval);
+	relay_prune_configure(relay);
 	relay_read_configure(relay);
 	relay_rows_configure(relay);
 }
@@ -248,65 +240,6 @@ wake_backoff(Relay *relay)
 	}
 }
 
-/* Is there more to be sent than goes out at once? */
-static bool
-has_backlog(const Relay *relay)
-{
-	return !queue_last_window(&relay->queue)->store.exhausted ||
-		queue_nready(&relay->queue) >= guc_max_in_flight;
-}
-
-/*
- * A prune is over.  What could not be deleted will hardly be deleted soon: each
- * failure in a row doubles the wait for the next prune.
- */
-static void
-end_prune(Relay *relay)
-{
-	const StorePrune *prune = &relay->prune;
-	int64		wait = guc_cleaning_expire_interval;
-
-	if (prune->nresisting > 0)
-		relay_found_pruning(relay, psprintf(INT64_FORMAT " rows cannot be deleted: %s",
-											prune->nresisting, prune->problem));
-	else
-		relay_found_pruning(relay, prune->problem[0] ? prune->problem : NULL);
-	if (prune->problem[0] == '\0')
-		relay->prune_failures = 0;
-	else
-		relay->prune_failures++;
-	for (int i = 0; i < relay->prune_failures && wait < MAX_PRUNE_WAIT_MS; i++)
-		wait = Min(wait * 2, MAX_PRUNE_WAIT_MS);
-	relay->prune_at = relay->now + wait;
-}
-
-/*
- * A batch of a prune.  While there is a backlog, that has a small share of the
- * time; otherwise the next batch follows at once.  What fails concerns nothing
- * but pruning.
- */
-static void
-prune(Relay *relay)
-{
-	StoreResult result;
-	int64		start;
-	int64		npruned;
-	bool		more;
-
-	if (relay->now < relay->prune_at)
-		return;
-	start = clock_ms();
-	result = store_prune_step(&relay->prune, guc_delete_batch_count, &npruned,
-							  &more);
-	if (result == STORE_NO_EXTENSION)
-		(void) relay_store_ok(relay, result);
-	if (!more)
-		end_prune(relay);
-	else if (has_backlog(relay))
-		relay->prune_at = start + PRUNE_PAUSE * Max(clock_ms() - start, 1);
-	relay_count_pruned(relay, npruned);
-}
-
 /*
  * Is the destination down?  If nobody is there, or if all that there is to send
  * fails.
@@ -347,7 +280,8 @@ update_status(Relay *relay)
 static long
 time_to_wait(Relay *relay)
 {
-	int64		until = Min(relay_checkpoint_time(relay), relay->prune_at);
+	int64		until = Min(relay_checkpoint_time(relay),
+							relay->pruner.at);
 	RelayEntry *entry = queue_next_backoff(&relay->queue);
 
 	until = Min(until, relay_spill_time(relay));
@@ -401,7 +335,7 @@ relay_step(Relay *relay)
 	if (relay_checkpoint_time(relay) <= relay->now)
 		(void) relay_checkpoint(relay, false, false);
 	if (relay->now >= relay->journal.retry_at)
-		prune(relay);
+		relay_prune(relay);
 	update_status(relay);
 	return time_to_wait(relay);
 }

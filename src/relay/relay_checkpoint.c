@@ -191,7 +191,7 @@ relay_checkpoint(Relay *relay, bool durable, bool clean)
 	queue_position(&relay->queue, &checkpoint.position);
 	checkpoint.position.largest_read = relay->reader.largest_read;
 	checkpoint.position.clean = clean;
-	checkpoint.pruned = store_pruned_snapshot(&relay->prune);
+	checkpoint.pruned = store_pruned_snapshot(&relay->pruner.store);
 	if (!relay_store_ok(relay, store_checkpoint(&checkpoint)))
 		return false;
 

@@ -75,6 +75,14 @@ typedef struct RelayReporter
 	int64		topics_sent_at;
 } RelayReporter;
 
+/* When to delete what was published: relay_prune.c. */
+typedef struct RelayPruner
+{
+	StorePrune	store;
+	int64		at;				/* the next batch */
+	int			failures;		/* in a row */
+} RelayPruner;
+
 struct Relay
 {
 	MemoryContext context;		/* lives as long as the process */
@@ -90,6 +98,7 @@ struct Relay
 	RelaySender sender;
 	RelayJournal journal;
 	RelayReporter reporter;
+	RelayPruner pruner;
 
 	/* relay_spill.c */
 	int64		full_since;		/* memory, of what waits; 0: it is not */
@@ -99,11 +108,6 @@ struct Relay
 								 * or somebody was there again */
 	int64		answers_at;		/* the "now" in which answers were last taken */
 	bool		stood_still;	/* for long, before that */
-
-	/* relay.c */
-	int64		prune_at;
-	int			prune_failures; /* in a row */
-	StorePrune	prune;
 };
 
 /* relay_report.c */
@@ -121,6 +125,11 @@ extern void relay_count_dead(Relay *relay);
 extern void relay_count_pruned(Relay *relay, int64 n);
 extern int64 relay_report_time(const Relay *relay);
 extern void relay_send_report(Relay *relay);
+
+/* relay_prune.c */
+extern void relay_prune_init(Relay *relay);
+extern void relay_prune_configure(Relay *relay);
+extern void relay_prune(Relay *relay);
 
 /* relay_checkpoint.c */
 extern void relay_journal_init(Relay *relay);
