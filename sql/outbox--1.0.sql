@@ -241,7 +241,7 @@ AS 'MODULE_PATHNAME' LANGUAGE C SECURITY DEFINER;
 COMMENT ON FUNCTION @extschema@.outbox_event_delete() IS
 'An event that is deleted by hand takes along what outbox_delivery says of it, and the relay forgets it.';
 
-CREATE TRIGGER outbox_event_delete BEFORE DELETE ON @extschema@.outbox_event
+CREATE TRIGGER outbox_event_delete AFTER DELETE ON @extschema@.outbox_event
 	FOR EACH ROW EXECUTE FUNCTION @extschema@.outbox_event_delete();
 CREATE TRIGGER outbox_event_truncate AFTER TRUNCATE ON @extschema@.outbox_event
 	FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.outbox_event_delete();

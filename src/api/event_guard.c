@@ -8,6 +8,7 @@
  * memory, or at its receiver, as it was.  All of these triggers are ENABLE
  * ALWAYS.  What outbox_drop_replicated (replica_role.c), whose name comes
  * first, has dropped in session_replication_role = replica, they do not see.
+ * TRUNCATE is not dropped, and done to the rows of outbox_delivery in every role.
  *
  * Locks: none of its own.  Errors go to the user.
  *
@@ -74,9 +75,10 @@ outbox_event_update(PG_FUNCTION_ARGS)
 }
 
 /*
- * BEFORE DELETE and AFTER TRUNCATE trigger of outbox_event.  An event that is
+ * AFTER DELETE and AFTER TRUNCATE trigger of outbox_event.  An event that is
  * deleted by hand takes its row of outbox_delivery along, which would block
- * its key forever, and the relay forgets it.
+ * its key forever, and the relay forgets it.  After, because another trigger may
+ * keep an event that was to be deleted.
  */
 Datum
 outbox_event_delete(PG_FUNCTION_ARGS)
@@ -87,7 +89,7 @@ outbox_event_delete(PG_FUNCTION_ARGS)
 
 	/* When the relay prunes, it deletes the two rows together. */
 	if (store_is_relay())
-		return PointerGetDatum(trigger->tg_trigtuple);
+		return PointerGetDatum(NULL);
 	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
 	{
 		store_forget_all(fcinfo->flinfo->fn_oid);
@@ -100,5 +102,5 @@ outbox_event_delete(PG_FUNCTION_ARGS)
 		store_forget(fcinfo->flinfo->fn_oid, id);
 	}
 	shmem_wake_relay_at_commit(RELAY_REQUEST_SERVE);
-	return PointerGetDatum(trigger->tg_trigtuple);
+	return PointerGetDatum(NULL);
 }

@@ -14,6 +14,8 @@
 #   then is published.
 # - An event that is deleted is erased: its key goes on, no row of ours has
 #   anything of it, and its id is a new one.
+# - One that another trigger keeps is not forgotten; what is truncated in
+#   session_replication_role = replica is.
 # - An event that is too large to be written as text, or to be sent, is dead, and
 #   takes no more memory than it may.
 # - Events that take the place of others in one transaction, even their ids, are
@@ -255,6 +257,44 @@ promise 'what is deleted is erased' => sub {
 	wait_delivered($receiver, [$dead]);
 	taken_once($receiver, [ $dead, $next ], 'its id is that of another event now');
 	$node->stop;
+};
+
+# An event that is dead, and one behind it
+sub leave_blocked
+{
+	my ($topic) = @_;
+	$receiver->faults([ { match => { topic => $topic }, status => 413, times => 1 } ]);
+	my $dead = publish($node, $topic, key => 'k');
+	wait_state($node, $dead, 'dead');
+	my $blocked = publish($node, $topic, key => 'k');
+	wait_state($node, $blocked, 'blocked');
+	return ($dead, $blocked);
+}
+
+promise 'an event is forgotten only if it is deleted' => sub {
+	my ($dead, $blocked) = leave_blocked('kept');
+	query($node, q{
+		CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS
+			$$ BEGIN RETURN NULL; END $$;
+		CREATE TRIGGER z_keep BEFORE DELETE ON outbox_event
+			FOR EACH ROW WHEN (OLD.topic = 'kept') EXECUTE FUNCTION keep()});
+	my $asked = query($node, 'SELECT last_value FROM outbox_request_id_seq');
+	query($node, q{DELETE FROM outbox_event WHERE topic = 'kept'});
+	is(query($node, 'SELECT last_value FROM outbox_request_id_seq'),
+		$asked, 'the relay is asked nothing');
+	is(event_state($node, $dead), 'dead', 'what another trigger keeps is still dead');
+	query($node, 'DROP FUNCTION keep CASCADE');
+	query($node, "DELETE FROM outbox_event WHERE event_id = '$dead'");
+	wait_delivered($receiver, [$blocked]);
+};
+
+promise 'what is truncated is forgotten in every role' => sub {
+	leave_blocked('role');
+	query($node, q{
+		SET session_replication_role = replica;
+		TRUNCATE outbox_event});
+	is(query($node, 'SELECT count(*) FROM outbox_delivery'), 0, 'no row is left');
+	wait_delivered($receiver, [ publish($node, 'role', key => 'k') ]);
 };
 
 # The first is what a person may do, the other one breaks the sequence as well.
