@@ -201,8 +201,8 @@ note_no_process(RelayRecord *record, TimestampTz now)
 /*
  * Start the relay of a slot.  Not having a process for it is a failed try.
  *
- * Nor is one started that could not connect before another transaction's end,
- * which may be a prepared one that nobody ends: while it waits for that lock, it
+ * None is started where it could not connect before another transaction's end,
+ * which may be a prepared one that nobody ends: while it waited for that lock, it
  * would not obey a shutdown.
  */
 static void
