@@ -371,7 +371,9 @@ store_transaction(void (*body) (void *arg), void *arg)
 		/* no interrupt may replace the error before it is reported */
 		HOLD_INTERRUPTS();
 		note_error(&guard);
-		AbortCurrentTransaction();
+
+		/* a subtransaction that could not even begin would stay otherwise */
+		AbortOutOfAnyTransaction();
 		FlushErrorState();
 		RESUME_INTERRUPTS();
 	}
