@@ -270,6 +270,17 @@ salvage_window_body(void *arg)
 		store_mark_behind_rows(args->events, args->rows_after, args->arg);
 }
 
+/* The read failed: the window is as before, without what was set meanwhile. */
+static void
+restore_window(StoreWindow *window, const StoreWindow *before)
+{
+	if (window->hi && window->hi != before->hi)
+		pfree(window->hi);
+	if (window->late && window->late != before->late)
+		pfree(window->late);
+	*window = *before;
+}
+
 /*
  * The next events of the window, at most "limit" and not many more than
  * "max_bytes", in the order of their ids; *events becomes the list of them,
@@ -296,14 +307,14 @@ store_read_window(StoreWindow *window, MemoryContext window_context,
 	}
 	else if (store_failed_on_event(result))
 	{
-		*window = before;
+		restore_window(window, &before);
 		list_free_deep(args.events);
 		args.events = NIL;
 		result = store_salvage(salvage_window_body, &args);
 	}
 	if (result != STORE_OK)
 	{
-		*window = before;
+		restore_window(window, &before);
 		list_free_deep(args.events);
 		return result;
 	}
