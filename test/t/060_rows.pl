@@ -158,15 +158,14 @@ sub damage
 	my ($id) = @_;
 	my $toast = query($node, q{
 		SELECT reltoastrelid::regclass FROM pg_class WHERE oid = 'outbox_event'::regclass});
-	query($node, qq{
-		SELECT heap_force_kill('$toast', ARRAY(SELECT t.ctid FROM $toast t
-			WHERE chunk_id = (SELECT pg_column_toast_chunk_id(payload)
-				FROM outbox_event WHERE event_id = '$id') AND chunk_seq = 1))})
-	  if $node->pg_version >= 17;
-	query($node, qq{
-		SELECT heap_force_kill('$toast', ARRAY(SELECT ctid FROM $toast
-			WHERE chunk_id = (SELECT max(chunk_id) FROM $toast) AND chunk_seq = 1))})
-	  if $node->pg_version < 17;
+	my $chunk = $node->pg_version >= 17
+	  ? "(SELECT pg_column_toast_chunk_id(payload) FROM outbox_event WHERE event_id = '$id')"
+	  : "(SELECT max(chunk_id) FROM $toast)";
+
+	# by itself: what is killed must not be pinned by a scan
+	my $ctid = query($node,
+		"SELECT ctid FROM $toast WHERE chunk_id = $chunk AND chunk_seq = 1");
+	query($node, "SELECT heap_force_kill('$toast', ARRAY['$ctid'::tid])");
 	return;
 }
 
