@@ -65,8 +65,10 @@ SETTINGS = {
     'outbox.cleaning_local_queue_expire_interval': ('100ms', '60s'),
     'outbox.published_expire_time': ('1s', '24h'), 'outbox.dapr_bulk': ('off', 'auto')}
 
+# A server that starts with one of these has the default in its place; so none of the settings whose default
+# would send events elsewhere.
 BAD_SETTINGS = ({'outbox.batch_size': 'banana'}, {'outbox.http_url': 'ftp://127.0.0.1/'},
-                {'outbox.retry_backoff': '-1'}, {'outbox.publisher': ''})
+                {'outbox.retry_backoff': '-1'}, {'outbox.max_in_flight': '0'})
 
 STATUSES = (500, 429, 403, 503, 404, 301)
 BROKEN = ('garbage', 'half_response', 'partial', 'partialrst', 'badlen', 'chunkbad', 'http09', 'nolen')
