@@ -334,7 +334,7 @@ promise 'strings in an answer are read as UTF-8 whatever the encoding of the dat
 	foreach my $encoding (qw(SQL_ASCII LATIN1 UTF8))
 	{
 		my $db = make_database($encoding);
-		query($node, q{CREATE FUNCTION outbox_test_json(json bytea) RETURNS bytea
+		query($node, q{CREATE FUNCTION outbox_test_json(answer bytea) RETURNS bytea
 			LANGUAGE c STRICT AS 'outbox_test_json'}, $db);
 		my $read = sub {
 			return pack 'H*',
