@@ -142,9 +142,9 @@ shmem_database_is_wanted(Oid dboid)
 }
 
 /*
- * Free the slots of databases that are not in this list, and serve those no more
- * that were refused one.  False if a process or
- * a command still uses one of them; the caller tries again later.
+ * Free the slots of databases that are not in this list, and forget those of
+ * them that were refused one.  False if a process or a command still uses a
+ * slot; the caller tries again later.
  */
 bool
 shmem_remove_dropped(List *databases)
@@ -163,6 +163,7 @@ shmem_remove_dropped(List *databases)
 		else
 			shmem_free_slot(slot);
 	}
+
 	/* from the end on, since the last one fills the gap */
 	for (int i = shmem_shared->nrefused - 1; i >= 0; i--)
 	{
