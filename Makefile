@@ -142,3 +142,16 @@ src/outbox.o src/api/enqueue.o src/api/monitor.o src/http/http_request.o src/rel
 	$(srcdir)/outbox.control
 
 -include $(OBJS:.o=.d)
+
+# The publishers that need another library: those that can be built here.
+.PHONY: modules install-modules clean-modules
+modules:
+	$(MAKE) -C $(srcdir)/modules PG_CONFIG=$(PG_CONFIG)
+
+install-modules:
+	$(MAKE) -C $(srcdir)/modules PG_CONFIG=$(PG_CONFIG) install
+
+clean-modules:
+	$(MAKE) -C $(srcdir)/modules PG_CONFIG=$(PG_CONFIG) clean
+
+clean distclean: clean-modules

@@ -1,0 +1,37 @@
+/*-------------------------------------------------------------------------
+ *
+ * module.h
+ *		What every publisher in modules/ does alike: settings, secrets,
+ *		names, answers.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_MODULE_H
+#define OUTBOX_MODULE_H
+
+#include "utils/guc.h"
+
+#include "outbox_publisher.h"
+
+/* What is said of one message or of all that are in flight. */
+typedef struct Verdict
+{
+	OutboxOutcome outcome;
+	bool		alone;			/* as in OutboxAnswer */
+	int			status;
+	const char *error;			/* NULL if delivered */
+} Verdict;
+
+extern void module_answer(OutboxPublisherState *state, int64 id,
+						  const Verdict *verdict);
+
+extern bool module_accept_unless(const char *problem);
+extern bool module_check_template(char **newval, void **extra,
+								  GucSource source);
+extern bool module_read_secret(const char *path, const char **secret,
+							   const char **reason);
+
+extern const char *module_reserved_metadata(const OutboxMessage *message,
+											const char *const *reserved);
+
+#endif							/* OUTBOX_MODULE_H */
