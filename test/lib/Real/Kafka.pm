@@ -1,0 +1,320 @@
+# A Kafka broker: KRaft, one node, from the jars that tools/setup-real.d/kafka has
+# fetched.  Topics are made by create_topic() alone.
+#
+# Without "secure" it has one listener, "plaintext".  With it, further ones:
+#
+#	sasl		password: users alice, bob and carol, whose password is "secret"
+#	tls			a certificate of the authority in ca_file, for 127.0.0.1 and no name
+#	mtls		the same, and it wants a certificate from its client: client_files
+#	sasltls		password over TLS
+#
+# and rights: all that come without a password, and alice, may do everything; bob
+# may write to the topic "bobs"; carol may nothing.
+
+package Real::Kafka;
+
+use strict;
+use warnings FATAL => 'all';
+
+use parent 'Real::Server';
+
+use Carp;
+use File::Basename qw(dirname);
+use IPC::Run ();
+use JSON::PP ();
+
+my $client = dirname(__FILE__) . '/../../real/kafka/client.py';
+my $python = $ENV{PYTHON} // '/usr/bin/python3';
+
+my %protocols = (
+	controller => 'PLAINTEXT',
+	plaintext => 'PLAINTEXT',
+	sasl => 'SASL_PLAINTEXT',
+	tls => 'SSL',
+	mtls => 'SSL',
+	sasltls => 'SASL_SSL');
+
+sub _jars
+{
+	my ($jars) = sort { $b cmp $a } glob(($ENV{OUTBOX_CACHE} // '') . '/kafka-*');
+	return $jars;
+}
+
+sub missing
+{
+	foreach my $program (qw(java openssl))
+	{
+		return "$program is not installed"
+		  unless Real::Server::find_program($program);
+	}
+	return 'the jars of Kafka are not there' unless defined _jars();
+	return 'python3-confluent-kafka is not installed'
+	  unless eval { _run($python, '-c', 'import confluent_kafka'); 1 };
+	return undef;
+}
+
+# new(%options): those of Real::Server, and
+#	secure		see above
+#	properties	lines for server.properties, which win over ours
+sub new
+{
+	my ($class, %options) = @_;
+	my @listeners = ('plaintext', 'controller');
+
+	push @listeners, qw(sasl tls mtls sasltls) if $options{secure};
+	$options{ports} = { map { $_ => Real::Server::free_port() } @listeners };
+	$options{port} = $options{ports}{plaintext};
+	return $class->SUPER::new(%options);
+}
+
+# bootstrap($listener): the address of a listener; without it, of "plaintext"
+sub bootstrap
+{
+	my ($self, $listener) = @_;
+	my $port = $self->{ports}{ $listener // 'plaintext' }
+	  // croak "no listener $listener";
+	return "127.0.0.1:$port";
+}
+
+# --- The process
+
+sub prepare
+{
+	my ($self) = @_;
+
+	$self->{started_at} = (-s $self->log_file) // 0;
+	return if -e $self->dir . '/server.properties';
+	$self->_make_certificates if $self->{secure};
+	my $file = $self->write_file('server.properties', $self->_properties);
+	# any 16 bytes in URL-safe base64 serve as the cluster's id
+	$self->tool('kafka.tools.StorageTool', 'format',
+		'-t' => 'tests-kafka-cluster-id', '-c' => $file);
+	return;
+}
+
+sub _properties
+{
+	my ($self) = @_;
+	my $ports = $self->{ports};
+	my $dir = $self->dir;
+	my $listeners =
+	  join(',', map { uc($_) . "://127.0.0.1:$ports->{$_}" } sort keys %$ports);
+	my $protocols =
+	  join(',', map { uc($_) . ":$protocols{$_}" } sort keys %$ports);
+
+	return <<"EOF" . ($self->{secure} ? $self->_security : '') . ($self->{properties} // '');
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1\@127.0.0.1:$ports->{controller}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+listeners=$listeners
+listener.security.protocol.map=$protocols
+log.dirs=$dir/data
+auto.create.topics.enable=false
+offsets.topic.num.partitions=1
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+num.network.threads=1
+num.io.threads=2
+num.recovery.threads.per.data.dir=1
+background.threads=2
+log.cleaner.dedupe.buffer.size=4194304
+# After a crash, the broker waits until the session of before has run out.
+broker.session.timeout.ms=2000
+broker.heartbeat.interval.ms=500
+EOF
+}
+
+sub _security
+{
+	my ($self) = @_;
+	my $plain = 'org.apache.kafka.common.security.plain.PlainLoginModule required'
+	  . join('', map { qq{ user_$_="secret"} } qw(alice bob carol)) . ';';
+	my $dir = $self->dir;
+
+	return <<"EOF";
+sasl.enabled.mechanisms=PLAIN
+listener.name.sasl.plain.sasl.jaas.config=$plain
+listener.name.sasltls.plain.sasl.jaas.config=$plain
+ssl.keystore.type=PEM
+ssl.keystore.location=$dir/server.pem
+ssl.truststore.type=PEM
+ssl.truststore.location=$dir/ca.crt
+listener.name.mtls.ssl.client.auth=required
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS;User:alice;User:CN=client
+EOF
+}
+
+sub _java
+{
+	my (@arguments) = @_;
+	return (
+		Real::Server::find_program('java'),
+		'-Xmx256m', '-XX:+UseSerialGC', '-XX:TieredStopAtLevel=1',
+		'-cp' => _jars() . '/*',
+		@arguments);
+}
+
+sub command
+{
+	my ($self) = @_;
+	return _java(
+		'-Dorg.slf4j.simpleLogger.showDateTime=true',
+		'-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS',
+		'kafka.Kafka',
+		$self->dir . '/server.properties');
+}
+
+sub is_ready
+{
+	my ($self) = @_;
+	return 0 unless $self->log($self->{started_at}) =~ /Kafka Server started/;
+
+	# Rights are data: they outlive the process.
+	$self->tool(
+		'org.apache.kafka.tools.AclCommand',
+		'--bootstrap-server' => $self->bootstrap,
+		'--add',
+		'--allow-principal' => 'User:bob',
+		'--producer',
+		'--topic' => 'bobs')
+	  if $self->{secure} && !$self->{has_rights}++;
+	return 1;
+}
+
+# tool($class, @arguments): what one of Kafka's tools in Java prints
+sub tool
+{
+	my ($self, @arguments) = @_;
+	return _run(
+		_java('-Dorg.slf4j.simpleLogger.defaultLogLevel=error', @arguments));
+}
+
+# What a program prints; it dies of an error.
+sub _run
+{
+	my (@command) = @_;
+	my ($output, $error);
+	IPC::Run::run(\@command, '<', \undef, '>', \$output, '2>', \$error)
+	  or croak "@command: $error$output";
+	return $output;
+}
+
+# --- Certificates
+
+# ca_file: the authority that the broker's certificate is of
+# other_ca_file: another one
+# client_files: a client's certificate and its key
+sub ca_file { return $_[0]->dir . '/ca.crt'; }
+sub other_ca_file { return $_[0]->dir . '/other.crt'; }
+sub client_files { return map { $_[0]->dir . "/client.$_" } qw(crt key); }
+
+sub _make_certificates
+{
+	my ($self) = @_;
+	my $dir = $self->dir;
+
+	_request($dir, $_, '-x509', '-days' => 2, '-out' => "$dir/$_.crt")
+	  foreach qw(ca other);
+	my $extensions = $self->write_file('extensions', "subjectAltName=IP:127.0.0.1\n");
+	foreach my $name (qw(server client))
+	{
+		_request($dir, $name, '-out' => "$dir/$name.csr");
+		_run(
+			'openssl', 'x509', '-req', '-days' => 2,
+			'-in' => "$dir/$name.csr",
+			'-CA' => "$dir/ca.crt",
+			'-CAkey' => "$dir/ca.key",
+			'-CAcreateserial',
+			'-extfile' => $extensions,
+			'-out' => "$dir/$name.crt");
+	}
+	$self->write_file('server.pem',
+		join('',
+			map { PostgreSQL::Test::Utils::slurp_file("$dir/$_") }
+			  qw(server.key server.crt ca.crt)));
+	return;
+}
+
+sub _request
+{
+	my ($dir, $name, @arguments) = @_;
+	_run(
+		'openssl', 'req', '-nodes',
+		'-newkey' => 'rsa:2048',
+		'-subj' => "/CN=$name",
+		'-keyout' => "$dir/$name.key",
+		@arguments);
+	return;
+}
+
+# --- Topics and records
+
+# create_topic($name, partitions => 1, config => { 'max.message.bytes' => 1000 })
+sub create_topic
+{
+	my ($self, $topic, %options) = @_;
+	my $config = $options{config} // {};
+
+	$self->_ask('create', $topic, $options{partitions} // 1,
+		map { "$_=$config->{$_}" } sort keys %$config);
+	return;
+}
+
+sub delete_topic
+{
+	my ($self, $topic) = @_;
+	$self->_ask('delete', $topic);
+	return;
+}
+
+# records($topic): what is in a topic, those of a partition in their order: hashes
+# with partition, offset, timestamp in ms, key, value (bytes, or undef), and
+# headers, a hash of bytes; a name that is there twice is an error
+sub records
+{
+	my ($self, $topic) = @_;
+	return map { _record($_) } split /\n/, $self->_ask('read', $topic);
+}
+
+sub _record
+{
+	my ($line) = @_;
+	my $record = JSON::PP->new->decode($line);
+	my %headers;
+
+	foreach my $header (@{ $record->{headers} })
+	{
+		my ($name, $value) = @$header;
+		croak "two headers $name" if exists $headers{$name};
+		$headers{$name} = _bytes($value);
+	}
+	return {
+		%$record,
+		key => _bytes($record->{key}),
+		value => _bytes($record->{value}),
+		headers => \%headers
+	};
+}
+
+sub _bytes
+{
+	my ($hexadecimal) = @_;
+	return defined $hexadecimal ? pack('H*', $hexadecimal) : undef;
+}
+
+sub _ask
+{
+	my ($self, @arguments) = @_;
+	return _run($python, $client, $self->bootstrap, @arguments);
+}
+
+1;
