@@ -55,16 +55,20 @@ struct NetConnection
 	Resolver   *resolver;		/* of the host that was connected to last */
 	const struct addrinfo *address; /* the one that is tried; the resolver's */
 	int			fd;				/* -1: none */
-	uint32		generation;		/* grows with each descriptor */
+	uint32		generation;		/* of its descriptor */
 	int64		deadline;		/* until it has to be open, in clock_ms() */
 	int64		address_deadline;	/* until this address has answered */
-	SSL_CTX    *tls;			/* the caller's, until there is a session */
+	SSL_CTX    *tls;			/* until there is a session, with a reference
+								 * of ours; NULL: without */
 	SSL		   *session;
 	char		host[NI_MAXHOST];
 	bool		tls_wants_write;	/* OpenSSL cannot go on before it has
 									 * written */
 	char		error[OUTBOX_ERROR_SIZE];
 };
+
+/* Of the latest descriptor, whatever connection it is of. */
+static uint32 last_generation = 0;
 
 NetConnection *
 net_create(MemoryContext context)
@@ -100,6 +104,8 @@ void
 net_close(NetConnection *net)
 {
 	close_socket(net);
+	SSL_CTX_free(net->tls);
+	net->tls = NULL;
 	net->state = NET_CLOSED;
 }
 
@@ -193,7 +199,7 @@ connect_address(NetConnection *net, int error)
 		net->fd = open_socket(net);
 		if (net->fd >= 0)
 		{
-			net->generation++;
+			net->generation = ++last_generation;
 			net->address_deadline = now +
 				Max(net->deadline - now, 0) / count_addresses(net->address);
 			net->state = NET_CONNECTING;
@@ -260,6 +266,8 @@ advance_connecting(NetConnection *net)
 	if (net->tls)
 	{
 		net->session = tls_session_create(net->tls, net->host);
+		SSL_CTX_free(net->tls);
+		net->tls = NULL;
 		if (net->session == NULL || SSL_set_fd(net->session, net->fd) != 1)
 			return net_fail(net, "could not begin TLS: %s", tls_last_error());
 		net->state = NET_HANDSHAKE;
@@ -304,9 +312,8 @@ advance_handshake(NetConnection *net)
 }
 
 /*
- * Begin to connect, which is over after "timeout_ms".  "tls" is NULL for a
- * connection without; else it has to last until the connection is open or
- * closed.  False if that fails at once; net_error() tells why.
+ * Begin to connect, which is over after "timeout_ms"; with TLS unless "tls" is
+ * NULL.  False if that fails at once; net_error() tells why.
  */
 bool
 net_connect(NetConnection *net, const Address *address, SSL_CTX *tls,
@@ -314,6 +321,8 @@ net_connect(NetConnection *net, const Address *address, SSL_CTX *tls,
 {
 	Assert(net_is_closed(net));
 	strlcpy(net->host, address->host, sizeof(net->host));
+	if (tls)
+		SSL_CTX_up_ref(tls);
 	net->tls = tls;
 	net->deadline = clock_ms() + timeout_ms;
 
@@ -329,7 +338,7 @@ net_connect(NetConnection *net, const Address *address, SSL_CTX *tls,
 	if (net->resolver == NULL)
 		return net_fail(net, "could not resolve \"%s\": %s", net->host,
 						strerror(errno));
-	net->generation++;
+	net->generation = ++last_generation;
 	net->state = NET_RESOLVING;
 	return net_advance(net);
 }

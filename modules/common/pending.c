@@ -53,6 +53,7 @@ pending_create(MemoryContext context)
 	ring->size = INITIAL_SIZE;
 	ring->entries = MemoryContextAllocZero(context,
 										   sizeof(Pending) * ring->size);
+	ring->first = ring->unsent = ring->end = 1;
 	pending_restart_numbers(ring);
 	return ring;
 }
@@ -161,6 +162,22 @@ pending_find_event(PendingRing *ring, const char *event_id, Size len)
 			return pending;
 	}
 	return NULL;
+}
+
+/*
+ * Numbers from the first of these to before the second are those of what was
+ * sent and may not be answered.
+ */
+uint64
+pending_oldest_number(const PendingRing *ring)
+{
+	return ring->first - ring->start;
+}
+
+uint64
+pending_next_number(const PendingRing *ring)
+{
+	return ring->unsent - ring->start;
 }
 
 /* How many were sent and not answered by the broker, cancelled or not. */

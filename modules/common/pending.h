@@ -39,6 +39,8 @@ extern Pending *pending_oldest(PendingRing *ring);
 extern Pending *pending_find(PendingRing *ring, uint64 number);
 extern Pending *pending_find_event(PendingRing *ring, const char *event_id,
 								   Size len);
+extern uint64 pending_oldest_number(const PendingRing *ring);
+extern uint64 pending_next_number(const PendingRing *ring);
 extern int	pending_nsent(const PendingRing *ring);
 extern void pending_set_remark(PendingRing *ring, Pending *pending, int status,
 							   const char *remark);
