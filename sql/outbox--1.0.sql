@@ -630,6 +630,16 @@ BEGIN
 			ELSE configured END
 	FROM one
 	UNION ALL
+	-- NULL: shown to whoever owns the extension only if they may see all settings
+	SELECT 'publisher preloaded', preloaded,
+		CASE WHEN preloaded THEN 'its settings are checked and shown like all others'
+			WHEN NOT preloaded THEN 'add ' || library || ' to shared_preload_libraries and restart the server: until then its settings are not checked, everybody may see them, and pg_settings shows them to nobody' END
+	FROM (SELECT library,
+			(SELECT library = ANY (regexp_split_to_array(regexp_replace(setting, '[^,]*/|\.so\M|["\s]', '', 'g'), ','))
+			 FROM pg_settings WHERE name = 'shared_preload_libraries') AS preloaded
+		FROM (SELECT regexp_replace(current_setting('outbox.publisher', true), '.*/|\.so$', '', 'g') AS library) p
+		WHERE library NOT IN ('dapr', 'http')) q
+	UNION ALL
 	SELECT 'endpoint answers', endpoint = '',
 		CASE WHEN endpoint IS NULL THEN 'not known: nothing was sent since the settings were read'
 			WHEN endpoint = '' THEN 'the last answer was good'
