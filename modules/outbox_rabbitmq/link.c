@@ -175,15 +175,10 @@ take_frames(RabbitLink *link)
 		link_take_frame(link, &frame);
 		done += len;
 	}
+	if (link->phase != LINK_CLOSED && len < 0)
+		link_fail_malformed(link);
 	if (link->phase == LINK_CLOSED)
 		return;
-	if (len < 0)
-	{
-		link_fail_for(link, OUTBOX_RETRY,
-					  "\"%s\" sent something that is not AMQP 0-9-1",
-					  link->settings->address.host);
-		return;
-	}
 	link->in_len -= done;
 	memmove(link->in, link->in + done, link->in_len);
 }

@@ -134,3 +134,12 @@ link_fail_for(RabbitLink *link, OutboxOutcome outcome, const char *format,...)
 	va_end(args);
 	link_fail(link, &verdict);
 }
+
+/* The same for somebody who does not speak AMQP, or not as it is to be spoken. */
+void
+link_fail_malformed(RabbitLink *link)
+{
+	link_fail_for(link, OUTBOX_RETRY,
+				  "\"%s\" sent something that is not AMQP 0-9-1",
+				  link->settings->address.host);
+}

@@ -73,6 +73,7 @@ extern void link_answer_sent(RabbitLink *link, const Verdict *verdict);
 extern void link_fail(RabbitLink *link, const Verdict *verdict);
 extern void link_fail_for(RabbitLink *link, OutboxOutcome outcome,
 						  const char *format,...) pg_attribute_printf(3, 4);
+extern void link_fail_malformed(RabbitLink *link);
 
 /* link_method.c */
 extern void link_take_frame(RabbitLink *link, const Frame *frame);

@@ -330,8 +330,7 @@ take_connection_method(RabbitLink *link, const amqp_method_t *method)
 			take_unblocked(link);
 			break;
 		default:
-			link_fail_for(link, OUTBOX_RETRY, "RabbitMQ said %s unexpectedly",
-						  amqp_method_name(method->id));
+			link_fail_malformed(link);
 			break;
 	}
 }
@@ -382,8 +381,7 @@ take_channel_method(RabbitLink *link, uint16 channel,
 			take_channel_close(link, channel, method->decoded);
 			break;
 		default:
-			link_fail_for(link, OUTBOX_RETRY, "RabbitMQ said %s unexpectedly",
-						  amqp_method_name(method->id));
+			link_fail_malformed(link);
 			break;
 	}
 }
@@ -430,6 +428,5 @@ link_take_frame(RabbitLink *link, const Frame *frame)
 	}
 	recycle_amqp_pool(&link->pool);
 	if (!ok)
-		link_fail_for(link, OUTBOX_RETRY,
-					  "RabbitMQ sent something that is not AMQP 0-9-1");
+		link_fail_malformed(link);
 }

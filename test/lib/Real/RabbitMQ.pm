@@ -216,4 +216,11 @@ sub take
 	return @$messages;
 }
 
+# take_ids($queue): the same, but only their ids
+sub take_ids
+{
+	my ($self, $queue) = @_;
+	return @{ $self->client([ ids => { queue => $queue } ]) };
+}
+
 1;

@@ -4,9 +4,9 @@
 client.py PORT USER PASSWORD STEPS: each of STEPS is the name of a method of pika's
 channel and its arguments by name, or
 
-    ["take", {"queue": name, "max": number}]   take messages until there are no more,
-                                               or so many; default: all
-    ["count", {"queue": name}]                 how many are ready
+    ["take", {"queue": name}]     take the messages that are there
+    ["ids", {"queue": name}]      the same, but show nothing of them but their ids
+    ["count", {"queue": name}]    how many are there
 
 Prints what the last step has to say, as JSON.  A body is in base64.
 """
@@ -30,25 +30,15 @@ def as_json(method, properties, body):
     return message
 
 
-def take(channel, queue, max=None):
-    messages = []
-    while max is None or len(messages) < max:
-        method, properties, body = channel.basic_get(queue, auto_ack=True)
-        if method is None:
-            break
-        messages.append(as_json(method, properties, body))
-    return messages
-
-
-def take_all(channel, queue):
-    """The same by a consumer, which is faster, for what is there now."""
+def take_all(channel, queue, look):
+    """Take what is there now, and have "look" made of each."""
     wanted = count(channel, queue)
     messages = []
     if wanted == 0:
         return messages
     channel.basic_qos(prefetch_count=1000)
     for method, properties, body in channel.consume(queue):
-        messages.append(as_json(method, properties, body))
+        messages.append(look(method, properties, body))
         if len(messages) % 500 == 0 or len(messages) == wanted:
             channel.basic_ack(method.delivery_tag, multiple=True)
         if len(messages) == wanted:
@@ -63,7 +53,9 @@ def count(channel, queue):
 
 def run(channel, name, arguments):
     if name == "take":
-        return take(channel, **arguments) if "max" in arguments else take_all(channel, **arguments)
+        return take_all(channel, look=as_json, **arguments)
+    if name == "ids":
+        return take_all(channel, look=lambda _, properties, body: properties.message_id, **arguments)
     if name == "count":
         return count(channel, **arguments)
     getattr(channel, name)(**arguments)
