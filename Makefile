@@ -15,6 +15,7 @@ OBJS = \
 	src/api/media_type.o \
 	src/api/monitor.o \
 	src/api/replica_role.o \
+	src/api/restore_note.o \
 	src/api/trace_context.o \
 	src/http/http_client.o \
 	src/http/http_header.o \

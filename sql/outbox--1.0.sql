@@ -1,7 +1,7 @@
 /*
  * outbox 1.0
  *
- * Three tables (private), functions to publish and to administer, views to
+ * Tables (private), functions to publish and to administer, views to
  * look at.  An event row is written once, by the publishing transaction, and
  * never updated; src/README.md tells how the tables work together.
  *
@@ -190,6 +190,18 @@ COMMENT ON COLUMN @extschema@.outbox_progress.at IS 'when';
 INSERT INTO @extschema@.outbox_progress (id, lo, hi, last_id, largest_read, clean)
 VALUES (0, '1:1:', '1:1:', 0, 0, true);
 
+-- Without an index, since rows are written past the executor.
+CREATE TABLE @extschema@.outbox_restore (
+	at pg_catalog.timestamptz NOT NULL,
+	events bigint NOT NULL
+) USING heap WITH (
+	vacuum_truncate = off
+);
+COMMENT ON TABLE @extschema@.outbox_restore IS
+'Transactions that restored events, written by them when they commit: for outbox_check(). Private.';
+COMMENT ON COLUMN @extschema@.outbox_restore.at IS 'when';
+COMMENT ON COLUMN @extschema@.outbox_restore.events IS 'how many';
+
 -- A dump carries what is not delivered, dead events included.
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.outbox_event', $$
 WHERE EXISTS (SELECT 1 FROM @extschema@.outbox_delivery d
@@ -273,12 +285,18 @@ CREATE TRIGGER outbox_drop_replicated
 	BEFORE INSERT OR UPDATE OR DELETE ON @extschema@.outbox_progress
 	FOR EACH ROW EXECUTE FUNCTION @extschema@.outbox_drop_replicated();
 ALTER TABLE @extschema@.outbox_progress ENABLE ALWAYS TRIGGER outbox_drop_replicated;
+CREATE TRIGGER outbox_drop_replicated
+	BEFORE INSERT OR UPDATE OR DELETE ON @extschema@.outbox_restore
+	FOR EACH ROW EXECUTE FUNCTION @extschema@.outbox_drop_replicated();
+ALTER TABLE @extschema@.outbox_restore ENABLE ALWAYS TRIGGER outbox_drop_replicated;
 COMMENT ON TRIGGER outbox_drop_replicated ON @extschema@.outbox_event IS
 'logical replication must not delete this database''s events';
 COMMENT ON TRIGGER outbox_drop_replicated ON @extschema@.outbox_delivery IS
 'logical replication must not change the state of this database''s events';
 COMMENT ON TRIGGER outbox_drop_replicated ON @extschema@.outbox_request IS
 'what was asked of another database''s relay is not asked of this one';
+COMMENT ON TRIGGER outbox_drop_replicated ON @extschema@.outbox_restore IS
+'what was restored into another database is not here';
 COMMENT ON TRIGGER outbox_drop_replicated ON @extschema@.outbox_progress IS
 'logical replication must not move this database''s position';
 
@@ -744,7 +762,8 @@ BEGIN
 		WHERE l.locktype = 'relation'
 		AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
 		AND l.relation IN ('@extschema@.outbox_event'::regclass, '@extschema@.outbox_delivery'::regclass,
-						   '@extschema@.outbox_request'::regclass, '@extschema@.outbox_progress'::regclass)
+						   '@extschema@.outbox_request'::regclass, '@extschema@.outbox_progress'::regclass,
+						   '@extschema@.outbox_restore'::regclass)
 		AND (l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
 			 OR (l.mode = 'RowShareLock' AND l.relation = '@extschema@.outbox_event'::regclass))
 		AND a.backend_type IS DISTINCT FROM 'outbox relay')
@@ -791,6 +810,21 @@ BEGIN
 		WHERE state = 'dead' AND starts_with(last_error, 'cannot be read: ');
 	EXCEPTION WHEN lock_not_available THEN
 		RETURN QUERY SELECT 'events readable', NULL::bool,
+			'not known: a table is locked, see above';
+	END;
+
+	BEGIN
+		RETURN QUERY
+		SELECT 'events restored', true,
+			CASE count(*) WHEN 0 THEN 'none lately'
+				ELSE sum(events) || ' undelivered events were restored'
+					|| CASE count(*) WHEN 1 THEN ' at ' || max(at)
+						ELSE ' by ' || count(*) || ' transactions, from ' || min(at)
+							|| ' to ' || max(at) END
+					|| '; this database delivers them' END
+		FROM @extschema@.outbox_restore;
+	EXCEPTION WHEN lock_not_available THEN
+		RETURN QUERY SELECT 'events restored', NULL::bool,
 			'not known: a table is locked, see above';
 	END;
 END
@@ -863,6 +897,7 @@ GRANT EXECUTE ON FUNCTION
 	@extschema@.outbox_check()
 TO pg_monitor;
 REVOKE ALL ON @extschema@.outbox_event, @extschema@.outbox_delivery,
-	@extschema@.outbox_request, @extschema@.outbox_progress FROM PUBLIC;
+	@extschema@.outbox_request, @extschema@.outbox_progress,
+	@extschema@.outbox_restore FROM PUBLIC;
 GRANT SELECT ON @extschema@.outbox_events, @extschema@.outbox_relays,
 	@extschema@.outbox_topics, @extschema@.outbox_stats TO pg_monitor;

@@ -37,6 +37,7 @@
 
 #include "api/event_check.h"
 #include "api/replica_role.h"
+#include "api/restore_note.h"
 #include "lib/uuidv7.h"
 #include "server/shmem.h"
 #include "store/event_columns.h"
@@ -182,6 +183,8 @@ outbox_event_insert(PG_FUNCTION_ARGS)
 
 	warn_if_not_preloaded();
 	replica_role_tell_of_restore();
+	if (restored)
+		restore_note_count(trigger->tg_relation);
 
 	/* the relay may have passed over its row, which came before it */
 	shmem_wake_relay_at_commit(restored ? RELAY_REQUEST_RECHECK : 0);

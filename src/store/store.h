@@ -137,6 +137,7 @@ typedef enum PruneStep
 	PRUNE_EXCEPTIONS,			/* those with rows */
 	PRUNE_POSITIONS,			/* old ones */
 	PRUNE_THINNING,				/* all but one a second */
+	PRUNE_NOTES,				/* of restores */
 	PRUNE_DONE
 } PruneStep;
 
@@ -261,6 +262,7 @@ extern int64 store_retry_dead(Oid function, Datum topic, bool all_topics);
 extern void store_discard(Oid function, Datum event_id);
 extern void store_forget(Oid function, Datum id);
 extern void store_forget_all(Oid function);
+extern void store_note_restore(Oid schema, int64 nevents);
 extern int64 store_count_unsettled(Oid schema, Oid owner, int64 limit);
 
 #endif							/* OUTBOX_STORE_H */

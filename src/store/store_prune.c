@@ -17,7 +17,8 @@
  *
  * Of the checkpoints, the ones before the snapshot in use go as well, and of
  * those since the last prunes the ones that were followed by another within
- * the same second.
+ * the same second.  Notes of restores (outbox_restore) are kept as long as
+ * published events.
  *
  * These are steps, each of which goes on in batches, a transaction each.  A row
  * that somebody holds fast (a foreign key of theirs, a trigger) makes its batch
@@ -121,6 +122,15 @@ static Statement thin_progress = {
 	2, {FLOAT8OID, INT8OID}
 };
 
+/* $1 seconds, $2 limit */
+static Statement delete_notes = {
+	"DELETE FROM @s@.outbox_restore WHERE ctid IN ("
+	" SELECT n.ctid FROM @s@.outbox_restore n"
+	" WHERE n.at <= now() - $1 * interval '1 second'"
+	" LIMIT $2)",
+	2, {FLOAT8OID, INT8OID}
+};
+
 typedef struct PruneArgs
 {
 	StorePrune *prune;
@@ -215,9 +225,9 @@ prune_exceptions(PruneArgs *args)
 	return ndeleted > 0;
 }
 
-/* A batch of positions; false if there are no more. */
+/* A batch of rows that nobody refers to; false if there are no more. */
 static bool
-prune_positions(PruneArgs *args, Statement *stmt, double age)
+prune_by_age(PruneArgs *args, Statement *stmt, double age)
 {
 	Datum		values[2];
 
@@ -275,13 +285,16 @@ prune_body(void *arg)
 				next_step(prune, PRUNE_POSITIONS);
 			break;
 		case PRUNE_POSITIONS:
-			if (!prune_positions(args, &delete_progress,
-								 guc_published_expire_time))
+			if (!prune_by_age(args, &delete_progress, guc_published_expire_time))
 				next_step(prune, PRUNE_THINNING);
 			break;
 		case PRUNE_THINNING:
-			if (!prune_positions(args, &thin_progress,
-								 2.0 * guc_cleaning_expire_interval / 1000 + 60))
+			if (!prune_by_age(args, &thin_progress,
+							  2.0 * guc_cleaning_expire_interval / 1000 + 60))
+				next_step(prune, PRUNE_NOTES);
+			break;
+		case PRUNE_NOTES:
+			if (!prune_by_age(args, &delete_notes, guc_published_expire_time))
 				next_step(prune, PRUNE_DONE);
 			break;
 		case PRUNE_DONE:

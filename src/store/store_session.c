@@ -8,7 +8,8 @@
  * the function that was called.  The functions for administrators pin their
  * search_path in their definition; the statements to publish have no operator
  * or function that a search_path could replace, and so need not.  What DROP
- * EXTENSION counts is no function's: see count_as_owner().
+ * EXTENSION counts is no function's: see count_as_owner(); nor is the note of a
+ * restore, which is made when no statement runs.
  *
  * They insert, and change no row that the relay writes: what an administrator
  * wants is a row of outbox_request, which the relay serves when it has been
@@ -21,12 +22,17 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
+#include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
 #include "utils/uuid.h"
 
 #include "store/store_internal.h"
@@ -112,6 +118,14 @@ static Statement count_unsettled = {
 	"  WHERE d.state IN ('scheduled', 'pending', 'in_progress', 'failed')"
 	"  LIMIT $1) u",
 	1, {INT8OID}
+};
+
+/* The columns of outbox_restore, from 0 on. */
+enum
+{
+	NOTE_AT,
+	NOTE_EVENTS,
+	NOTE_COLUMNS
 };
 
 static Statement forget_all = {"DELETE FROM @s@.outbox_delivery", 0};
@@ -359,6 +373,34 @@ store_forget_all(Oid function)
 	begin_statements(function);
 	write_for_function(&forget_all, NULL, NULL);
 	SPI_finish();
+}
+
+/*
+ * Note that this transaction, which is about to commit, restores so many events
+ * into the extension of this schema.  Whoever commits need not be who restored
+ * them, and has no statement that runs; so this goes past the executor, which the
+ * table, having no index, does not need.
+ */
+void
+store_note_restore(Oid schema, int64 nevents)
+{
+	Oid			table = get_relname_relid("outbox_restore", schema);
+	Relation	rel;
+	TupleTableSlot *slot;
+
+	/* dropped since, in this very transaction */
+	if (!OidIsValid(table))
+		return;
+	rel = table_open(table, RowExclusiveLock);
+	slot = table_slot_create(rel, NULL);
+	ExecStoreAllNullTuple(slot);
+	for (int i = 0; i < NOTE_COLUMNS; i++)
+		slot->tts_isnull[i] = false;
+	slot->tts_values[NOTE_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
+	slot->tts_values[NOTE_EVENTS] = Int64GetDatum(nevents);
+	simple_table_tuple_insert(rel, slot);
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, NoLock);
 }
 
 /* What count_as_owner() is to count, and the result. */

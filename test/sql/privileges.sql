@@ -34,7 +34,8 @@ SELECT format('SELECT %s(%s)', p.proname,
 			   FROM unnest(p.proargtypes) a(type))) AS command
 FROM member JOIN pg_proc p ON classid = 'pg_proc'::regclass AND p.oid = objid
 UNION ALL
-SELECT format(k.command, c.relname)
+SELECT format(k.command, c.relname,
+	(SELECT attname FROM pg_attribute WHERE attrelid = c.oid AND attnum = 1))
 FROM member JOIN pg_class c ON classid = 'pg_class'::regclass AND c.oid = objid
 JOIN (VALUES
 	('v', 'SELECT FROM %s'),
@@ -43,7 +44,7 @@ JOIN (VALUES
 	('S', 'SELECT setval(%L, 1)'),
 	('r', 'SELECT FROM %s'),
 	('r', 'INSERT INTO %s DEFAULT VALUES'),
-	('r', 'UPDATE %s SET id = DEFAULT'),
+	('r', 'UPDATE %s SET %I = DEFAULT'),
 	('r', 'DELETE FROM %s'),
 	('r', 'TRUNCATE %s'),
 	('r', 'LOCK %s'),

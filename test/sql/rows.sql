@@ -73,6 +73,47 @@ INSERT INTO outbox_event (topic, payload, published_by) VALUES ('by the owner', 
 INSERT INTO outbox_event (topic, payload, xid, published_by) VALUES ('by restore', '1', '3', 'who published');
 INSERT INTO outbox_event (topic, payload, xid) VALUES ('by restore, not known', '1', '3');
 SELECT topic, published_by FROM outbox_events WHERE topic LIKE 'by %' ORDER BY topic COLLATE "C";
+
+--
+-- A transaction notes how many events it restores, and nothing of what it rolls back
+--
+CREATE FUNCTION restore(n int) RETURNS void LANGUAGE sql AS
+$$ INSERT INTO outbox_event (topic, payload, xid) SELECT 'counted', '1', '3' FROM generate_series(1, n) $$;
+TRUNCATE outbox_restore;
+SELECT ok, detail FROM outbox_check() WHERE "check" = 'events restored';
+BEGIN;
+SELECT restore(1);
+SAVEPOINT a;
+SELECT restore(10);
+SAVEPOINT b;
+SELECT restore(100);
+RELEASE b;
+ROLLBACK TO a;
+SAVEPOINT c;
+SELECT restore(1000);
+RELEASE c;
+RELEASE a;
+INSERT INTO outbox_event (topic, payload) VALUES ('not restored', '1');
+SELECT restore(3);
+SET LOCAL ROLE regress_outbox_writer;
+COMMIT;
+SELECT events FROM outbox_restore;
+SELECT ok, regexp_replace(detail, '(at|from|to) [^;]*', '\1 ...') FROM outbox_check()
+WHERE "check" = 'events restored';
+BEGIN;
+SELECT restore(1);
+ROLLBACK;
+INSERT INTO outbox_event (topic, payload) VALUES ('not restored', '1');
+SELECT restore(2);
+SELECT ok, regexp_replace(detail, '(at|from|to) [^;]*', '\1 ...') FROM outbox_check()
+WHERE "check" = 'events restored';
+BEGIN;
+SELECT restore(1);
+SET LOCAL client_min_messages = error;
+DROP EXTENSION outbox;
+COMMIT;
+CREATE EXTENSION outbox;
+DROP FUNCTION restore;
 DROP ROLE regress_outbox_login;
 REVOKE ALL ON FUNCTION outbox_publish(text, jsonb, text, text, uuid, jsonb, timestamptz)
 FROM regress_outbox_writer;

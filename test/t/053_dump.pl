@@ -242,6 +242,12 @@ promise 'a restore in session_replication_role = replica loses nothing' => sub {
 	wait_delivered($receiver, [ @ids[ 1, 2 ] ]);
 	is_deeply([ sort map { $_->{id} } $receiver->accepted(fields => ['id']) ],
 		[ sort @ids[ 1, 2 ] ], 'what is to be sent is sent, once');
+	$node->stop('immediate');
+	$node->start;
+	like(
+		check_value($node, 'events restored', 'ok, detail', 'to'),
+		qr/^t\|3 undelivered events were restored at 20/,
+		'outbox_check() says how many came, after a crash as well');
 	$node->stop;
 };
 

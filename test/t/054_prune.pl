@@ -184,6 +184,18 @@ promise 'the table does not grow when as many come as go' => sub {
 		'the rest is still there');
 };
 
+promise 'what is noted of a restore goes when a published event would' => sub {
+	query($node,
+		q{INSERT INTO outbox_event (topic, payload, xid) VALUES ('restored', '1', '3')});
+	like(check_value($node, 'events restored', 'detail'),
+		qr/^1 undelivered events/, 'it is noted');
+	reload($node, 'outbox.published_expire_time' => '0');
+	wait_pruned('restored');
+	poll_until(
+		sub { check_value($node, 'events restored', 'ok, detail') eq 't|none lately' },
+		'the note to go');
+};
+
 promise 'a relay that has an hour to wait follows a reload' => sub {
 	reload(
 		$node,
