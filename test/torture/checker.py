@@ -162,7 +162,9 @@ class Report:
               'order_violations', 'altered', 'dead_without_cause', 'unsettled', 'disk_was_never_full',
               'late_after_outage', 'attempts_of_outage', 'dead_of_outage', 'relay_was_idle',
               'good_topic_held_up', 'topic_not_back', 'stalled_by_open_transaction',
-              'overtaken_by_rows', 'steps_back_unexplained', 'position_was_never_held')
+              'overtaken_by_rows', 'steps_back_unexplained', 'position_was_never_held',
+              'changed', 'nobody_meddled', 'sent_after_truncate', 'nothing_was_damaged', 'restored_but_not_noted',
+              'failed_by_upgrade', 'sent_again_beyond_bound')
 
     def __init__(self):
         self.numbers = {}

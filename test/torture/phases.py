@@ -9,13 +9,19 @@ import contextlib
 import os
 import time
 
+from damage import damage
 from faults import CRASH
+from hands import hands
 from orderly import orderly
 from outage import outage
+from pauses import pauses
+from restores import restores
 from rig import disturbance, prepared
 from server import RELAY, TortureError, poll
+from slow import slow
 from tails import tails
 from topics import topics
+from upgrade import upgrade
 
 LOAD_SECONDS = 5
 FULL_SECONDS = 8
@@ -199,4 +205,5 @@ def _revive(rig):
 
 
 PHASES = {'topics': topics, 'tails': tails, 'outage': outage, 'orderly': orderly, 'administrators': administrators,
+          'hands': hands, 'damage': damage, 'restores': restores, 'upgrade': upgrade, 'pauses': pauses, 'slow': slow,
           'promotion': promotion, 'dump': dump, 'recreate': recreate, 'full': full}

@@ -4,13 +4,14 @@ A phase that wants to know exactly what it publishes does so in batches, in plac
 
 import contextlib
 import os
+import signal
 import time
 from dataclasses import dataclass
 
 import checker
 from faults import CRASH, Disturbance, Injector
 from load import BATCH, SCHEMA, Journal, Load
-from server import Receiver, Server, TortureError, poll
+from server import START_TIMEOUT, Receiver, Server, TortureError, poll, send_signal
 
 DRAIN_TIMEOUT = 90
 
@@ -101,15 +102,23 @@ class Rig:
         self.injector.calm()
         return self.load
 
-    def publish(self, txn, *batches):
+    def publish(self, txn, *batches, server=None):
         """Publish all events of these batches in one transaction."""
-        with contextlib.closing(self.server.connect('torture batch')) as connection:
+        with contextlib.closing((server or self.server).connect('torture batch')) as connection:
             cursor = connection.cursor()
             cursor.execute('BEGIN')
             for batch in batches:
                 cursor.execute(BATCH, {'txn': txn, **vars(batch)})
             self.journal.note(txn, Journal.COMMITTED, time.time())
             cursor.execute('COMMIT')
+
+    def kill(self, backend_type):
+        """Kill these processes, of which there is always one: the server crashes, and a relay is at work again."""
+        pids = set(self.server.backends(backend_type))
+        for pid in pids:
+            send_signal(pid, signal.SIGKILL)
+        poll(lambda: set(self.server.backends(backend_type)) - pids, START_TIMEOUT, f'another {backend_type}')
+        self.server.await_relay()
 
     # --- stages
 

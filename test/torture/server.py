@@ -110,12 +110,14 @@ class Server:
         """Make the data directory of a standby that follows this server."""
         self._run('pg_basebackup', '-D', standby.data, '-h', self.sockets, '-U', 'postgres', '-c', 'fast', '-R')
 
-    def dump(self, path):
-        self._run('pg_dump', '-h', self.sockets, '-U', 'postgres', '-f', path, 'postgres')
+    def dump(self, path, *options):
+        self._run('pg_dump', '-h', self.sockets, '-U', 'postgres', *options, '-f', path, 'postgres')
 
-    def restore(self, path):
-        self._run('psql', '-X', '-q', '-h', self.sockets, '-U', 'postgres', '-v', 'ON_ERROR_STOP=1', '-f', path,
-                  'postgres')
+    def restore(self, path, role='origin', whole=False, check=True):
+        """In this session_replication_role; as a whole: in one transaction."""
+        self._run('psql', '-X', '-q', '-h', self.sockets, '-U', 'postgres', '-v', 'ON_ERROR_STOP=1',
+                  *(['-1'] if whole else []), '-c', f'SET session_replication_role = {role}', '-f', path, 'postgres',
+                  check=check)
 
     def reload(self):
         self._run('pg_ctl', '-D', self.data, 'reload', check=False)
