@@ -58,7 +58,8 @@ lanes_init(LaneTable *table, MemoryContext context)
 	table->context = context;
 	for (int i = 0; i < NLANE_LISTS; i++)
 		dlist_init(&table->lists[i]);
-	dlist_init(&table->walks);
+	for (int i = 0; i < NPACES; i++)
+		dlist_init(&table->walks[i]);
 	dlist_init(&table->watched);
 	dlist_init(&table->unused);
 	dlist_init(&table->troubles);
@@ -191,13 +192,19 @@ list_unused(LaneTable *table, RelayLane *lane)
 static void
 list_walk(LaneTable *table, RelayLane *lane, bool wanted)
 {
-	if (wanted == lane->wants_rows)
-		return;
-	lane->wants_rows = wanted;
+	dlist_head *walks = NULL;
+
 	if (wanted)
-		dlist_push_tail(&table->walks, &lane->in_walks);
-	else
+		walks = &table->walks[lane_is_stopped(lane) ? PACE_FAST : lane->pace];
+	if (walks == lane->walks)
+		return;
+	if (lane->walks)
 		dlist_delete(&lane->in_walks);
+	lane->walks = walks;
+	if (!walks)
+		return;
+	lane->walk_number = ++table->nwalks;
+	dlist_push_tail(walks, &lane->in_walks);
 }
 
 /* Something about the lane has changed: put it where it belongs. */

@@ -59,8 +59,9 @@ typedef struct RelayLane
 	int			nrequests;		/* in flight */
 	bool		tail;			/* rows of it may be pending in the table ... */
 	int64		walked;			/* ... none of them up to this id */
-	bool		wants_rows;		/* it is in LaneTable.walks */
+	dlist_head *walks;			/* that of LaneTable.walks it is in; or NULL */
 	dlist_node	in_walks;
+	int64		walk_number;	/* in the order of asking */
 
 	Breaker		breaker;		/* OPEN, HALF_OPEN: it is down */
 	bool		probing;		/* HALF_OPEN: an event is trying */
@@ -106,7 +107,9 @@ typedef struct LaneTable
 	int			nslots;			/* most requests in flight */
 	int			turn;			/* the list that is asked first */
 	pairingheap *asleep;
-	dlist_head	walks;			/* lanes whose rows are to be read */
+	dlist_head	walks[NPACES];	/* lanes whose rows are to be read, by pace;
+								 * what is to try is with the fast */
+	int64		nwalks;			/* so many were asked for */
 	dlist_head	watched;		/* the longest without an answer first */
 	dlist_head	unused;			/* nothing to do; the oldest first */
 	int			nunused;
@@ -119,6 +122,7 @@ typedef struct LaneTable
 
 	int			nready[NLANE_PLACES];	/* entries */
 	int			nrequests[NPACES];	/* in flight, by the lane's pace */
+	double		first_ms;		/* mean time until a lane's first answer */
 	int			nprobes;
 	int			nworking;		/* lanes with events that are not down */
 	int			ndown;			/* ... and that are */
@@ -170,6 +174,7 @@ extern void lanes_report_troubles(LaneTable *table, int64 now,
 
 /* relay_turn.c */
 extern RelayLane *lanes_next(LaneTable *table, int64 now);
+extern bool lane_waits_long(const LaneTable *table, const RelayLane *lane);
 extern void lanes_take_turn(LaneTable *table, RelayLane *lane);
 extern RelayLane *lanes_next_walk(const LaneTable *table);
 extern int	lanes_ready(const LaneTable *table);

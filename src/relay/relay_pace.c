@@ -4,8 +4,9 @@
  *		How fast topics are answered.
  *
  * A lane is slow while its answers take long in the mean; requests that were
- * not answered yet count by their age.  What follows from that for whose turn
- * it is, relay_turn.c says.
+ * not answered yet count by their age.  How soon lanes have their first answer
+ * says what to expect of others that are new.  What follows from that for whose
+ * turn it is, relay_turn.c says.
  *
  * Pure state, as in relay_lane.c.
  *
@@ -42,6 +43,13 @@ watch(LaneTable *table, RelayLane *lane, int64 now)
 		return;
 	dlist_push_tail(&table->watched, &lane->in_watched);
 	lane->watched = true;
+}
+
+/* Let the time count in a mean. */
+static void
+add_to_mean(double *mean, double ms)
+{
+	*mean += NEWEST_WEIGHT * (ms - *mean);
 }
 
 static void
@@ -92,9 +100,12 @@ lane_answered(LaneTable *table, RelayLane *lane, int64 ms, int64 now)
 	double		newest = Min(ms, LONGEST_MS);
 
 	if (lane->pace == PACE_UNKNOWN)
+	{
 		lane->mean_ms = newest;
+		add_to_mean(&table->first_ms, newest);
+	}
 	else
-		lane->mean_ms += NEWEST_WEIGHT * (newest - lane->mean_ms);
+		add_to_mean(&lane->mean_ms, newest);
 	set_pace(table, lane, lane->mean_ms > LANE_SLOW_MS ? PACE_SLOW : PACE_FAST);
 	watch(table, lane, now);
 	lane_update(table, lane);
@@ -112,6 +123,10 @@ lanes_find_slow(LaneTable *table, int64 now)
 
 		if (waited <= LANE_SLOW_MS)
 			break;
+
+		/* it may take any time from here on */
+		if (lane->pace == PACE_UNKNOWN)
+			add_to_mean(&table->first_ms, LONGEST_MS);
 		lane->mean_ms = Max(lane->mean_ms, Min(waited, LONGEST_MS));
 		set_pace(table, lane, PACE_SLOW);
 		lane_update(table, lane);

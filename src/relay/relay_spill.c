@@ -338,7 +338,7 @@ cut_lanes(Relay *relay)
 		hash_seq_init(&status, lanes->lanes);
 		while ((lane = hash_seq_search(&status)) != NULL)
 		{
-			if (lane->place != LANE_FAST)
+			if (lane_waits_long(lanes, lane))
 				cut_lane(relay, lane, kept);
 		}
 		if (kept == 0 || relay_has_room_for_rows(relay))

@@ -10,7 +10,8 @@
  * less than four slots, there is nothing to share.
  *
  * What waits for its lane's share is not counted as ready to go: others are read
- * meanwhile, however much of it there is.
+ * meanwhile, however much of it there is.  But lanes that are new wait for each
+ * other only, and not for long, while others like them are quickly answered.
  *
  * Lanes that are down try one event each, the one that has waited longest first;
  * together they have a share as well.
@@ -62,6 +63,27 @@ kind_has_share(const LaneTable *table, LanePlace place)
 		default:
 			return true;
 	}
+}
+
+/*
+ * Does what is ready in lanes of this list not wait for long?  New lanes whose
+ * share is taken, but not by slow ones, go soon if their first answers do not
+ * take long in the mean.
+ */
+static bool
+goes_soon(const LaneTable *table, LanePlace place)
+{
+	return kind_has_share(table, place) ||
+		((place == LANE_NEW || place == LANE_UNANSWERED) &&
+		 table->nrequests[PACE_SLOW] < share_without(table, 16) &&
+		 table->first_ms <= LANE_SLOW_MS);
+}
+
+/* May what is ready in the lane, which is stopped or waits its turn, take long? */
+bool
+lane_waits_long(const LaneTable *table, const RelayLane *lane)
+{
+	return lane->place >= NLANE_LISTS || !goes_soon(table, lane->place);
 }
 
 /*
@@ -183,15 +205,28 @@ lanes_take_turn(LaneTable *table, RelayLane *lane)
 		table->turn = lane->place + 1;
 }
 
-/* The lane whose rows are to be read next; NULL if there is none. */
+/*
+ * The lane whose rows are to be read next, which has asked for it first; NULL if
+ * there is none.  What could not be sent soon would have to leave memory again.
+ */
 RelayLane *
 lanes_next_walk(const LaneTable *table)
 {
-	dlist_head *walks = unconstify(dlist_head *, &table->walks);
+	RelayLane  *next = NULL;
 
-	if (dlist_is_empty(walks))
-		return NULL;
-	return dlist_head_element(RelayLane, in_walks, walks);
+	for (int pace = 0; pace < NPACES; pace++)
+	{
+		dlist_head *walks = unconstify(dlist_head *, &table->walks[pace]);
+		RelayLane  *lane;
+
+		if (dlist_is_empty(walks) ||
+			(pace == PACE_UNKNOWN && !goes_soon(table, LANE_NEW)))
+			continue;
+		lane = dlist_head_element(RelayLane, in_walks, walks);
+		if (!next || lane->walk_number < next->walk_number)
+			next = lane;
+	}
+	return next;
 }
 
 /* Entries that are ready. */
@@ -205,7 +240,7 @@ lanes_ready(const LaneTable *table)
 	return n;
 }
 
-/* Entries that are ready, and whose lanes do not wait for their share. */
+/* Entries that are ready, and whose lanes do not wait long for their share. */
 int
 lanes_ready_to_go(const LaneTable *table)
 {
@@ -213,7 +248,7 @@ lanes_ready_to_go(const LaneTable *table)
 
 	for (int i = 0; i < NLANE_LISTS; i++)
 	{
-		if (kind_has_share(table, i))
+		if (goes_soon(table, i))
 			n += table->nready[i];
 	}
 	return n;

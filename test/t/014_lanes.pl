@@ -14,7 +14,9 @@
 #   an attempt.
 # - Of 50 topics 49 may be slow, and the other one is not.
 # - So it may be with topics that were quick, or new, until then.
-# - However many new topics are not answered, what is published after them is read.
+# - However many new topics are not answered, or late, what is published after them
+#   is read, and what waits in them is left where it is.
+# - What waits in new topics that are answered at once is not written down.
 # - An outage of everything that is answered with 503 uses up no attempts; the
 #   first event goes through soon after its end.
 # - What was tried in an outage loses no attempt by it, when that is over by the
@@ -37,6 +39,8 @@ use constant {
 	GOOD => 20,
 	SECONDS => 10,     # that a good event may take on a busy machine
 	HELD => 3,         # seconds
+	MANY => 2000,      # topics
+	STATISTICS => 3,   # seconds after which statistics have been sent
 	LARGE => 6000,    # events of a kilobyte
 	MEMORY => 30_000,   # kilobytes that a relay may grow by for them
 };
@@ -91,6 +95,16 @@ sub publish_bad
 {
 	my ($topic) = @_;
 	publish($node, $topic, count => BAD, more => q{key => 'k' || n % } . KEYS);
+	return;
+}
+
+# An event of each of many new topics.
+sub publish_to_each
+{
+	my ($prefix, $count, $more) = @_;
+	$more = defined $more ? ", $more" : '';
+	query($node, qq{SELECT count(outbox_publish('$prefix-' || t, '1'$more))
+		FROM generate_series(1, $count) t});
 	return;
 }
 
@@ -290,6 +304,56 @@ promise 'new topics without an answer do not keep others from being read' => sub
 	good_ones_pass($http, 'is-known');
 	$http->faults([]);
 	wait_settled($node);
+};
+
+promise 'nor do new topics that are answered late, and fill the memory' => sub {
+	reload($node, 'outbox.batch_size' => 10);
+	warm_up($http);
+	$http->faults([ { match => { path => '^/tardy-' }, delay_response => 0.4 } ]);
+	publish_to_each('tardy', MANY);
+	poll_until(sub { relay_value($node, 'in_flight') >= 30 }, 'slots to be taken');
+	good_ones_pass($http, 'is-known');
+	$http->faults([]);
+	wait_settled($node);
+};
+
+promise 'what can not be sent is not read again and again' => sub {
+	reload($node, 'outbox.batch_size' => 50);
+	warm_up($http);
+	$http->faults([ { match => { path => '^/mute-' }, action => 'hang', on_release => 'drop' } ]);
+	publish_to_each('mute', MANY, q{key => 'k' || t});
+	poll_until(
+		sub { query($node, q{SELECT count(*) FROM outbox_delivery WHERE topic LIKE 'mute-%'}) > MANY / 2 },
+		'them to have left memory');
+	my ($walks, $since) = (-1, 0);
+	poll_until(
+		sub {
+			publish($node, 'is-known');
+			my $now = query($node, q{SELECT idx_scan FROM pg_stat_all_indexes
+				WHERE indexrelname = 'outbox_delivery_topic_idx'});
+			($walks, $since) = ($now, time) if $now != $walks;
+			return time - $since > STATISTICS;
+		},
+		'them to be left alone');
+	pass('they are left alone');
+	$http->faults([]);
+	wait_settled($node);
+};
+
+promise 'new topics that are answered leave no rows' => sub {
+	reload($node, 'outbox.enabled' => 'off', 'outbox.max_in_flight' => 8);
+	publish_to_each('fresh', MANY);
+	query($node, q{
+		CREATE TABLE public.written (topic text);
+		CREATE FUNCTION public.note_row() RETURNS trigger LANGUAGE plpgsql AS
+			$$BEGIN INSERT INTO public.written VALUES (NEW.topic); RETURN NEW; END$$;
+		CREATE TRIGGER note_row AFTER INSERT ON outbox_delivery
+			FOR EACH ROW EXECUTE FUNCTION public.note_row()});
+	reload($node, 'outbox.enabled' => 'on');
+	wait_settled($node);
+	cmp_ok(query($node, 'SELECT count(*) FROM public.written'), '<', MANY / 10,
+		'hardly any is written down');
+	query($node, 'DROP FUNCTION public.note_row() CASCADE; DROP TABLE public.written');
 };
 
 promise 'an outage by 503 of many topics costs nothing' => sub {
