@@ -75,6 +75,7 @@ struct HttpRequest
 	bool		repeated;		/* http_request_repeat() was true */
 	StringInfoData headers;		/* lines, each behind a line end; or NULL */
 	bool		answered;		/* a line of a response was received */
+	bool		has_status;		/* its first line was one */
 	bool		headers_end;	/* the response's headers are complete */
 	Size		received;		/* bytes of the body, kept or not */
 	char	   *body;			/* its beginning, "kept" bytes; or NULL */

@@ -21,6 +21,7 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
 #include <limits.h>
 
 #include "utils/memutils.h"
@@ -95,6 +96,28 @@ body_received(char *data, size_t size, size_t nmemb, void *arg)
 }
 
 /*
+ * Is it a response's first line?  libcurl takes whatever else begins like one
+ * for that of a response with status 200.
+ */
+static bool
+is_status_line(const char *line, Size len)
+{
+	static const char form[] = "HTTP/9.9 999";
+	Size		n = 0;
+
+	/* HTTP/2 has no second digit */
+	for (const char *p = form; *p != '\0'; p++, n++)
+	{
+		if (*p == '.' && n < len && line[n] == ' ')
+			p += 2;
+		if (n >= len || (*p == '9' ? !isdigit((unsigned char) line[n]) :
+						 line[n] != *p))
+			return false;
+	}
+	return n == len || isspace((unsigned char) line[n]);
+}
+
+/*
  * Take a line of a response's headers: an empty one is the last.  There may be
  * several responses, of which all but the last are provisional (1xx).
  */
@@ -108,7 +131,10 @@ header_received(char *data, size_t size, size_t nmemb, void *arg)
 	if (len > 0 && (data[0] == '\r' || data[0] == '\n'))
 		request->headers_end = true;
 	else if (len >= 5 && memcmp(data, "HTTP/", 5) == 0)
+	{
 		request->headers_end = false;
+		request->has_status = is_status_line(data, len);
+	}
 	return len;
 }
 
@@ -292,6 +318,7 @@ http_request_clear(HttpRequest *request)
 	request->sends = 0;
 	request->headers.data = NULL;
 	request->answered = false;
+	request->has_status = false;
 	request->headers_end = false;
 	request->received = 0;
 	request->body = NULL;
@@ -474,10 +501,11 @@ http_request_result(HttpRequest *request, CURLcode code,
 	 * libcurl knows the status from the first line on, and may count headers
 	 * that broke off as a response.  Only complete ones are an answer.
 	 */
-	if (request->headers_end && status >= 200)
+	if (request->headers_end && request->has_status && status >= 200)
 		result->status = (int) status;
 	else if (result->error == NULL)
-		result->error = "the response broke off in its headers";
+		result->error = request->headers_end && !request->has_status ?
+			"the response has no status" : "the response broke off in its headers";
 
 	/* in seconds, as many as the server likes */
 	result->retry_after_ms = -1;

@@ -5,7 +5,9 @@
  *
  * For texts from outside, of which the few strings that matter are wanted even
  * if the text is cut off.  Hence PostgreSQL's lexer only, without its parser,
- * which would refuse such a text as a whole.
+ * which would refuse such a text as a whole, and throws where brackets are deep.
+ * The grammar is checked here as far as the text goes: what is left out of a text
+ * that only looks like JSON might be what matters.
  *
  * Escapes are decoded here.  The lexer would make characters of the database's
  * encoding of them, among bytes in UTF-8, and give up at one that this encoding
@@ -96,10 +98,78 @@ decode_string(const char *p, const char *end)
 	return buf.data;
 }
 
-/* Read token after token.  False if the value does not end where it should. */
+/* Where in the grammar a text is: what may come next. */
+typedef enum JsonPlace
+{
+	AT_VALUE,
+	AT_FIRST_ELEMENT,			/* or the end of the array */
+	AT_NAME,
+	AT_FIRST_NAME,				/* or the end of the object */
+	AT_COLON,
+	BEHIND_VALUE
+} JsonPlace;
+
+/* Go behind a value, or into it. */
+static bool
+pass_value(JsonPlace *place, JsonTokenType token)
+{
+	*place = token == JSON_TOKEN_OBJECT_START ? AT_FIRST_NAME :
+		token == JSON_TOKEN_ARRAY_START ? AT_FIRST_ELEMENT : BEHIND_VALUE;
+	switch (token)
+	{
+		case JSON_TOKEN_STRING:
+		case JSON_TOKEN_NUMBER:
+		case JSON_TOKEN_OBJECT_START:
+		case JSON_TOKEN_ARRAY_START:
+		case JSON_TOKEN_TRUE:
+		case JSON_TOKEN_FALSE:
+		case JSON_TOKEN_NULL:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/*
+ * Go on by a token.  "bracket" is the innermost one that is open; NUL: none.
+ * False if the token cannot be here.
+ */
+static bool
+pass_token(JsonPlace *place, JsonTokenType token, char bracket)
+{
+	JsonPlace	at = *place;
+
+	switch (at)
+	{
+		case AT_NAME:
+		case AT_FIRST_NAME:
+			*place = AT_COLON;
+			if (token == JSON_TOKEN_STRING)
+				return true;
+			*place = BEHIND_VALUE;
+			return at == AT_FIRST_NAME && token == JSON_TOKEN_OBJECT_END;
+		case AT_COLON:
+			*place = AT_VALUE;
+			return token == JSON_TOKEN_COLON;
+		case AT_VALUE:
+		case AT_FIRST_ELEMENT:
+			return pass_value(place, token) ||
+				(at == AT_FIRST_ELEMENT && token == JSON_TOKEN_ARRAY_END);
+		case BEHIND_VALUE:
+			break;
+	}
+	if (token == JSON_TOKEN_COMMA)
+		*place = bracket == '{' ? AT_NAME : AT_VALUE;
+	return bracket == '\0' ? token == JSON_TOKEN_END :
+		token == JSON_TOKEN_COMMA ||
+		token == (bracket == '{' ? JSON_TOKEN_OBJECT_END : JSON_TOKEN_ARRAY_END);
+}
+
+/* Read token after token.  False if one is not where it may be. */
 static bool
 read_tokens(JsonLexContext *lex, JsonMemberCB member, void *arg)
 {
+	JsonPlace	place = AT_VALUE;
 	char	   *str = NULL;		/* the last one */
 	char	   *name = NULL;	/* of the member whose value comes next */
 	char	   *top = NULL;		/* of the outermost object's last one */
@@ -108,16 +178,16 @@ read_tokens(JsonLexContext *lex, JsonMemberCB member, void *arg)
 	initStringInfo(&open);
 	while (json_lex(lex) == JSON_SUCCESS)
 	{
-		bool		in_array = open.len > 0 && open.data[open.len - 1] == '[';
+		char		bracket = open.len > 0 ? open.data[open.len - 1] : '\0';
 
+		if (!pass_token(&place, lex->token_type, bracket))
+			return false;
 		switch (lex->token_type)
 		{
 			case JSON_TOKEN_END:
-				return open.len == 0;
+				return true;
 			case JSON_TOKEN_OBJECT_END:
 			case JSON_TOKEN_ARRAY_END:
-				if (open.len == 0)
-					return false;
 				if (lex->token_type == JSON_TOKEN_OBJECT_END)
 					member(arg, open.len, top, NULL, NULL);
 				open.data[--open.len] = '\0';
@@ -131,21 +201,18 @@ read_tokens(JsonLexContext *lex, JsonMemberCB member, void *arg)
 			case JSON_TOKEN_COMMA:
 				name = NULL;
 				break;
-			case JSON_TOKEN_OBJECT_START:
-				appendStringInfoChar(&open, '{');
-				name = NULL;
-				break;
 			default:
-				/* a string, another scalar, or the beginning of an array */
+				/* a string, another scalar, or a bracket that opens */
 				if (lex->token_type == JSON_TOKEN_STRING)
 					str = decode_string(lex->token_start + 1,
 										lex->token_terminator - 1);
-				if (in_array)
+				if (bracket == '[' && lex->token_type != JSON_TOKEN_OBJECT_START)
 					member(arg, open.len, top, NULL, "");
 				else if (name != NULL && lex->token_type == JSON_TOKEN_STRING)
 					member(arg, open.len, top, name, str);
-				if (lex->token_type == JSON_TOKEN_ARRAY_START)
-					appendStringInfoChar(&open, '[');
+				if (lex->token_type == JSON_TOKEN_OBJECT_START ||
+					lex->token_type == JSON_TOKEN_ARRAY_START)
+					appendStringInfoChar(&open, *lex->token_start);
 				name = NULL;
 				break;
 		}
@@ -155,8 +222,8 @@ read_tokens(JsonLexContext *lex, JsonMemberCB member, void *arg)
 
 /*
  * Tell all strings that are members in a JSON object, a text in UTF-8.  False
- * if it is none, ends too early or cannot be read on; what was told before
- * that counts.
+ * if it is none, ends too early or goes on as JSON does not; what was told
+ * before that counts.
  */
 bool
 json_members_read(const char *json, Size len, JsonMemberCB member, void *arg)

@@ -204,6 +204,9 @@ http_answer_error_line(const HttpResult *result, const HttpVerdict *verdict)
 	StringInfoData foreign;
 	StringInfoData line;
 
+	/* what shows nothing says nothing */
+	while (*str == ' ' || (*str != '\0' && text_is_control(*str)))
+		str++;
 	if (str[0] == '\0' && result->error != NULL)
 		str = result->error;
 	else if (str[0] == '\0' && result->status >= 300 && result->status < 400)

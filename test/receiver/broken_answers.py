@@ -24,6 +24,7 @@ BROKEN_ANSWERS = {
     'partialrst': BrokenAnswer(OK_HEAD + b'Content-Length: 1000\r\n\r\nshort', RESET, 200, True),
     'garbage': BrokenAnswer(b'\x00\xff\x16\x03\x01 not http at all\n' * 20, CLOSE, None, False),
     'http09': BrokenAnswer(b'hello\n', CLOSE, None, False),
+    'badstatus': BrokenAnswer(b'HTTP/x 500 no\r\nContent-Length: 0\r\n\r\n', CLOSE, None, False),
     'badlen': BrokenAnswer(OK_HEAD + b'Content-Length: -5\r\n\r\nxx', CLOSE, 200, True),
     'chunkbad': BrokenAnswer(OK_HEAD + b'Transfer-Encoding: chunked\r\n\r\nZZ\r\nxx', CLOSE, 200, True),
     'nolen': BrokenAnswer(OK_HEAD + b'\r\n{}', None, 200, True),

@@ -394,8 +394,8 @@ promise 'the status of the answer decides' => sub {
 promise 'a broken answer is delivered if its head says so, else tried again' =>
   sub {
 	my @good = qw(partial partialrst chunkbad nolen hugebody slowbody);
-	my @bad = qw(half_response hugehdr slowhdr badlen flood1xx garbage http09
-	  commit_then_drop drop_before_commit rst hang nul_body);
+	my @bad = qw(half_response hugehdr slowhdr badlen badstatus flood1xx garbage
+	  http09 commit_then_drop drop_before_commit rst hang nul_body);
 	my %broken = ((map { $_ => 1 } @good), (map { $_ => 0 } @bad));
 	$receiver->faults([ map { {
 		match => { path => "/in/$_\\b" },
@@ -435,6 +435,17 @@ promise 'control characters of an answer are not shown' => sub {
 	wait_state($node, $id, 'dead');
 	unlike(event_value($node, $id, 'last_error'), qr/[\x00-\x1f\x7f]/,
 		'control characters of an answer are not shown');
+};
+
+promise 'an answer whose body shows nothing has the reason that it has without' => sub {
+	$receiver->faults([ {
+		match => { path => '/in/blank' },
+		status => 422,
+		body => " \t\r\n\x01 ",
+	} ]);
+	my $id = publish($node, 'blank');
+	wait_state($node, $id, 'dead');
+	is(event_value($node, $id, 'last_error'), 'HTTP 422', 'nothing behind the status');
 };
 
 # --- Injection

@@ -4,7 +4,7 @@
 # Promises:
 # - A list of failed entries counts only as far as it is of the request: with a
 #   name that is not, every event is sent again, alone; lists of another name
-#   say nothing.
+#   say nothing, nor do those that are not JSON.
 # - What nobody could ever get is dead at once, with the reason.
 # - Key and metadata that do not fit into a URL go in the body of a bulk request;
 #   where that cannot be, the event is dead and says what to raise.
@@ -102,6 +102,27 @@ promise 'what is no object among the failed entries makes those that are worthle
 		FROM unnest('{$first, $second}'::text[]) id});
 	wait_states($node, 'mixed', 'published*2');
 	taken_once($dapr, [ $first, $second ], 'both are sent again');
+};
+
+# Each names but one of the two, as far as it can be read.
+promise 'a list of failed entries that is not JSON is worthless' => sub {
+	my $n = 0;
+	foreach my $list (
+		'[{"entryId":"%s","err%s"}]', '[{"entryId":"%s"}},{"entryId":"%s"}',
+		'[{"entryId":"%s"}] "%s"', '[{"entryId":"%s" "error":"%s"}]')
+	{
+		my @ids = map { "0197c9f2-0000-7000-8000-00000000004$_" } $n++, $n++;
+		my $topic = "broken$n";
+		my $body = sprintf qq({"failedEntries":$list}), @ids;
+		$dapr->faults([ { match => { path => "/bulk/.*/$topic" }, status => 500,
+			times => 1, body => $body } ]);
+		query($node, qq{
+			SELECT outbox_publish('$topic', '1', event_id => id::uuid)
+			FROM unnest('{$ids[0], $ids[1]}'::text[]) id});
+		wait_states($node, $topic, 'published*2');
+		is($dapr->faults->[0]{fired}, 1, "$body was met");
+		taken_once($dapr, \@ids, 'both are sent again');
+	}
 };
 
 # More than is kept of an answer; its end, with the errorCode, is not seen.
@@ -345,6 +366,8 @@ promise 'strings in an answer are read as UTF-8 whatever the encoding of the dat
 		is($read->(substr($json, 0, -1)), $lines =~ s/1 g: end\nt/f/r,
 			"$encoding: without an end");
 		is($read->('{"a":"b"}}'), "1 a: a = b\n1 a: end\nf", "$encoding: with two");
+		is($read->('{"a":"b","c" "d":"e"}'), "1 a: a = b\nf",
+			"$encoding: up to where it is no JSON");
 		query($node, "DROP DATABASE $db");
 	}
 };
