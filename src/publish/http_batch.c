@@ -10,14 +10,15 @@
  * One response speaks for all messages, unless the publisher finds more in it
  * (HttpPublisherKind.judge_batch).  But that a request was rejected says
  * little about each of its messages, as does a list of failures that names
- * what was not in it: they are sent again at once, each alone, and the answers
- * to that count.  So no message is lost to another one's fault.
+ * what was not in it: the relay is told so (OutboxAnswer.alone), which sends
+ * each alone, and the answers to that count.  So no message is lost to another
+ * one's fault.
  *
  * A message that cannot be sent alone may be sent as a batch of one, if the
  * publisher finds so (a detour); what is answered then counts.
  *
- * What is to be sent again waits in a list until libcurl's client is left;
- * within the same callback it is sent, with the settings of then.
+ * A request that has another way to go waits in a list until libcurl's client
+ * is left; within the same callback it is sent, with the settings of then.
  *
  * Errors.  A batch is in one of the two lists before anything can fail, and a
  * message leaves it before it is sent alone.  After an error, cancelling every
@@ -128,20 +129,6 @@ http_batch_send(HttpPublisher *publisher,
 		pfree(batch);
 }
 
-/* Start a request for each message of a batch, which is then gone. */
-static void
-send_singly(HttpPublisher *publisher, HttpBatch *batch)
-{
-	while (batch->nmessages > 0)
-	{
-		const OutboxMessage *message = batch->messages[0];
-
-		remove_message(batch, 0);
-		send_alone(publisher, message);
-	}
-	remove_batch(batch);
-}
-
 /* Start the requests that came of others' answers.  False: there were none. */
 bool
 http_batch_send_again(HttpPublisher *publisher)
@@ -153,15 +140,8 @@ http_batch_send_again(HttpPublisher *publisher)
 		HttpBatch  *batch = dlist_head_element(HttpBatch, node,
 											   &publisher->again);
 
-		/* the publisher may have given up batches meanwhile */
-		if (!batch->detour &&
-			(batch->singly || publisher->state->max_batch <= 1))
-			send_singly(publisher, batch);
-		else
-		{
-			dlist_delete(&batch->node);
-			send_batch(publisher, batch);
-		}
+		dlist_delete(&batch->node);
+		send_batch(publisher, batch);
 	}
 	return any;
 }
@@ -226,11 +206,22 @@ judge_batch(HttpPublisher *publisher, const HttpBatch *batch,
 			OutboxAnswer *answers)
 {
 	if (verdict->outcome == OUTBOX_REJECTED && !batch->alone && !batch->detour)
-		return HTTP_BATCH_SINGLY;
+		return HTTP_BATCH_ALONE;
 	if (result->status == 0 || publisher->kind->judge_batch == NULL)
 		return HTTP_BATCH_ANSWER;
 	return publisher->kind->judge_batch(publisher, batch, result, verdict,
 										answers);
+}
+
+/* It may be another message's fault, or nobody's: each is to be sent alone. */
+static void
+excuse_messages(const HttpBatch *batch, OutboxAnswer *answers)
+{
+	for (int i = 0; i < batch->nmessages; i++)
+	{
+		answers[i].outcome = OUTBOX_RETRY;
+		answers[i].alone = true;
+	}
 }
 
 /* HttpDoneCB of every request. */
@@ -253,19 +244,20 @@ batch_done(void *arg, int64 id, const HttpResult *result)
 	 * Settings that cannot be used have come meanwhile, and with them nothing
 	 * can be sent again: answer as if the request had not been made.
 	 */
-	if (fate != HTTP_BATCH_ANSWER && !publisher->configured)
+	if (fate == HTTP_BATCH_AGAIN && !publisher->configured)
 	{
 		answers = make_answers(batch, result, OUTBOX_UNAVAILABLE, error);
 		fate = HTTP_BATCH_ANSWER;
 	}
+	if (fate == HTTP_BATCH_ALONE)
+		excuse_messages(batch, answers);
 	MemoryContextSwitchTo(old);
 
 	/* not here, where the client must not be called */
-	if (fate != HTTP_BATCH_ANSWER)
+	if (fate == HTTP_BATCH_AGAIN)
 	{
 		batch->detour |= batch->alone;
 		batch->alone = false;
-		batch->singly = fate == HTTP_BATCH_SINGLY;
 		dlist_delete(&batch->node);
 		dlist_push_tail(&publisher->again, &batch->node);
 		return;

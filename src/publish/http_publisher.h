@@ -39,7 +39,6 @@ typedef struct HttpBatch
 	int			generation;		/* HttpPublisher.generation when it was sent */
 	bool		alone;			/* one message; the request is of its own form */
 	bool		detour;			/* one message that could not be sent so */
-	bool		singly;			/* to be sent again: each message alone */
 	int			nmessages;		/* that are not answered or cancelled */
 	const OutboxMessage *messages[FLEXIBLE_ARRAY_MEMBER];
 } HttpBatch;
@@ -50,7 +49,7 @@ typedef enum HttpBatchFate
 	HTTP_BATCH_ANSWER,			/* give the answers */
 	HTTP_BATCH_AGAIN,			/* send it once more, there is another way; a
 								 * message alone: by make_batch_request() */
-	HTTP_BATCH_SINGLY			/* send each message again, alone */
+	HTTP_BATCH_ALONE			/* have the relay send each message alone */
 } HttpBatchFate;
 
 /* What makes one publisher differ from another. */

@@ -419,8 +419,10 @@ dapr_bulk_judge(HttpPublisher *publisher, const HttpBatch *batch,
 		if (batch->generation == publisher->generation)
 			dapr->bulk.missing[batch->route] = true;
 		set_max_batch(dapr);
-		if (!batch->detour ||
-			detour_route(dapr, batch) != DAPR_BULK_ROUTE_NONE)
+		if (!batch->detour)
+			return publisher->state->max_batch > 1 ?
+				HTTP_BATCH_AGAIN : HTTP_BATCH_ALONE;
+		if (detour_route(dapr, batch) != DAPR_BULK_ROUTE_NONE)
 			return HTTP_BATCH_AGAIN;
 		set_too_long(&answers[0], "it has no bulk API");
 		return HTTP_BATCH_ANSWER;
@@ -441,7 +443,7 @@ dapr_bulk_judge(HttpPublisher *publisher, const HttpBatch *batch,
 	if (failed.n == 0 && !cut)
 		return HTTP_BATCH_ANSWER;
 	if (whole && failed.unknown && !batch->detour)
-		return HTTP_BATCH_SINGLY;
+		return HTTP_BATCH_ALONE;
 
 	/* if the list was not read to its end, each event may be in it */
 	whole &= failed.n > 0 && !failed.unknown;

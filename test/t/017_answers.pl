@@ -48,18 +48,17 @@ sub failed_attempts
 # --- Dapr's list of what failed
 
 # With a $body that names none of the request's events as failed: whatever it
-# means, it does not mean that they were taken.
+# means, it does not mean that they were taken.  Where the first attempt is the
+# last one, each would be dead if it had cost one.
 sub list_says_nothing
 {
-	my ($topic, $body, $attempts, $name) = @_;
+	my ($topic, $body, $name) = @_;
 	$dapr->faults([ { match => { path => "/bulk/.*/$topic" },
 		status => 500, body => $body, times => 1 } ]);
-	my $failed = failed_attempts();
 	my @ids = publish($node, $topic, count => 5);
 	wait_states($node, $topic, 'published*5', "$name: published");
 	is($dapr->faults->[0]{fired}, 1, "$name: met a request that they shared");
 	taken_once($dapr, \@ids, "$name: taken");
-	is(failed_attempts() - $failed, $attempts, "$name: attempts");
 	return;
 }
 
@@ -72,11 +71,12 @@ promise 'a list of failed entries with a name not of the request is worthless' =
 		none => '{"error":"x"}',
 		array => '[]',
 		scalar => '"2"');
+	reload($node, 'outbox.max_retry_times' => 0);
 	foreach my $case (sort keys %entries)
 	{
 		list_says_nothing("list_$case",
 			qq({"failedEntries":[$entries{$case}],"errorCode":"ERR_PUBSUB_PUBLISH_MESSAGE"}),
-			0, "an entry that is $case");
+			"an entry that is $case");
 		is(scalar(grep { $_->{path} !~ /bulk/ } $dapr->log(topic => "list_$case")),
 			5, 'each was sent alone');
 	}

@@ -23,11 +23,14 @@ from session import Session
 
 SECONDS = 16
 CRASHES = 2
-BEFORE = 1500               # events that are to be a backlog
+BEFORE = 3000               # events that are to be a backlog
 AFTER = 20                  # that come in their place
 KEYS = 5
 COMMITS = 0.7
 STILL_SENT = 1.0            # seconds after TRUNCATE in which a request may have been under way, on a busy machine
+
+# So few that a backlog takes longer than that.
+SETTINGS = {'outbox.max_in_flight': 3}
 
 GIVE_UP = ("INSERT INTO torture_given_up SELECT event_id FROM outbox_events WHERE state <> 'published'"
            ' ON CONFLICT DO NOTHING RETURNING event_id::text')
@@ -111,7 +114,7 @@ class Truncater(Session):
 
 def hands(options, directory):
     """UPDATE, DELETE in replica role, and TRUNCATE beside a load."""
-    with prepared(options, directory, 'hands') as rig:
+    with prepared(options, directory, 'hands', settings=SETTINGS) as rig:
         load = rig.new_load(prefix='h', hold=False, administrators=1)
         meddlers = [Meddler(load, number) for number in range(2)]
         truncater = Truncater(rig)
