@@ -11,8 +11,9 @@
  * An exception and the position that passes its event are one transaction.
  *
  * If it fails because an event cannot be read any more, it is made again event
- * by event.  A row that is there is then written without a look at its event; an
- * event without one, that is still to be sent, is dead (store_salvage.c).
+ * by event.  A row that is there is then written without a look at its event; of
+ * an event without one, that which is in flight gets a row without names, and
+ * any other that is still to be sent is dead (store_salvage.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -78,6 +79,18 @@ static Statement write_deliveries = {
 	"  last_error = coalesce(excluded.last_error, d.last_error),"
 	"  updated_at = excluded.updated_at"
 	" WHERE d.state <> 'discarded'",
+	WRITTEN_TYPES
+};
+
+/*
+ * The same for an event whose topic and key cannot be read: whoever reads the
+ * event itself for the next try finds that it can't be, either.
+ */
+static Statement write_nameless = {
+	"INSERT INTO @s@.outbox_delivery (id, topic, state, attempts, crashes,"
+	" next_attempt_at, last_status, last_error)"
+	" SELECT u.id, '', u.state, u.attempts, u.crashes, u.due, u.status, u.error"
+	" FROM " WRITTEN,
 	WRITTEN_TYPES
 };
 
@@ -214,7 +227,8 @@ write_one(void *arg)
 /*
  * Write the rows one by one.  An event may have come into memory before its
  * page went bad: a new row, which has its topic and key, cannot be made then.
- * There has to be one only if the event is still to be sent.
+ * There has to be one only if the event is still to be sent; and of one that
+ * is in flight, the answer is still to come.
  */
 static void
 write_each(const Delivery *const *rows, int n)
@@ -231,7 +245,9 @@ write_each(const Delivery *const *rows, int n)
 		}
 		error = store_try(write_one, unconstify(Delivery *, rows[i]),
 						  salvage_blames_event);
-		if (error && rows[i]->state != DELIVERY_PUBLISHED)
+		if (error && rows[i]->state == DELIVERY_IN_PROGRESS)
+			write_together(&write_nameless, &rows[i], 1);
+		else if (error && rows[i]->state != DELIVERY_PUBLISHED)
 			salvage_set_aside(id, error);
 	}
 }

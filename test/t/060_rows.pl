@@ -440,40 +440,52 @@ promise 'nor does one that goes bad while its events are in memory' => sub {
 	$small->stop;
 };
 
-# It has a row, because the answer takes more than a second.
-promise 'what is delivered after its page went bad is published' => sub {
-	my $small = new_node(
-		'late',
-		conf => {
-			'outbox.dapr_endpoint' => $receiver->url,
-			'outbox.request_timeout' => '5min',
-			shared_buffers => '128kB',
-			autovacuum => 'off',
-		});
-	query($small, 'CREATE EXTENSION outbox');
-	$receiver->faults([ {
-		match => { topic => 'late' }, action => 'hang', on_release => 'answer', taken => 1
-	} ]);
-	my $late = publish($small, 'late', key => 'k');
-	poll_until(
-		sub { query($small, 'SELECT state FROM outbox_delivery') eq 'in_progress' },
-		'it to be written down');
-	query($small, 'CHECKPOINT');
-	damage_page($small,
-		query($small, q{SELECT pg_relation_filepath('outbox_event')}), 0);
-	poll_until(
-		sub { try_query($small, 'SELECT count(xid) FROM outbox_event') eq '' },
-		'the page to be read again');
+# It gets a row, because the answer takes more than a second: before its page goes
+# bad, or when that has happened.
+foreach my $row ('written before', 'written after')
+{
+	promise "what is delivered after its page went bad is published, its row $row" => sub {
+		my $small = new_node(
+			$row =~ s/ /_/r,
+			conf => {
+				'outbox.dapr_endpoint' => $receiver->url,
+				'outbox.request_timeout' => '5min',
+				shared_buffers => '128kB',
+				autovacuum => 'off',
+			});
+		my $state = sub { query($small, 'SELECT state FROM outbox_delivery') };
+		query($small, 'CREATE EXTENSION outbox');
+		$receiver->faults([ {
+			match => { topic => 'late' },
+			action => 'hang', on_release => 'answer', taken => 1
+		} ]);
+		my $locker = $small->background_psql('postgres');
+		$locker->query_safe(
+			'BEGIN; LOCK TABLE outbox_delivery IN SHARE ROW EXCLUSIVE MODE')
+		  if $row =~ /after/;
+		my $late = publish($small, 'late', key => 'k');
+		poll_until(sub { $receiver->log(id => $late) == 1 }, 'it to be in flight');
+		poll_until(sub { $state->() eq 'in_progress' }, 'it to be written down')
+		  if $row =~ /before/;
+		query($small, 'CHECKPOINT');
+		damage_page($small,
+			query($small, q{SELECT pg_relation_filepath('outbox_event')}), 0);
+		poll_until(
+			sub { try_query($small, 'SELECT count(xid) FROM outbox_event') eq '' },
+			'the page to be read again');
+		$locker->quit;
+		poll_until(sub { $state->() ne '' }, 'it to have a row');
+		is($state->(), 'in_progress', 'nobody knows better yet');
 
-	$receiver->faults([]);
-	wait_delivered($receiver, [$late]);
-	poll_until(
-		sub { query($small, 'SELECT state FROM outbox_delivery') ne 'in_progress' },
-		'the answer to be written down');
-	is(query($small, 'SELECT state FROM outbox_delivery'),
-		'published', 'as what it is');
-	$small->stop;
-};
+		$receiver->faults([]);
+		wait_delivered($receiver, [$late]);
+		poll_until(sub { $state->() ne 'in_progress' },
+			'the answer to be written down');
+		is($state->(), 'published', 'as what it is');
+		unlike(slurp_file($small->logfile), qr/is dead/, 'it never was dead');
+		$small->stop;
+	};
+}
 
 promise 'an event too large to be written is dead, and takes no more memory' => sub {
 	my $large = new_node('large', conf => { 'outbox.dapr_endpoint' => $receiver->url });
