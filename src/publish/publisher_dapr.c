@@ -214,6 +214,7 @@ dapr_make_request(HttpPublisher *publisher, HttpRequest *request,
 	StringInfoData url;
 	StringInfoData body;
 
+	dapr_bulk_look_again(dapr);
 	initStringInfo(&url);
 	appendStringInfoString(&url, dapr->publish_url);
 	text_append_uri_segment(&url, message->topic);

@@ -20,10 +20,11 @@
  * called "bulk" to a daprd before 1.17, and so not to be tried without
  * knowing.  daprd is asked for its version when the first batch is sent; until
  * it has answered, and if it does not, the alpha route is used.  A route that
- * is not there is not used again until the settings are read again; with none
- * left, every event has a request of its own.  Only an event that can go no
- * other way tries both routes nevertheless, each once: what is not there may
- * be there by now, and a version that is not known may be a new one.
+ * is not there is not used again until the settings are read again, or daprd is
+ * another one; with none left, every event has a request of its own, and daprd
+ * is asked for its version now and then.  Only an event that can go no other way
+ * tries both routes nevertheless, each once: what is not there may be there by
+ * now, and a version that is not known may be a new one.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,6 +32,7 @@
 
 #include "utils/memutils.h"
 
+#include "lib/clock.h"
 #include "lib/json_members.h"
 #include "lib/json_text.h"
 #include "lib/text.h"
@@ -99,27 +101,49 @@ dapr_bulk_configure(DaprPublisher *dapr)
 {
 	http_client_cancel(dapr->http.client, 0, version_done);
 	dapr->bulk.mode = guc_dapr_bulk;
-	dapr->bulk.asked = false;
+	dapr->bulk.asked_at = 0;
+	dapr->bulk.version[0] = '\0';
 	dapr->bulk.has_stable = false;
 	memset(dapr->bulk.missing, false, sizeof(dapr->bulk.missing));
 	set_max_batch(dapr);
 }
 
-/* JsonMemberCB: daprd's version; "edge" is that of a build between releases. */
+/* JsonMemberCB: daprd's version, if there is one. */
 static void
 version_member(void *arg, int depth, const char *top, const char *name,
 			   const char *value)
 {
-	bool	   *has_stable = arg;
+	const char **version = arg;
+
+	if (depth == 1 && name != NULL && strcmp(name, "runtimeVersion") == 0)
+		*version = pstrdup(value);
+}
+
+/* Has this version the stable route?  "edge" is a build between releases. */
+static bool
+version_has_stable(const char *version)
+{
 	int			major;
 	int			minor;
 
-	if (depth != 1 || name == NULL || strcmp(name, "runtimeVersion") != 0)
-		return;
-	*has_stable = strcmp(value, "edge") == 0 ||
-		(sscanf(value, "%d.%d", &major, &minor) == 2 &&
+	return strcmp(version, "edge") == 0 ||
+		(sscanf(version, "%d.%d", &major, &minor) == 2 &&
 		 (major > STABLE_MAJOR ||
 		  (major == STABLE_MAJOR && minor >= STABLE_MINOR)));
+}
+
+/* This is daprd's version.  Another one than before may have other routes. */
+static void
+set_version(DaprBulkState *bulk, const char *version)
+{
+	bool		known = bulk->version[0] != '\0';
+
+	if (strncmp(bulk->version, version, sizeof(bulk->version) - 1) == 0)
+		return;
+	strlcpy(bulk->version, version, sizeof(bulk->version));
+	bulk->has_stable = version_has_stable(version);
+	if (known)
+		memset(bulk->missing, false, sizeof(bulk->missing));
 }
 
 /* HttpDoneCB of the question for daprd's version.  No answer is one, too. */
@@ -127,6 +151,7 @@ static void
 version_done(void *arg, int64 id, const HttpResult *result)
 {
 	DaprPublisher *dapr = arg;
+	const char *version = NULL;
 	MemoryContext old;
 
 	if (result->status != 200)
@@ -134,22 +159,40 @@ version_done(void *arg, int64 id, const HttpResult *result)
 	MemoryContextReset(dapr->http.scratch);
 	old = MemoryContextSwitchTo(dapr->http.scratch);
 	(void) json_members_read(result->body, result->body_len, version_member,
-							 &dapr->bulk.has_stable);
+							 &version);
+	if (version)
+		set_version(&dapr->bulk, version);
 	MemoryContextSwitchTo(old);
 	set_max_batch(dapr);
 }
 
-/* Start to ask daprd for its version. */
+/* Start to ask daprd for its version, in place of a question that is open. */
 static void
 ask_version(DaprPublisher *dapr)
 {
-	HttpRequest *request = http_client_new_request(dapr->http.client, 0,
-												   version_done);
-	MemoryContext old = MemoryContextSwitchTo(http_request_context(request));
+	HttpRequest *request;
+	MemoryContext old;
 
+	http_client_cancel(dapr->http.client, 0, version_done);
+	dapr->bulk.asked_at = clock_ms();
+	request = http_client_new_request(dapr->http.client, 0, version_done);
+	old = MemoryContextSwitchTo(http_request_context(request));
 	http_request_get(request, psprintf("%s/v1.0/metadata", dapr->base_url));
 	MemoryContextSwitchTo(old);
 	http_client_start(dapr->http.client, request);
+}
+
+/*
+ * A message goes alone.  If that is for want of a route, is daprd another one by
+ * now?
+ */
+void
+dapr_bulk_look_again(DaprPublisher *dapr)
+{
+	if (dapr->bulk.mode != DAPR_BULK_OFF &&
+		current_route(dapr) == DAPR_BULK_ROUTE_NONE &&
+		clock_ms() - dapr->bulk.asked_at >= guc_breaker_probe_interval)
+		ask_version(dapr);
 }
 
 /*
@@ -219,11 +262,8 @@ dapr_bulk_make_request(HttpPublisher *publisher, HttpRequest *request,
 	Size		size = 0;
 
 	/* what comes of it is for later batches: this one does not wait */
-	if (!dapr->bulk.asked)
-	{
-		dapr->bulk.asked = true;
+	if (dapr->bulk.asked_at == 0)
 		ask_version(dapr);
-	}
 
 	/* with none left, there are no batches but one that found out just now */
 	if (route == DAPR_BULK_ROUTE_NONE)

@@ -25,8 +25,10 @@ typedef enum DaprBulkRoute
 typedef struct DaprBulkState
 {
 	DaprBulk	mode;			/* outbox.dapr_bulk */
-	bool		asked;			/* for daprd's version */
-	bool		has_stable;		/* its version has the stable route */
+	int64		asked_at;		/* for daprd's version, in clock_ms(); 0: not
+								 * yet */
+	char		version[32];	/* daprd's; empty: not known */
+	bool		has_stable;		/* that has the stable route */
 	bool		missing[DAPR_BULK_ROUTE_NONE];	/* routes not found */
 } DaprBulkState;
 
@@ -52,6 +54,7 @@ dapr_partition_key(const OutboxMessage *message)
 }
 
 extern void dapr_bulk_configure(DaprPublisher *dapr);
+extern void dapr_bulk_look_again(DaprPublisher *dapr);
 extern bool dapr_bulk_can_batch(OutboxPublisherState *state,
 								const OutboxMessage *message);
 extern void dapr_bulk_make_request(HttpPublisher *publisher,

@@ -10,7 +10,7 @@
 #   dead without taking the others along.
 # - No request has two events of a key, and their order is kept.
 # - The bulk route is the one that this daprd has; without any, events go alone,
-#   and none of them loses an attempt by it.
+#   and none of them loses an attempt by it, until there is another daprd.
 
 use strict;
 use warnings FATAL => 'all';
@@ -348,6 +348,35 @@ promise 'where there is no bulk route events go alone, and lose no attempt' => s
 	publish($node, 'after', count => 3);
 	wait_states($node, 'after', 'published*3');
 	is(routes('after'), SINGLE, 'nor is it tried again');
+};
+
+promise 'a bulk route that comes with another version of the sidecar is used' => sub {
+	my $topic = 'version0';
+	my $uses = sub {
+		my ($route) = @_;
+		$topic++;
+		wait_delivered($receiver, [ publish($node, $topic, count => 3) ]);
+		return routes($topic) eq $route;
+	};
+	reload($node, 'outbox.breaker_probe_interval' => '20ms');
+	restart_relay($node);
+	poll_until(sub { $uses->(STABLE) }, 'the stable route to be used');
+	$receiver->faults(
+		[ dapr_error(404, 'ERR_DIRECT_INVOKE', match => { path => '/bulk/' }) ]);
+	poll_until(sub { $uses->(SINGLE) }, 'both to be missing');
+	my $asked = $receiver->log(path => '/v1.0/metadata');
+	poll_until(
+		sub {
+			!$uses->(SINGLE) || $receiver->log(path => '/v1.0/metadata') > $asked + 2;
+		},
+		'the version to be asked for');
+	ok($uses->(SINGLE), 'the same version has the same routes');
+	$receiver->faults([ {
+		match => { path => '/v1.0/metadata' },
+		status => 200,
+		body => { runtimeVersion => '1.99.0' },
+	} ]);
+	poll_until(sub { $uses->(STABLE) }, 'the stable route to be used again');
 };
 
 promise 'a component that is missing is reported and costs no attempts' => sub {
