@@ -36,7 +36,9 @@ PROFILES = {
 Route = collections.namedtuple('Route', 'kind pubsub topic metadata', defaults=(None, None, None))
 
 DEFAULT_COMPONENTS = {'pubsub': {'type': 'pubsub.in-memory'}}
-TRACEPARENT = re.compile('(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}')
+# Its version, the ids, and what only later versions may have
+TRACEPARENT = re.compile('(?!ff)([0-9a-f]{2})(-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(-.*)?')
+NO_TRACE = f'00-{"0" * 32}-{"0" * 16}-00'
 
 
 class Refused(Exception):
@@ -82,7 +84,12 @@ class Daprd:
     def route(self, request):
         if golang.BAD_ESCAPE.search(request.path):
             return text_response(400, '400 Bad Request', close=True)
-        request.route = route = self._find_route(request)
+        request.route = self._find_route(request)
+        refusal = self._refuse(request, request.route)
+        return refusal and _with_trace_context(request, refusal)
+
+    def _refuse(self, request, route):
+        """The answer to a request that may not come in, or None."""
         exempt = route.kind in ('health', 'outbound')
         if self.token and not exempt and request.header('dapr-api-token') != self.token:
             return text_response(401, 'invalid api token\n', headers=[('X-Content-Type-Options', 'nosniff')])
@@ -120,7 +127,7 @@ class Daprd:
             self._check_component(request.route)
             return Publication(events)
         except Refused as refused:
-            return Publication(refusal=refused.response)
+            return Publication(refusal=_with_trace_context(request, refused.response))
         except HandlerPanic:
             return Publication(drop=True)
 
@@ -219,12 +226,7 @@ class Daprd:
             response = self.errors.publish(route, failed[0].error)
         else:
             response = self.errors.failed_entries(route, failed)
-        traceparent, tracestate = _trace_context(request)
-        if traceparent:
-            response.headers.append(('Traceparent', traceparent))
-        if tracestate:
-            response.headers.append(('Tracestate', tracestate))
-        return response
+        return _with_trace_context(request, response)
 
     # --- GET
 
@@ -241,15 +243,15 @@ class Daprd:
             return self.errors.plain(500, 'ERR_OUTBOUND_HEALTH_NOT_READY', 'dapr outbound is not ready')
         return Response(204)
 
-    def _get_metadata(self, _request):
+    def _get_metadata(self, request):
         components = [{'name': name, 'type': component.get('type', 'pubsub.in-memory'), 'version': 'v1',
                        'capabilities': component.get('capabilities', [])}
                       for name, component in self.components.items()]
         version = self.profile.version
-        return json_response(200, golang.marshal({
+        return _with_trace_context(request, json_response(200, golang.marshal({
             'id': self.app_id, 'runtimeVersion': version, 'components': components,
             'extended': {'daprRuntimeVersion': version}, 'subscriptions': [],
-            'actorRuntime': {'runtimeStatus': 'DISABLED', 'hostReady': False}}, sort=False))
+            'actorRuntime': {'runtimeStatus': 'DISABLED', 'hostReady': False}}, sort=False)))
 
 
 def _parse_metadata(query):
@@ -267,12 +269,23 @@ def _parse_metadata(query):
 
 def _raw_payload(route):
     """Whether the event shall go out without an envelope; None if that cannot be told."""
-    return golang.parse_bool(route.metadata.get('rawPayload', 'false'))
+    return golang.parse_bool(route.metadata.get('rawPayload') or 'false')
 
 
 def _trace_context(request):
-    """(traceparent, tracestate) of the request; daprd without an exporter hands them on as they are."""
-    traceparent = request.header('traceparent')
-    if not TRACEPARENT.fullmatch(traceparent):
+    """(traceparent, tracestate) of the request; daprd without an exporter hands them on as they are,
+    but for the version, which is the one that it knows."""
+    match = TRACEPARENT.fullmatch(request.header('traceparent'))
+    if not match or (match[1] == '00' and match[3]):
         return '', ''
-    return traceparent, request.header('tracestate')
+    return '00' + match[2], request.header('tracestate')
+
+
+def _with_trace_context(request, response):
+    """daprd answers all but health checks with the context of the request."""
+    if request.route.kind not in ('health', 'outbound'):
+        traceparent, tracestate = _trace_context(request)
+        response.headers.append(('Traceparent', traceparent or NO_TRACE))
+        if tracestate:
+            response.headers.append(('Tracestate', tracestate))
+    return response

@@ -18,6 +18,8 @@ class BulkEntry:
         self.event = None
         self.content_type = ''
         self.metadata = None
+        if value is None:       # an element of null is an empty one
+            return
         if not isinstance(value, dict):
             raise ValueError('json: cannot unmarshal value into Go value of type http.bulkPublishMessageEntry')
         for name, member in value.items():
@@ -47,7 +49,8 @@ class BulkEntry:
                 try:
                     return base64.b64decode(self.event, validate=True)
                 except binascii.Error as error:
-                    raise ValueError(f'error: {error}') from None
+                    raise ValueError('error: unable to decode base64 application/octect-stream data:'
+                                     f' {error}') from None
             if kind.startswith('text/') or kind == 'application/xml':
                 return self.event.encode('utf-8', 'replace')
         raise ValueError('error: mismatch between contentType and event')

@@ -46,7 +46,7 @@ class DaprBulk(ReceiverCase):
                                 ([self.entry('1', metadata={'a': 1})], unmarshal),
                                 ([self.entry('1', 5, 'text/plain')], envelope),
                                 ([self.entry('1', 'x', 'application/foo')], envelope),
-                                ([self.entry('1', '!', 'application/octet-stream')], envelope),
+                                ([self.entry('1', '!', 'application/octet-stream')], envelope), ([None], envelope),
                                 ([self.entry('1'), self.entry('1')], events), ([self.entry('')], events)):
             with self.subTest(entries):
                 self.assert_error(self.bulk(*entries), 400, 'ERR_PUBSUB_EVENTS_SER', reason=reason)

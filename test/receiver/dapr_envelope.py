@@ -74,7 +74,7 @@ class Enveloper:
                 return
             except (ValueError, RecursionError):
                 pass            # daprd sends what is no JSON as a string
-        envelope['data'] = body.decode('utf-8', 'replace')
+        envelope['data'] = golang.text(body)
 
     @staticmethod
     def _adopt(route, body, trace):
@@ -103,4 +103,4 @@ def _parse_ttl(metadata):
         seconds = int(value)
     else:
         seconds = golang.parse_duration(value)
-    return seconds if seconds is not None and seconds > 0 else None
+    return seconds if seconds is not None and seconds >= 0 else None

@@ -106,6 +106,12 @@ class DaprSingle(ReceiverCase):
         self.assertTrue(answer.startswith(b'HTTP/1.1 204 '))
         self.assertEqual(json.loads(self.last()['envelope'])['datacontenttype'], 'text/plain')
 
+    def test_bytes_that_are_no_utf8(self):
+        self.publish(b'a\xe2\x82b', headers={'Content-Type': 'text/plain'})
+        self.assertIn(r'"data":"a\ufffd\ufffdb"', self.last()['envelope'])
+        self.publish(b'"a\xe2\x82b"')
+        self.assertIn('"data":"a\ufffd\ufffdb"', self.last()['envelope'])
+
     def test_deep_nesting(self):
         self.publish(b'[' * 450 + b']' * 450)
         self.assertEqual(len(self.receiver.accepted()), 1)
@@ -131,12 +137,16 @@ class DaprSingle(ReceiverCase):
         envelope = json.loads(self.last()['envelope'])
         self.assertEqual((envelope['traceid'], envelope['traceparent'], envelope['tracestate']),
                          (TRACEPARENT, TRACEPARENT, 'a=b'))
-        answer = self.publish(headers={**JSON, 'traceparent': 'nonsense'})
-        self.assertNotIn('traceparent', answer[2])
+        later = self.publish(headers={**JSON, 'traceparent': '01' + TRACEPARENT[2:]})
+        self.assertEqual(later[2]['traceparent'], TRACEPARENT)
+        for answer in (self.publish(headers={**JSON, 'traceparent': 'nonsense'}), self.publish(pubsub='nope')):
+            self.assertEqual(answer[2]['traceparent'], f'00-{"0" * 32}-{"0" * 16}-00')
+            self.assertNotIn('tracestate', answer[2])
 
     def test_ttl(self):
         self.assertIn('expiration', self.envelope(query='?metadata.ttlInSeconds=60'))
         self.assertIn('expiration', self.envelope(query='?metadata.TTL=1m30s'))
+        self.assertIn('expiration', self.envelope(query='?metadata.ttlInSeconds=0'))
         self.assertNotIn('expiration', self.envelope(query='?metadata.ttl=soon'))
         self.assertNotIn('expiration', self.envelope(query='?metadata.ttl=60', pubsub='ttl'))
 
@@ -163,6 +173,9 @@ class DaprSingle(ReceiverCase):
         with self.assertRaises(http.client.RemoteDisconnected):
             self.publish(b'null', headers=CLOUDEVENT)
         self.assertFalse(self.last()['accepted'])
+
+    def test_raw_payload_empty(self):
+        self.assertEqual(self.envelope(query='?metadata.rawPayload=')['data'], 1)
 
     def test_raw_payload(self):
         self.publish(b'\x00\xff', '?metadata.rawPayload=T')

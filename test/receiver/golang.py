@@ -56,7 +56,8 @@ FLOAT64 = json.JSONDecoder(parse_int=_float64, parse_float=_float64, parse_const
 
 def unmarshal(body, decoder=PRECISE):
     """The first JSON value of body; like Go's Decoder, what follows it is not looked at."""
-    text = body.decode('utf-8', 'replace')
+    # A U+FFFD for each byte that is no UTF-8
+    text = _NO_UTF8.sub('\ufffd', body.decode('utf-8', 'surrogateescape'))
     start = len(text) - len(text.lstrip(' \t\r\n'))
     if start == len(text):
         raise ValueError('EOF')
@@ -67,6 +68,7 @@ def unmarshal(body, decoder=PRECISE):
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(',', ':')).encode
 _ENCODE_SORTED = json.JSONEncoder(ensure_ascii=False, separators=(',', ':'), sort_keys=True).encode
+_NO_UTF8 = re.compile('[\udc80-\udcff]')
 _HTML_UNSAFE = re.compile('[<>&\u2028\u2029\ud800-\udfff]')
 
 
@@ -80,6 +82,14 @@ def marshal(value, sort=True):
         except TypeError:
             text = _encode_literals(value)
     return _HTML_UNSAFE.sub(_html_escape, text)
+
+
+def text(body):
+    """A string of these bytes, for marshal(), which escapes each that is no UTF-8."""
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return Literal(_NO_UTF8.sub(r'\\ufffd', _ENCODE(body.decode('utf-8', 'surrogateescape'))))
 
 
 def _encode_literals(value):
