@@ -311,6 +311,43 @@ sub _bytes
 	return defined $hexadecimal ? pack('H*', $hexadecimal) : undef;
 }
 
+# java_produce($topic, [$key, $value] ...): by Kafka's client in Java
+sub java_produce
+{
+	my ($self, $topic, @records) = @_;
+	my $file = $self->write_file('records', join('', map { "$_->[0]\t$_->[1]\n" } @records));
+	open(my $input, '<', $file) or croak "could not open $file: $!";
+	IPC::Run::run(
+		[
+			_java(
+				'org.apache.kafka.tools.ConsoleProducer',
+				'--bootstrap-server' => $self->bootstrap,
+				'--topic' => $topic,
+				'--reader-property' => 'parse.key=true')
+		],
+		'<', $input, '>', '/dev/null', '2>', '/dev/null')
+	  or croak "the producer in Java failed";
+	return;
+}
+
+# java_consume($topic, $count): so many records as Kafka's client in Java shows
+# them: partition, headers, key and value, with tabs between them
+sub java_consume
+{
+	my ($self, $topic, $count) = @_;
+	my @properties = map { ('--formatter-property' => "print.$_=true") }
+	  qw(partition headers key);
+	return split /\n/,
+	  $self->tool(
+		'org.apache.kafka.tools.consumer.ConsoleConsumer',
+		'--bootstrap-server' => $self->bootstrap,
+		'--topic' => $topic,
+		'--from-beginning',
+		'--max-messages' => $count,
+		'--timeout-ms' => 30000,
+		@properties);
+}
+
 sub _ask
 {
 	my ($self, @arguments) = @_;

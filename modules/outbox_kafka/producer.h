@@ -1,0 +1,51 @@
+/*-------------------------------------------------------------------------
+ *
+ * producer.h
+ *		A producer of librdkafka: its life, and what it reports.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_KAFKA_PRODUCER_H
+#define OUTBOX_KAFKA_PRODUCER_H
+
+#include <librdkafka/rdkafka.h>
+
+#include "record.h"
+#include "settings.h"
+
+typedef struct KafkaProducer KafkaProducer;
+
+/*
+ * Lost means: it had no connection to any broker when it looked last, or has no
+ * right to send to one, and nothing has gone through since.  An idle connection
+ * that a broker has closed looks like that, too, until it is used.
+ */
+typedef enum ProducerReach
+{
+	PRODUCER_UNTRIED,
+	PRODUCER_LOST,
+	PRODUCER_REACHED
+} ProducerReach;
+
+/* What became of a record. */
+typedef struct KafkaReport
+{
+	uint64		number;			/* the one that it was sent with */
+	rd_kafka_resp_err_t error;	/* 0: a broker has it */
+} KafkaReport;
+
+extern KafkaProducer *producer_create(MemoryContext context,
+									  const KafkaSettings *settings,
+									  int wakeup, const char **reason);
+extern rd_kafka_resp_err_t producer_send(KafkaProducer *producer,
+										 const KafkaRecord *record,
+										 uint64 number);
+extern bool producer_next_report(KafkaProducer *producer, KafkaReport *report);
+extern int	producer_nunreported(const KafkaProducer *producer);
+extern bool producer_is_broken(const KafkaProducer *producer);
+extern ProducerReach producer_reach(const KafkaProducer *producer);
+extern const char *producer_trouble(const KafkaProducer *producer,
+									int64 deadline);
+extern void producer_destroy(KafkaProducer *producer);
+
+#endif							/* OUTBOX_KAFKA_PRODUCER_H */
