@@ -8,6 +8,7 @@ OBJS = \
 	src/outbox.o \
 	src/guc.o \
 	src/api/admin.o \
+	src/api/citus_pushdown.o \
 	src/api/drop_notice.o \
 	src/api/enqueue.o \
 	src/api/event_check.o \
@@ -117,7 +118,7 @@ endif
 TEST_OPTS = --inputdir=$(srcdir)/test $(EXPECTED) \
 	--temp-config=$(TEMP_CONFIG) --no-locale --encoding=UTF8
 
-REGRESS = admin privileges publish rows schema security settings
+REGRESS = admin citus privileges publish rows schema security settings
 REGRESS_OPTS = $(TEST_OPTS) --temp-instance=tmp_regress
 ISOLATION = commit_order discard duplicate serializable
 ISOLATION_OPTS = $(TEST_OPTS) --temp-instance=tmp_isolation

@@ -832,6 +832,103 @@ $$;
 COMMENT ON FUNCTION @extschema@.outbox_check() IS
 'What is wrong, if anything: one row a check, with what to do; ok is NULL for what is not known yet. The first thing to run when events do not arrive.';
 
+CREATE FUNCTION @extschema@.outbox_check_json() RETURNS pg_catalog.json
+LANGUAGE sql VOLATILE
+AS $$
+SELECT pg_catalog.json_agg(c) FROM @extschema@.outbox_check() c
+$$;
+COMMENT ON FUNCTION @extschema@.outbox_check_json() IS
+'The rows of outbox_check() as one value: an array of objects. For what takes one column, as run_command_on_all_nodes() of Citus.';
+
+--
+-- Citus: docs/citus.md
+--
+
+-- It takes no table with a trigger that depends on an extension, whatever is set:
+-- so ours stay what they are, of each node its own.
+ALTER TRIGGER outbox_drop_replicated ON @extschema@.outbox_event DEPENDS ON EXTENSION outbox;
+ALTER TRIGGER outbox_drop_replicated ON @extschema@.outbox_delivery DEPENDS ON EXTENSION outbox;
+ALTER TRIGGER outbox_drop_replicated ON @extschema@.outbox_request DEPENDS ON EXTENSION outbox;
+ALTER TRIGGER outbox_drop_replicated ON @extschema@.outbox_progress DEPENDS ON EXTENSION outbox;
+ALTER TRIGGER outbox_drop_replicated ON @extschema@.outbox_restore DEPENDS ON EXTENSION outbox;
+
+-- The table is made by outbox_citus_setup().
+CREATE FUNCTION @extschema@.outbox_citus_touch() RETURNS pg_catalog.trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	DELETE FROM @extschema@.outbox_citus_touch;
+	RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.outbox_citus_touch() IS
+'Writes nothing to a table that Citus knows, so that it commits this transaction by two-phase commit.';
+
+CREATE FUNCTION @extschema@.outbox_citus_setup() RETURNS pg_catalog.void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	touch CONSTANT text := '@extschema@.outbox_citus_touch';
+	holder oid;
+BEGIN
+	IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus') THEN
+		RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+			MESSAGE = 'extension "citus" is not in this database';
+	END IF;
+	IF (SELECT groupid <> 0 FROM pg_dist_local_group) THEN
+		RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+			MESSAGE = 'outbox_citus_setup() is for the coordinator, and this is a worker',
+			HINT = 'On a worker, publish where the row is: in a distributed function or a trigger.';
+	END IF;
+
+	IF to_regclass(touch) IS NULL THEN
+		CREATE TABLE @extschema@.outbox_citus_touch (nothing bool) USING heap;
+		COMMENT ON TABLE @extschema@.outbox_citus_touch IS
+			'Empty. A write to it has Citus commit by two-phase commit; made by outbox_citus_setup(). Private.';
+	ELSIF (SELECT pg_get_userbyid(relowner) <> current_user FROM pg_class WHERE oid = to_regclass(touch)) THEN
+		-- whose triggers would run as us
+		RAISE EXCEPTION USING ERRCODE = 'duplicate_table',
+			MESSAGE = format('relation "%s" belongs to somebody else', touch);
+	END IF;
+	PERFORM citus_add_local_table_to_metadata(to_regclass(touch));
+
+	-- what ALTER DEFAULT PRIVILEGES has given, as for the tables of the extension
+	FOR holder IN
+		SELECT DISTINCT a.grantee FROM pg_class c, aclexplode(c.relacl) a
+		WHERE c.oid = to_regclass(touch) AND a.grantee <> c.relowner
+	LOOP
+		EXECUTE format('REVOKE ALL ON %s FROM %s CASCADE', touch,
+			CASE holder WHEN 0 THEN 'PUBLIC' ELSE holder::regrole::text END);
+	END LOOP;
+
+	IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgname = 'outbox_citus_touch'
+				   AND tgrelid = '@extschema@.outbox_event'::regclass) THEN
+		CREATE TRIGGER outbox_citus_touch BEFORE INSERT ON @extschema@.outbox_event
+			FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.outbox_citus_touch();
+		ALTER TABLE @extschema@.outbox_event ENABLE ALWAYS TRIGGER outbox_citus_touch;
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.outbox_citus_setup() IS
+'On a coordinator of Citus: has it commit each transaction that publishes here and writes on another node by two-phase commit, so that none of the two is lost. Does what is missing of it. Undone by outbox_citus_undo().';
+
+CREATE FUNCTION @extschema@.outbox_citus_undo() RETURNS pg_catalog.void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	DROP TRIGGER IF EXISTS outbox_citus_touch ON @extschema@.outbox_event;
+	IF (SELECT pg_get_userbyid(relowner) = current_user FROM pg_class
+		WHERE oid = to_regclass('@extschema@.outbox_citus_touch')) THEN
+		DROP TABLE @extschema@.outbox_citus_touch;
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.outbox_citus_undo() IS
+'Takes away what outbox_citus_setup() has made.';
+
 --
 -- Privileges: nothing for PUBLIC; publishing is granted by name
 --
@@ -847,6 +944,10 @@ REVOKE ALL ON FUNCTION
 	@extschema@.outbox_relay_status(),
 	@extschema@.outbox_topic_status(),
 	@extschema@.outbox_check(),
+	@extschema@.outbox_check_json(),
+	@extschema@.outbox_citus_touch(),
+	@extschema@.outbox_citus_setup(),
+	@extschema@.outbox_citus_undo(),
 	@extschema@.outbox_event_insert(),
 	@extschema@.outbox_event_update(),
 	@extschema@.outbox_event_delete(),
@@ -894,7 +995,8 @@ GRANT EXECUTE ON FUNCTION
 	@extschema@.outbox_library(),
 	@extschema@.outbox_relay_status(),
 	@extschema@.outbox_topic_status(),
-	@extschema@.outbox_check()
+	@extschema@.outbox_check(),
+	@extschema@.outbox_check_json()
 TO pg_monitor;
 REVOKE ALL ON @extschema@.outbox_event, @extschema@.outbox_delivery,
 	@extschema@.outbox_request, @extschema@.outbox_progress,

@@ -12,7 +12,8 @@
  * these four are the owner's to choose.
  *
  * A row that logical replication applies belongs to the publisher of that
- * replication, which delivers it: the trigger drops it (replica_role.c).
+ * replication, which delivers it: the trigger drops it (replica_role.c).  What a
+ * query publishes that Citus runs on another node, it refuses (citus_pushdown.c).
  *
  * Locks: none of its own.  Errors: the application's transaction fails, and
  * nothing is stored.
@@ -35,6 +36,7 @@
 #include "utils/uuid.h"
 #include "utils/xid8.h"
 
+#include "api/citus_pushdown.h"
 #include "api/event_check.h"
 #include "api/replica_role.h"
 #include "api/restore_note.h"
@@ -155,6 +157,7 @@ outbox_event_insert(PG_FUNCTION_ARGS)
 				 errmsg("function \"outbox_event_insert\" is the trigger of table \"outbox_event\"")));
 	if (replica_role_drops(trigger))
 		return PointerGetDatum(NULL);
+	citus_pushdown_refuse();
 
 	/*
 	 * Columns are known by their position.  The table of a later version has
