@@ -45,6 +45,7 @@ OBJS = \
 	src/publish/secret_url.o \
 	src/relay/breaker.o \
 	src/relay/relay.o \
+	src/relay/relay_ahead.o \
 	src/relay/relay_checkpoint.o \
 	src/relay/relay_death.o \
 	src/relay/relay_floor.o \
@@ -73,6 +74,7 @@ OBJS = \
 	src/server/shmem_wake.o \
 	src/store/row_scan.o \
 	src/store/store.o \
+	src/store/store_ahead.o \
 	src/store/store_commit.o \
 	src/store/store_delivery.o \
 	src/store/store_event.o \

@@ -438,6 +438,7 @@ relay_forget(Relay *relay)
 	}
 	MemoryContextDelete(relay->queue.context);
 	make_queue(relay);
+	relay_forget_ahead(relay);
 
 	/* what was reported of lanes is not true any more */
 	relay->queue.lanes.troubles_changed = true;

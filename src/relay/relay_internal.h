@@ -50,6 +50,14 @@ typedef struct RelaySender
 	int64		careful_max_id; /* ... of events up to this one */
 } RelaySender;
 
+/* What is behind a memory that is full: relay_ahead.c. */
+typedef struct RelayAhead
+{
+	StoreAhead	store;			/* looked at up to here ... */
+	int64		window;			/* ... from the window of this number */
+	int64		again_at;		/* look again */
+} RelayAhead;
+
 /* What the next checkpoint has to write: relay_checkpoint.c. */
 typedef struct RelayJournal
 {
@@ -95,6 +103,7 @@ struct Relay
 
 	RelayReader reader;
 	RelayRows	rows;
+	RelayAhead	ahead;
 	RelaySender sender;
 	RelayJournal journal;
 	RelayReporter reporter;
@@ -153,6 +162,10 @@ extern bool relay_has_room_for_rows(const Relay *relay);
 extern bool relay_is_short(const Relay *relay);
 extern bool relay_wants_events(const Relay *relay);
 extern bool relay_wants_rows(const Relay *relay);
+
+/* relay_ahead.c */
+extern bool relay_others_wait(Relay *relay);
+extern void relay_forget_ahead(Relay *relay);
 
 /* relay_spill.c */
 extern void relay_add_to_lane(Relay *relay, OutboxEvent *event);

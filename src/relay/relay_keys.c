@@ -44,6 +44,7 @@ keys_init(KeyTable *keys, MemoryContext context)
 
 	memset(keys, 0, sizeof(*keys));
 	keys->context = context;
+	keys->look = 1;
 	dlist_init(&keys->refills);
 	memset(&ctl, 0, sizeof(ctl));
 	ctl.keysize = sizeof(KeyId);
@@ -115,6 +116,7 @@ keys_make(KeyTable *keys, const char *topic, const char *key)
 	queue->last_id = 0;
 	queue->listed = false;
 	queue->unread_window = 0;
+	queue->passed_by = 0;
 	return queue;
 }
 
@@ -245,9 +247,34 @@ keys_leave(KeyTable *keys, RelayEntry *entry)
 		list_refill(keys, queue);
 	if (queue->nentries > 0)
 		return keys_active(queue);
+	if (queue->passed_by == keys->look)
+		keys->missed = true;
 	if (!queue->listed)
 		forget_queue(keys, queue);
 	return NULL;
+}
+
+/* What is not read yet is looked at from the beginning. */
+void
+keys_look_anew(KeyTable *keys)
+{
+	keys->look++;
+	keys->missed = false;
+}
+
+/*
+ * The look passes an event of this key, if that has to wait for those that are in
+ * memory; else false.
+ */
+bool
+keys_pass(KeyTable *keys, const char *topic, const char *key)
+{
+	KeyQueue   *queue = keys_find(keys, topic, key);
+
+	if (!queue || queue->nentries == 0)
+		return false;
+	queue->passed_by = keys->look;
+	return true;
 }
 
 /*

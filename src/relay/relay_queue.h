@@ -66,6 +66,7 @@ typedef struct KeyQueue
 								 * the window of this number ... */
 	int64		unread_until;	/* ... which may help once it is read to here;
 								 * PG_INT64_MAX: never */
+	int64		passed_by;		/* KeyTable.look that has passed events of it */
 } KeyQueue;
 
 /* Up to which id a key has no unsettled rows. */
@@ -98,6 +99,8 @@ typedef struct KeyTable
 	bool		complete;		/* ... and all of them */
 	bool		overflowed;		/* ... as far as there was room */
 	KeyFloors	floors;
+	int64		look;			/* the present look ahead; see relay_ahead.c */
+	bool		missed;			/* what it has passed waits for none any more */
 } KeyTable;
 
 /* A request in flight that several entries share. */
@@ -172,6 +175,8 @@ extern void keys_look_into(KeyTable *keys, KeyQueue *queue, int64 event);
 extern KeyQueue *keys_next_refill(KeyTable *keys, const RelayWindow *window);
 extern void keys_await_reader(KeyQueue *queue, const RelayWindow *window,
 							  int64 unread);
+extern void keys_look_anew(KeyTable *keys);
+extern bool keys_pass(KeyTable *keys, const char *topic, const char *key);
 extern int	keys_in_turn(const KeyTable *keys);
 extern int	keys_share(const KeyTable *keys);
 extern void keys_note_read(KeyTable *keys, KeyQueue *queue,

@@ -6,13 +6,14 @@
  * What takes long must not hold the position, or a crash would have everything
  * behind it sent again: an entry that is in flight, to be tried again, ready in
  * a lane that others have overtaken, or behind such a one of its key for more
- * than a second gets a row, and stays in memory.
+ * than a second gets a row, and stays in memory.  But a key whose events go one
+ * after the other, beyond which nothing is settled yet, moves the position itself.
  *
  * What waits must not fill the memory: when that is full and there is too
  * little to send, lanes that are not in order keep a few entries, and so do keys
- * with many, unless they are sent so quickly that writing would not be faster;
- * the others become their tail.  When the first entry of a key leaves memory in
- * trouble, all of them do.
+ * with many, unless they are sent so quickly that writing would not be faster,
+ * or nobody waits for their place; the others become their tail.  When the first
+ * entry of a key leaves memory in trouble, all of them do.
  *
  * Crash-safe order: of a key, no event gets a row while an earlier one that is
  * not settled is in memory only.  Otherwise the later one, which is known at
@@ -30,7 +31,7 @@
 #include "guc.h"
 #include "relay/relay_internal.h"
 
-/* What is in flight or to be tried again for so long gets a row. */
+/* What holds the position for so long gets a row. */
 #define SPILL_AFTER_MS	1000
 
 /*
@@ -180,25 +181,36 @@ relay_spill_entry(Relay *relay, RelayEntry *entry)
 }
 
 /*
- * Does it hold the position for as long as the destination pleases?  What is
- * ready may as well, if its lane is in trouble or slow and others go on.
+ * Since when does it hold the position, for as long as the destination pleases?
+ * PG_INT64_MAX: it does not.  What is ready may as well, if its lane is in trouble
+ * or slow and others go on.  While nothing goes beyond what is in flight, only that
+ * itself counts, not how long it was waiting for others of its key.
  */
-static bool
-holds_position(const Relay *relay, const RelayEntry *entry)
+static int64
+holds_position_since(const Relay *relay, const RelayEntry *entry, bool gone_beyond)
 {
 	const RelayEntry *active = entry;
 
 	if (entry->state == ENTRY_WAITING)
 		active = keys_active(entry->key);
-	if (active->state == ENTRY_READY)
-		return active->lane->place != LANE_FAST &&
-			queue_has_gone_beyond(&relay->queue, entry);
-	return active->state == ENTRY_IN_FLIGHT || active->state == ENTRY_BACKOFF;
+	switch (active->state)
+	{
+		case ENTRY_READY:
+			return active->lane->place != LANE_FAST && gone_beyond ?
+				entry->read_at : PG_INT64_MAX;
+		case ENTRY_IN_FLIGHT:
+			return gone_beyond ? entry->read_at :
+				Max(entry->read_at, active->sent_at);
+		case ENTRY_BACKOFF:
+			return entry->read_at;
+		default:
+			return PG_INT64_MAX;
+	}
 }
 
 /*
  * The entries of a window that hold the position for too long, appended to
- * *old.  False at the first one that does not.
+ * *old.  False at the first one that does not, and has none behind it that does.
  */
 static bool
 find_old(Relay *relay, RelayWindow *window, List **old)
@@ -208,12 +220,19 @@ find_old(Relay *relay, RelayWindow *window, List **old)
 	dlist_foreach(iter, &window->entries)
 	{
 		RelayEntry *entry = dlist_container(RelayEntry, in_window, iter.cur);
+		bool		gone_beyond;
 
 		/* entries of a window came in their order, so the rest is younger */
 		if (relay->now - entry->read_at < SPILL_AFTER_MS)
 			return false;
-		if (holds_position(relay, entry))
+		gone_beyond = queue_has_gone_beyond(&relay->queue, entry);
+		if (holds_position_since(relay, entry, gone_beyond) <=
+			relay->now - SPILL_AFTER_MS)
 			*old = lappend(*old, entry);
+
+		/* nor beyond those behind it, which have time until they are first */
+		else if (!gone_beyond)
+			return false;
 	}
 	return true;
 }
@@ -244,12 +263,14 @@ cut_time(const Relay *relay)
 {
 	const RelayWindow *window = queue_last_window(&relay->queue);
 	int64		full_since = relay->full_since;
+	int64		until;
 
 	if (full_since == 0)
 		return PG_INT64_MAX;
-	if (window->store.exhausted)
-		return full_since + CUT_AFTER_MS;
-	return Min(full_since + CUT_AFTER_MS, window->opened_at + CUT_BEHIND_MS);
+	until = full_since + CUT_AFTER_MS;
+	if (!window->store.exhausted)
+		until = Min(until, window->opened_at + CUT_BEHIND_MS);
+	return Max(until, relay->ahead.again_at);
 }
 
 /* Take note of whether memory is full. */
@@ -372,7 +393,7 @@ relay_spill(Relay *relay)
 	if (!relay_is_short(relay))
 		return;
 	watch_room(relay);
-	if (relay->now >= cut_time(relay))
+	if (relay->now >= cut_time(relay) && relay_others_wait(relay))
 		cut_long_keys(relay);
 
 	/* sooner, since these may stay for long, and rows of others come back */
@@ -391,12 +412,15 @@ relay_spill_time(Relay *relay)
 	{
 		RelayWindow *window = dlist_container(RelayWindow, node, iter.cur);
 		RelayEntry *entry;
+		int64		since;
 
 		if (dlist_is_empty(&window->entries))
 			continue;
 		entry = dlist_head_element(RelayEntry, in_window, &window->entries);
-		if (holds_position(relay, entry))
-			until = Min(until, entry->read_at + SPILL_AFTER_MS);
+		since = holds_position_since(relay, entry,
+									 queue_has_gone_beyond(&relay->queue, entry));
+		if (since != PG_INT64_MAX)
+			until = Min(until, since + SPILL_AFTER_MS);
 		break;
 	}
 	return until;

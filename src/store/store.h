@@ -109,6 +109,24 @@ typedef struct StoreKeyRows
  */
 typedef int64 (*StoreRowsAfter) (const OutboxMessage *msg, void *arg);
 
+/* Where a look at events that are not read yet stands; see store_ahead.c. */
+typedef struct StoreAhead
+{
+	StoreSnapshot seen;			/* what was visible when it came ... */
+	int64		at;				/* ... to this id */
+} StoreAhead;
+
+/* What it has found. */
+typedef enum StoreFound
+{
+	FOUND_END,					/* nothing, and there is no more */
+	FOUND_MORE,					/* nothing yet */
+	FOUND_OTHER					/* an event that does not wait for its key */
+} StoreFound;
+
+/* Does an event wait for others of its key? */
+typedef bool (*StoreWaits) (const char *topic, const char *key, void *arg);
+
 /*
  * Where the reader of requests stands; see store_request.c.  Zeroes: at the
  * beginning.
@@ -198,6 +216,11 @@ extern StoreResult store_read_window(StoreWindow *window,
 									 Size max_bytes,
 									 StoreRowsAfter rows_after, void *arg,
 									 List **events);
+
+/* store_ahead.c: events that are not read yet */
+extern StoreResult store_look_ahead(StoreAhead *ahead, MemoryContext context,
+									int limit, StoreWaits waits, void *arg,
+									StoreFound *found);
 
 /* store_walk.c: taking exceptions back */
 extern StoreResult store_read_due(StoreDueCursor *cursor, TimestampTz now,

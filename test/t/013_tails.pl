@@ -5,6 +5,9 @@
 #   behind; it is not read again and again.
 # - A backlog that is quickly sent is not written down first.
 # - Nor does it keep others waiting for all of it.
+# - Nor is one that is slowly sent, while there is nothing else to be sent: not what
+#   is behind it, nor what comes later or has come late, and not even of a key that
+#   was waiting itself.
 # - Order is by topic and key: an event of the same key in another topic does
 #   not wait.
 # - Thousands of dead events of one key are sent again in order by one call.
@@ -36,6 +39,7 @@ use OutboxTest;
 use constant {
 	DEEP => 6000,       # more than four times batch_size, which stay in memory
 	QUICK => 300,       # the same, of ten
+	SLOW => 300,        # of one key, which take 6 seconds
 	ROWS => 20_000,     # that wait
 	HEALTHY => 1000,
 	STATISTICS => 1.5,  # seconds after which statistics have been sent
@@ -125,13 +129,37 @@ sub dead_key
 	return;
 }
 
+# Events of one key that fill the memory, each of which takes its time.
+sub publish_slowly_sent
+{
+	my ($topic) = @_;
+	reload($node, 'outbox.batch_size' => 10);
+	$receiver->faults([ { match => { topic => $topic }, delay_response => 0.02 } ]);
+	publish($node, $topic, key => 'k', count => SLOW);
+	return;
+}
+
+# The event arrives long before the backlog of a topic is done.
+sub does_not_wait_for
+{
+	my ($id, $topic, $what) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	wait_delivered($receiver, [$id]);
+	cmp_ok(scalar(@{ taken($topic) }), '<', SLOW * 0.8, "$what does not wait");
+	$receiver->faults([]);
+	wait_published($topic, 120);
+	is_deeply(taken($topic), [ 1 .. SLOW ], 'all are sent, in order');
+	return;
+}
+
 promise 'a deep backlog of one key goes in order' => sub {
 	reload($node, 'outbox.enabled' => 'off');
 	publish($node, 'deep', key => 'k', count => DEEP);
+	publish($node, 'behind', key => 'other');
 	my $read = settled(\&rows_read);
 	my $before = $receiver->stats->{distinct_ids};
 	reload($node, 'outbox.enabled' => 'on');
-	wait_delivered($receiver, $before + DEEP, 120);
+	wait_delivered($receiver, $before + DEEP + 1, 120);
 	cmp_ok(settled(\&rows_read) - $read, '<', 8 * DEEP,
 		'rows are not read again and again');
 	is_deeply(taken('deep'), [ 1 .. DEEP ], 'in order, each of them once');
@@ -140,9 +168,9 @@ promise 'a deep backlog of one key goes in order' => sub {
 };
 
 promise 'a backlog that is quickly sent is not written down' => sub {
+	my $written = settled(\&rows_written);
 	reload($node, 'outbox.enabled' => 'off', 'outbox.batch_size' => 10);
 	publish($node, 'quick', key => 'k', count => QUICK);
-	my $written = settled(\&rows_written);
 	reload($node, 'outbox.enabled' => 'on');
 	wait_published('quick');
 	cmp_ok(settled(\&rows_written) - $written, '<', QUICK / 2, 'rows are few');
@@ -158,6 +186,44 @@ promise 'a backlog that is quickly sent does not keep others waiting' => sub {
 	wait_delivered($receiver, [$other]);
 	cmp_ok(scalar(@{ taken('quick-and-deep') }), '<', DEEP / 2, 'most of it is still to be sent');
 	wait_published('quick-and-deep', 120);
+};
+
+promise 'a backlog that nobody waits behind is not written down' => sub {
+	my $written = settled(\&rows_written);
+	publish_slowly_sent('alone');
+	poll_until(sub { @{ taken('alone') } > SLOW / 2 }, 'half of it to be sent');
+	$receiver->faults([]);
+	wait_published('alone');
+	cmp_ok(settled(\&rows_written) - $written, '<', 10, 'there are no rows');
+	is_deeply(taken('alone'), [ 1 .. SLOW ], 'all are sent, in order');
+};
+
+promise 'somebody may come to wait behind it' => sub {
+	publish_slowly_sent('comes');
+	poll_until(sub { @{ taken('comes') } > SLOW / 20 }, 'some of it to be sent');
+	does_not_wait_for(publish($node, 'later', key => 'other'), 'comes', 'what comes later');
+};
+
+promise 'or come late' => sub {
+	my $session = $node->background_psql('postgres');
+	my $id = $session->query_safe(q{BEGIN; SELECT outbox_publish('late', '{}', key => 'other')});
+	publish_slowly_sent('early');
+	poll_until(sub { @{ taken('early') } > SLOW / 20 }, 'some of it to be sent');
+	$session->query_safe('COMMIT');
+	$session->quit;
+	does_not_wait_for($id, 'early', 'what comes late');
+};
+
+promise 'or have nothing in front of it any more' => sub {
+	reload($node, 'outbox.enabled' => 'off');
+	my $first = publish($node, 'short', key => 'a');
+	publish_slowly_sent('long');
+	$receiver->faults([
+		{ match => { id => $first }, delay_response => 1 },
+		{ match => { topic => 'long' }, delay_response => 0.02 } ]);
+	my $second = publish($node, 'short', key => 'a');
+	reload($node, 'outbox.enabled' => 'on');
+	does_not_wait_for($second, 'long', 'the second of a short key');
 };
 
 promise 'the same key in another topic does not wait' => sub {
@@ -343,6 +409,7 @@ promise 'what came back from the table and failed keeps its attempts' => sub {
 		'outbox.local_failed_retry_interval' => '1h');
 	$receiver->faults([ { match => { topic => 'attempts' }, delay_response => 0.02 } ]);
 	publish($node, 'attempts', key => 'k', count => 120);
+	publish($node, 'behind', key => 'other');
 	my $id = query($node, q{SELECT event_id FROM outbox_event WHERE topic = 'attempts' AND payload = '100'});
 	poll_until(sub { rows_of('attempts') > 50 }, 'some to have rows');
 	$receiver->faults([ { match => { id => $id }, component_error => 'no' } ]);

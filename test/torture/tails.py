@@ -2,7 +2,7 @@
 
 A request hangs, and holds the position back for a second.  Behind it in the same transaction, events of one
 key are delivered, which nobody has written down.  Hundreds more of the key fill the memory, and are
-answered so slowly that most of them become rows.  Then comes the crash.
+answered so slowly that most of them become rows, to make room for what is behind them.  Then comes the crash.
 
 The next relay finds the rows at once, but has to read again, a batch at a time, what comes before them.
 No row may be taken, and no event have had a row, before an earlier one of its key.
@@ -53,7 +53,8 @@ def _round(rig, number):
         before = rig.receiver.accepted()
         rig.publish(f'b0.{number}', Batch([holder]), Batch(['filler'], FILLER), Batch([hot], DELIVERED, keys=1))
         poll(lambda: rig.receiver.accepted() >= before + FILLER + DELIVERED, TIMEOUT, 'the first of the key')
-        rig.publish(f'c0.{number}', Batch([hot], DEEP, keys=1, first=DELIVERED + 1))
+        rig.publish(f'c0.{number}', Batch([hot], DEEP, keys=1, first=DELIVERED + 1),
+                    Batch([f'behind-{number}']))
         poll(lambda: rig.server.execute('SELECT count(*) FROM outbox_delivery WHERE topic = %s', hot)[0][0] >= ROWS,
              TIMEOUT, 'rows of the key')
         rig.load.note_overtaken(rig.server.execute(OVERTAKEN))
