@@ -12,7 +12,8 @@
  * what has been delivered is not sent again, and what is in flight then is left
  * to the next relay.  All this takes less than a second, whatever the receiver
  * or a statement does, and however often it is asked for.  Another value of
- * outbox.key_scope ends everything but the process in the same way.
+ * outbox.key_scope ends everything but the process in the same way.  Before it is
+ * connected, SIGTERM ends it as it does any backend.
  *
  * The SQL objects may be older than the library, within its major version.  With
  * others it does not work: the process then says so once and idles until one of
@@ -447,11 +448,18 @@ outbox_relay_main(Datum arg)
 	Relay	   *relay;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, handle_sigterm);
+
+	/*
+	 * To connect may have to wait for somebody's lock, and until then there
+	 * is nothing that would have to be ended in order.
+	 */
+	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	if (!shmem_relay_attach(dboid))
 		proc_exit(1);
 	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
+	pqsignal(SIGTERM, handle_sigterm);
+	CHECK_FOR_INTERRUPTS();
 	pin_user();
 	pin_settings();
 	wait_event = wait_event_compat("OutboxRelay");

@@ -109,6 +109,32 @@ promise 'an extension created in a prepared transaction has a relay' => sub {
 	quick('DROP DATABASE prepared');
 };
 
+# The new one needs the lock to connect.
+promise 'a relay that cannot connect can be terminated' => sub {
+	my $first = new_database('stuck');
+	my $pid = sub {
+		return query($node, q{SELECT pid FROM outbox_relays WHERE datname = 'stuck'},
+			'one');
+	};
+	my $locker = $node->background_psql('stuck');
+	$locker->query_safe('BEGIN; LOCK TABLE pg_class IN ACCESS EXCLUSIVE MODE');
+	kill('TERM', $first);
+	poll_until(sub { $pid->() =~ /^(?!$first$)\d/ }, 'another relay to be started');
+	my $stuck = $pid->();
+	poll_until(
+		sub {
+			query($node, "SELECT 1 FROM pg_locks WHERE pid = $stuck AND NOT granted") eq '1';
+		},
+		'it to be stuck');
+	kill('TERM', $stuck);
+	ok(poll_until(sub { !kill(0, $stuck) }, 'it to be gone'),
+		'while somebody keeps it from connecting');
+	$locker->query_safe('ROLLBACK');
+	$locker->quit;
+	wait_relay($node, db => 'stuck');
+	quick('DROP DATABASE stuck');
+};
+
 promise 'the name of the schema may need quotes' => sub {
 	my $schema = 'Out.Box; %s @s@';
 	query($node, 'CREATE DATABASE quoted');
