@@ -12,7 +12,7 @@ import time
 
 from faults import CRASH
 from load import TRUTH, Journal
-from rig import disturbance, prepared
+from rig import SINGLE, disturbance, prepared
 from server import RELAY, TortureError
 
 ROUNDS = 6
@@ -34,7 +34,7 @@ CHUNKS = 'SELECT ctid::text FROM {toast} WHERE xmin = pg_current_xact_id()::xid 
 
 def damage(options, directory):
     """Values are damaged at work."""
-    with prepared(options, directory, 'damage') as rig:
+    with prepared(options, directory, 'damage', settings=SINGLE) as rig:
         rig.server.execute('CREATE EXTENSION pg_surgery')
         load = rig.new_load(prefix='g', administrators=0)
         load.start()

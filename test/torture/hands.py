@@ -17,7 +17,7 @@ import psycopg2
 import checker
 from faults import CRASH, PAUSE
 from load import BATCH, Journal
-from rig import disturbance, prepared
+from rig import SINGLE, disturbance, prepared
 from server import RELAY
 from session import Session
 
@@ -30,7 +30,7 @@ COMMITS = 0.7
 STILL_SENT = 1.0            # seconds after TRUNCATE in which a request may have been under way, on a busy machine
 
 # So few that a backlog takes longer than that.
-SETTINGS = {'outbox.max_in_flight': 3}
+SETTINGS = {**SINGLE, 'outbox.max_in_flight': 3}
 
 GIVE_UP = ("INSERT INTO torture_given_up SELECT event_id FROM outbox_events WHERE state <> 'published'"
            ' ON CONFLICT DO NOTHING RETURNING event_id::text')

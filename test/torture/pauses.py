@@ -9,7 +9,7 @@ import signal
 import time
 
 from faults import OUTAGE, PAUSE
-from rig import Batch, disturbance, prepared
+from rig import SINGLE, Batch, disturbance, prepared
 from server import RELAY, poll, send_signal
 
 # Who is stopped: the relay, the receiver, both
@@ -22,7 +22,7 @@ SOME = 100                  # that are taken before the pause
 KEYS = 10
 TIMEOUT = 30
 
-SETTINGS = {'outbox.request_timeout': '1s', 'outbox.connect_timeout': '1s', 'outbox.max_in_flight': 32}
+SETTINGS = {**SINGLE, 'outbox.request_timeout': '1s', 'outbox.connect_timeout': '1s', 'outbox.max_in_flight': 32}
 
 
 def pauses(options, directory):

@@ -14,7 +14,7 @@ import time
 
 from faults import CRASH
 from load import SCHEMA, Journal
-from rig import Batch, disturbance, prepared
+from rig import SINGLE, Batch, disturbance, prepared
 from server import RELAY, poll
 
 ROUNDS = 6
@@ -28,7 +28,7 @@ TIMEOUT = 30
 
 def restores(options, directory):
     """Restores beside a load."""
-    with prepared(options, directory, 'restores') as rig:
+    with prepared(options, directory, 'restores', settings=SINGLE) as rig:
         source = rig.new_server('source')
         source.init({**rig.settings, 'outbox.enabled': 'off'})
         source.start()

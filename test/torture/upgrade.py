@@ -14,7 +14,7 @@ import shutil
 import subprocess
 
 from faults import ANSWERS, CRASH, RESTART
-from rig import disturbance, prepared
+from rig import SINGLE, disturbance, prepared
 from server import RELAY, TortureError
 
 TREE = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..')
@@ -33,7 +33,7 @@ def upgrade(options, directory):
                    stdin=subprocess.DEVNULL, check=True)
     installation, temp_config = _install(options.temp_config, directory)
     changed = argparse.Namespace(**{**vars(options), 'temp_config': temp_config})
-    with prepared(changed, directory, 'upgrade') as rig:
+    with prepared(changed, directory, 'upgrade', settings=SINGLE) as rig:
         load = rig.new_load(prefix='u', hold=False, administrators=0)
         load.start()
         load.stopping.wait(LOAD_SECONDS)
