@@ -32,14 +32,15 @@ sub missing
 	my ($class, $line) = @_;
 	$line //= DEFAULT_LINE;
 	return "daprd $line is not built (tools/setup-real daprd)"
-	  unless defined _binary($line);
+	  unless defined binary($line);
 	return undef;
 }
 
-# A line is built from the version that its go.mod names.
-sub _binary
+# binary($line): its path, or undef.  A line is built from the version that its
+# go.mod names.
+sub binary
 {
-	my ($line) = @_;
+	my $line = shift // DEFAULT_LINE;
 	my $modules = PostgreSQL::Test::Utils::slurp_file("test/daprd/$line/go.mod");
 	my ($version) = $modules =~ m{github\.com/dapr/dapr v(\S+)};
 	my $binary = ($ENV{OUTBOX_CACHE} // '') . "/daprd-$version";
@@ -135,7 +136,7 @@ sub command
 	my ($grpc, $internal, $metrics, $public) = @{ $self->{other_ports} };
 	my $subscriber = $self->{subscriber};
 	return (
-		_binary($self->{line}),
+		binary($self->{line}),
 		'--app-id' => 'relay',
 		'--config' => $self->dir . '/config.yaml',
 		'--resources-path' => $self->_resources,
