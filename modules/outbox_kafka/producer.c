@@ -207,24 +207,17 @@ note_fatal_error(KafkaProducer *producer)
 static void
 note_error(KafkaProducer *producer, rd_kafka_event_t *event)
 {
-	switch (rd_kafka_event_error(event))
+	if (rd_kafka_event_error_is_fatal(event))
+		note_fatal_error(producer);
+	else if (rd_kafka_event_error(event) != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN)
+		note_trouble(producer, rd_kafka_event_error_string(event));
+	else
 	{
-		case RD_KAFKA_RESP_ERR__FATAL:
-			note_fatal_error(producer);
-			break;
-		case RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN:
-			producer->reach = PRODUCER_LOST;
+		producer->reach = PRODUCER_LOST;
 
-			/* why was said of each broker before */
-			if (producer->trouble[0] != '\0')
-			{
-				producer->trouble_at = clock_ms();
-				break;
-			}
-			/* FALLTHROUGH */
-		default:
+		/* this one only counts brokers: why was said of each before */
+		if (producer->trouble[0] == '\0')
 			note_trouble(producer, rd_kafka_event_error_string(event));
-			break;
 	}
 }
 

@@ -4,12 +4,12 @@
 # Without "secure" it has one listener, "plaintext".  With it, further ones:
 #
 #	sasl		password: users alice, bob and carol, whose password is "secret"
-#	tls			a certificate of the authority in ca_file, for 127.0.0.1 and no name
-#	mtls		the same, and it wants a certificate from its client: client_files
+#	tls			a certificate of authority(), for 127.0.0.1 and no name
+#	mtls		the same, and it wants a certificate of it from its client
 #	sasltls		password over TLS
 #
-# and rights: all that come without a password, and alice, may do everything; bob
-# may write to the topic "bobs"; carol may nothing.
+# and rights: who comes without name or as alice or "client", may do everything;
+# bob may write to the topic "bobs"; carol may nothing.
 
 package Real::Kafka;
 
@@ -22,6 +22,8 @@ use Carp;
 use File::Basename qw(dirname);
 use IPC::Run ();
 use JSON::PP ();
+
+use Real::Certificates;
 
 my $client = dirname(__FILE__) . '/../../real/kafka/client.py';
 my $python = $ENV{PYTHON} // '/usr/bin/python3';
@@ -84,7 +86,7 @@ sub prepare
 
 	$self->{started_at} = (-s $self->log_file) // 0;
 	return if -e $self->dir . '/server.properties';
-	$self->_make_certificates if $self->{secure};
+	$self->_show_certificate if $self->{secure};
 	my $file = $self->write_file('server.properties', $self->_properties);
 	# any 16 bytes in URL-safe base64 serve as the cluster's id
 	$self->tool('kafka.tools.StorageTool', 'format',
@@ -132,11 +134,28 @@ broker.heartbeat.interval.ms=500
 EOF
 }
 
+# authority: that of its certificate, a Real::Certificates
+sub authority { return $_[0]{authority}; }
+
+# It wants key and certificates in one file.
+sub _show_certificate
+{
+	my ($self) = @_;
+	$self->{authority} = Real::Certificates->new;
+	my $files = $self->{authority}->issue('server', 'IP:127.0.0.1');
+	$self->write_file('server.pem',
+		join('',
+			map { PostgreSQL::Test::Utils::slurp_file($files->{$_}) }
+			  qw(key cert ca)));
+	return;
+}
+
 sub _security
 {
 	my ($self) = @_;
 	my $plain = 'org.apache.kafka.common.security.plain.PlainLoginModule required'
 	  . join('', map { qq{ user_$_="secret"} } qw(alice bob carol)) . ';';
+	my $authority = $self->authority->authority;
 	my $dir = $self->dir;
 
 	return <<"EOF";
@@ -146,7 +165,7 @@ listener.name.sasltls.plain.sasl.jaas.config=$plain
 ssl.keystore.type=PEM
 ssl.keystore.location=$dir/server.pem
 ssl.truststore.type=PEM
-ssl.truststore.location=$dir/ca.crt
+ssl.truststore.location=$authority
 listener.name.mtls.ssl.client.auth=required
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:ANONYMOUS;User:alice;User:CN=client
@@ -179,15 +198,22 @@ sub is_ready
 	return 0 unless $self->log($self->{started_at}) =~ /Kafka Server started/;
 
 	# Rights are data: they outlive the process.
+	$self->allow('bob', 'bobs') if $self->{secure} && !$self->{has_rights}++;
+	return 1;
+}
+
+# allow($user, $topic): let a user write to a topic
+sub allow
+{
+	my ($self, $user, $topic) = @_;
 	$self->tool(
 		'org.apache.kafka.tools.AclCommand',
 		'--bootstrap-server' => $self->bootstrap,
 		'--add',
-		'--allow-principal' => 'User:bob',
+		'--allow-principal' => "User:$user",
 		'--producer',
-		'--topic' => 'bobs')
-	  if $self->{secure} && !$self->{has_rights}++;
-	return 1;
+		'--topic' => $topic);
+	return;
 }
 
 # tool($class, @arguments): what one of Kafka's tools in Java prints
@@ -206,54 +232,6 @@ sub _run
 	IPC::Run::run(\@command, '<', \undef, '>', \$output, '2>', \$error)
 	  or croak "@command: $error$output";
 	return $output;
-}
-
-# --- Certificates
-
-# ca_file: the authority that the broker's certificate is of
-# other_ca_file: another one
-# client_files: a client's certificate and its key
-sub ca_file { return $_[0]->dir . '/ca.crt'; }
-sub other_ca_file { return $_[0]->dir . '/other.crt'; }
-sub client_files { return map { $_[0]->dir . "/client.$_" } qw(crt key); }
-
-sub _make_certificates
-{
-	my ($self) = @_;
-	my $dir = $self->dir;
-
-	_request($dir, $_, '-x509', '-days' => 2, '-out' => "$dir/$_.crt")
-	  foreach qw(ca other);
-	my $extensions = $self->write_file('extensions', "subjectAltName=IP:127.0.0.1\n");
-	foreach my $name (qw(server client))
-	{
-		_request($dir, $name, '-out' => "$dir/$name.csr");
-		_run(
-			'openssl', 'x509', '-req', '-days' => 2,
-			'-in' => "$dir/$name.csr",
-			'-CA' => "$dir/ca.crt",
-			'-CAkey' => "$dir/ca.key",
-			'-CAcreateserial',
-			'-extfile' => $extensions,
-			'-out' => "$dir/$name.crt");
-	}
-	$self->write_file('server.pem',
-		join('',
-			map { PostgreSQL::Test::Utils::slurp_file("$dir/$_") }
-			  qw(server.key server.crt ca.crt)));
-	return;
-}
-
-sub _request
-{
-	my ($dir, $name, @arguments) = @_;
-	_run(
-		'openssl', 'req', '-nodes',
-		'-newkey' => 'rsa:2048',
-		'-subj' => "/CN=$name",
-		'-keyout' => "$dir/$name.key",
-		@arguments);
-	return;
 }
 
 # --- Topics and records
