@@ -116,13 +116,15 @@ class Rig:
             self.journal.note(txn, Journal.COMMITTED, time.time())
             cursor.execute('COMMIT')
 
-    def kill(self, backend_type):
-        """Kill these processes, of which there is always one: the server crashes, and a relay is at work again."""
+    def kill(self, backend_type, at_work=True):
+        """Kill these processes, of which there is always one: the server crashes.  Then wait until such a process is
+        there again, and a relay at work unless none can be."""
         pids = set(self.server.backends(backend_type))
         for pid in pids:
             send_signal(pid, signal.SIGKILL)
         poll(lambda: set(self.server.backends(backend_type)) - pids, START_TIMEOUT, f'another {backend_type}')
-        self.server.await_relay()
+        if at_work:
+            self.server.await_relay()
 
     # --- stages
 
