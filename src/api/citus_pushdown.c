@@ -50,7 +50,7 @@ query_of_client(void)
 {
 	Portal		portal = GetPortalByName("");
 
-	if (!PortalIsValid(portal) || portal->status != PORTAL_ACTIVE)
+	if (portal == NULL || portal->status != PORTAL_ACTIVE)
 		return NULL;
 	return portal->queryDesc;
 }
