@@ -107,6 +107,14 @@ net_close(NetConnection *net)
 	SSL_CTX_free(net->tls);
 	net->tls = NULL;
 	net->state = NET_CLOSED;
+
+	/* an answer counts once: the next one may be another */
+	net->address = NULL;
+	if (net->resolver && resolver_is_done(net->resolver))
+	{
+		resolver_free(net->resolver);
+		net->resolver = NULL;
+	}
 }
 
 /* The same, for good. */
@@ -229,12 +237,7 @@ advance_resolving(NetConnection *net)
 		return true;
 	net->address = resolver_addresses(net->resolver, &error);
 	if (net->address == NULL)
-	{
-		/* it may be known the next time */
-		resolver_free(net->resolver);
-		net->resolver = NULL;
 		return net_fail(net, "could not resolve \"%s\": %s", net->host, error);
-	}
 	return connect_address(net, 0);
 }
 
@@ -258,7 +261,6 @@ advance_connecting(NetConnection *net)
 		return true;
 	}
 
-	/* an answer of the resolver counts for one connection only */
 	resolver_free(net->resolver);
 	net->resolver = NULL;
 	net->address = NULL;

@@ -89,6 +89,16 @@ finish_frame(StringInfo out, uint8 type, uint16 channel, Size len)
 	out->len += FRAME_OVERHEAD + len;
 }
 
+/* Make room for all that publishes a message with a body of this size. */
+void
+frame_reserve(StringInfo out, Size frame_max, Size body_size)
+{
+	Size		nframes = body_size / (frame_max - FRAME_OVERHEAD) + 3;
+
+	enlargeStringInfo(out, METHOD_MAX + PROPERTIES_MAX + body_size +
+					  nframes * FRAME_OVERHEAD);
+}
+
 /* What a connection begins with. */
 void
 frame_put_greeting(StringInfo out)
@@ -140,8 +150,6 @@ frame_put_body(StringInfo out, uint16 channel, Size frame_max,
 {
 	Size		max = frame_max - FRAME_OVERHEAD;
 
-	/* once, not frame by frame */
-	enlargeStringInfo(out, len + FRAME_OVERHEAD * (len / max + 1));
 	while (len > 0)
 	{
 		Size		part = Min(len, max);

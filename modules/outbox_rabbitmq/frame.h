@@ -28,6 +28,7 @@ typedef struct Frame
 	Size		len;
 } Frame;
 
+extern void frame_reserve(StringInfo out, Size frame_max, Size body_size);
 extern void frame_put_greeting(StringInfo out);
 extern bool frame_put_method(StringInfo out, uint16 channel,
 							 amqp_method_number_t id, void *arguments);

@@ -89,7 +89,7 @@ connect_link(RabbitLink *link)
 	int64		now = clock_ms();
 
 	link->phase = LINK_CONNECTING;
-	link->deadline = now + link->state->connect_timeout;
+	link->deadline = PENDING_NO_DEADLINE;	/* the network has its own */
 	link->in_len = 0;
 	link->out.len = 0;
 	link->out_sent = 0;
@@ -156,6 +156,7 @@ advance_connecting(RabbitLink *link)
 	else if (net_is_open(link->net))
 	{
 		link->phase = LINK_LOGIN;
+		link->deadline = clock_ms() + link->state->connect_timeout;
 		frame_put_greeting(&link->out);
 	}
 }
@@ -318,7 +319,7 @@ oldest_deadline(RabbitLink *link)
 	return oldest ? oldest->deadline : PENDING_NO_DEADLINE;
 }
 
-/* Something has taken too long? */
+/* Has something taken too long? */
 static void
 check_time(RabbitLink *link)
 {
@@ -354,7 +355,7 @@ link_advance(RabbitLink *link)
 		advance_connecting(link);
 	if (link->phase > LINK_CONNECTING)
 		read_link(link);
-	if (link->phase > LINK_CONNECTING)
+	if (link->phase != LINK_CLOSED)
 		check_time(link);
 	if (link->phase > LINK_CONNECTING)
 		write_link(link);

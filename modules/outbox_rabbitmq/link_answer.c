@@ -94,6 +94,19 @@ link_answer_sent(RabbitLink *link, const Verdict *verdict)
 		answer_pending(link, pending_oldest(link->pending), verdict);
 }
 
+/* Say this of all that was not sent. */
+void
+link_answer_unsent(RabbitLink *link, const Verdict *verdict)
+{
+	const OutboxMessage *message;
+
+	while ((message = pending_first_unsent(link->pending)) != NULL)
+	{
+		module_answer(link->state, message->id, verdict);
+		pending_drop_first_unsent(link->pending);
+	}
+}
+
 /*
  * The connection is of no use any longer: end it, and say this of what was sent.
  * What was not sent is unavailable for the same reason.
@@ -103,21 +116,16 @@ link_fail(RabbitLink *link, const Verdict *verdict)
 {
 	bool		was_ready = link->phase == LINK_READY;
 	Verdict		unsent = *verdict;
-	const OutboxMessage *message;
 
 	net_close(link->net);
 	link->phase = LINK_CLOSED;
 	link_answer_sent(link, verdict);
 	unsent.outcome = OUTBOX_UNAVAILABLE;
 	unsent.alone = false;
-	while ((message = pending_first_unsent(link->pending)) != NULL)
-	{
-		module_answer(link->state, message->id, &unsent);
-		pending_drop_first_unsent(link->pending);
-	}
+	link_answer_unsent(link, &unsent);
 
-	/* one that has not come so far is an outage, whoever asked for it */
-	if (link->probing || !was_ready)
+	/* it is known at once, not only when some have failed */
+	if (link->probing || !was_ready || verdict->outcome == OUTBOX_UNAVAILABLE)
 		link_tell(link, false, verdict->error);
 }
 

@@ -70,6 +70,7 @@ extern void link_confirm(RabbitLink *link, uint64 number, bool multiple,
 						 bool taken);
 extern void link_note_return(RabbitLink *link, const char *event_id, Size len);
 extern void link_answer_sent(RabbitLink *link, const Verdict *verdict);
+extern void link_answer_unsent(RabbitLink *link, const Verdict *verdict);
 extern void link_fail(RabbitLink *link, const Verdict *verdict);
 extern void link_fail_for(RabbitLink *link, OutboxOutcome outcome,
 						  const char *format,...) pg_attribute_printf(3, 4);

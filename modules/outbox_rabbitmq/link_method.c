@@ -280,9 +280,15 @@ take_connection_close(RabbitLink *link, const amqp_connection_close_t *closed)
 static void
 take_blocked(RabbitLink *link, const amqp_connection_blocked_t *blocked)
 {
+	Verdict		verdict = {
+		.outcome = OUTBOX_UNAVAILABLE,
+		.error = link->blocked
+	};
+
 	snprintf(link->blocked, sizeof(link->blocked),
 			 "RabbitMQ takes no messages for now: %.*s",
 			 TEXT_ARGS(blocked->reason));
+	link_answer_unsent(link, &verdict);
 	link_tell(link, false, link->blocked);
 }
 

@@ -190,6 +190,9 @@ message_put(StringInfo out, uint16 channel, Size frame_max,
 	if (problem != NULL)
 		return problem;
 	fill_properties(&properties, message, settings);
+
+	/* from here on nothing throws: no half of a message is ever sent */
+	frame_reserve(out, frame_max, size);
 	if (!frame_put_method(out, channel, AMQP_BASIC_PUBLISH_METHOD, &publish) ||
 		!frame_put_header(out, channel, frame_max, &properties, size))
 	{

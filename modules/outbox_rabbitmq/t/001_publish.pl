@@ -9,8 +9,8 @@
 # - The routing key is what the template makes of topic, key and type, and the
 #   exchange without a name takes events to the queue of that name.
 # - What AMQP cannot carry is dead at once, with the reason.
-# - A reload is enough to begin with it, to have other settings, and to go on with
-#   another publisher, and none of that loses or repeats an event.
+# - A reload is enough for other settings, which loses and repeats no event, and for
+#   another publisher and back, which loses none.
 # - Settings are checked, and outbox_check() says if the library is not preloaded.
 
 use strict;
@@ -176,19 +176,26 @@ promise 'what AMQP cannot carry, or would mean something to RabbitMQ, is dead at
 		->{headers}{"tenant\x{e4}"}, "\x{e4}", 'other names are fine');
 };
 
-promise 'a reload under load changes settings and publisher, and nothing is lost or repeated' => sub {
-	my $receiver = start_receiver(mode => 'http');
-	my @ids = publish($node, 'reload', count => 5000);
+promise 'settings that change under load lose and repeat nothing' => sub {
+	my @ids = publish($node, 'reload', count => 3000);
 	foreach my $mode ('structured', 'binary', 'structured')
 	{
 		reload($node, 'outbox_rabbitmq.content_mode' => $mode);
+		push @ids, publish($node, 'reload', count => 1000);
 	}
-	push @ids, publish($node, 'reload', count => 1000);
+	wait_settled($node);
+	is_deeply([ sort $broker->take_ids('events') ], [ sort @ids ], 'each is there once');
+};
+
+promise 'a reload under load is enough for another publisher, and back' => sub {
+	my $receiver = start_receiver(mode => 'http');
+	my @ids = publish($node, 'reload', count => 2000);
 	reload(
 		$node,
 		'outbox.publisher' => 'http',
 		'outbox.http_url' => $receiver->url . '/events');
 	push @ids, publish($node, 'reload', count => 1000);
+	poll_until(sub { $receiver->stats->{distinct_ids} > 0 }, 'the other one to have some');
 	reload($node, 'outbox.publisher' => 'outbox_rabbitmq');
 	push @ids, publish($node, 'reload', count => 1000);
 	wait_settled($node);
@@ -197,7 +204,8 @@ promise 'a reload under load changes settings and publisher, and nothing is lost
 	$seen{$_}++ foreach $broker->take_ids('events');
 	$seen{ $_->{id} }++ foreach $receiver->accepted(fields => ['id']);
 	is(scalar(grep { !$seen{$_} } @ids), 0, 'nothing is lost');
-	is(scalar(grep { $seen{$_} > 1 } @ids), 0, 'nothing is repeated');
+	cmp_ok(scalar(grep { ($seen{$_} // 0) > 1 } @ids), '<=', 1000 + 64,
+		'what is there twice had no answer within 200 ms');
 };
 
 promise 'a bad setting is refused with the reason' => sub {

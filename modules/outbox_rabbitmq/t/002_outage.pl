@@ -71,6 +71,22 @@ sub all_are_there
 	return;
 }
 
+# The port that the relay's connection comes from, and how many packets of it
+# RabbitMQ has received
+sub connection
+{
+	my ($line) = $broker->ctl('list_connections', 'peer_port', 'recv_cnt') =~ /^(\d+\t\d+)$/m;
+	return split /\t/, $line // "0\t0";
+}
+
+# Hundredths of a second that a process has worked
+sub cpu_ticks
+{
+	my ($pid) = @_;
+	my @fields = split / /, slurp_file("/proc/$pid/stat") =~ s/^.*\) //r;
+	return $fields[11] + $fields[12];
+}
+
 # Wait until so many of the events have been published.
 sub wait_published
 {
@@ -93,7 +109,8 @@ sub is_outage
 	wait_relay_value($node, last_error => $error);
 	like(check_value($node, 'endpoint answers', 'detail'), $error, "it is said: $error");
 	is(event_value($node, $id, 'state, attempts'), 'pending|0', 'no attempt');
-	reload($node, $broker->settings('shop'), map { $_ => undef } grep { /tls/ } keys %settings);
+	reload($node, $broker->settings('shop'),
+		map { $_ => undef } grep { /tls|timeout/ } keys %settings);
 	wait_state($node, $id, 'published');
 	all_are_there([$id], 0);
 	return;
@@ -130,12 +147,15 @@ promise 'a broker that hangs is noticed, and goes on' => sub {
 	all_are_there(\@ids, 2 * $window);
 };
 
-promise 'a broker that hangs is noticed by its heart' => sub {
+promise 'an idle connection is kept by heartbeats, and one to a broker that hangs is not' => sub {
 	reload($node, 'outbox_rabbitmq.heartbeat' => '1s', 'outbox.request_timeout' => '10min');
 	restart_relay($node);
 	my $id = publish($node, 'heart');
 	wait_state($node, $id, 'published');
 	like($broker->ctl('list_connections', 'timeout'), qr/^1$/m, 'RabbitMQ has agreed');
+	my ($port, $received) = connection();
+	poll_until(sub { (connection())[1] >= $received + 5 }, 'five more frames, of an idle relay');
+	is((connection())[0], $port, 'it is the same connection');
 	$broker->hang;
 	my @ids = ($id, publish($node, 'heart'));
 	wait_relay_value($node, last_error => qr/nothing was heard of .* for two heartbeats/);
@@ -177,6 +197,17 @@ promise 'an outage is shown with its reason, and costs no attempt' => sub {
 	is_outage(qr/timed out logging in/,
 		'outbox.connect_timeout' => '300ms',
 		'outbox_rabbitmq.url' => 'amqp://127.0.0.1:' . $mute->sockport);
+};
+
+promise 'a request may take less time than a connection' => sub {
+	my $pid = wait_relay($node);
+	my $mute = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 1) or die;
+	my $cpu = cpu_ticks($pid);
+	is_outage(qr/timed out waiting for "127\.0\.0\.1"/,
+		'outbox.connect_timeout' => '1min',
+		'outbox.request_timeout' => '500ms',
+		'outbox_rabbitmq.url' => 'amqp://127.0.0.1:' . $mute->sockport);
+	cmp_ok(cpu_ticks($pid) - $cpu, '<', 40, 'it ends by that, and nobody turns in circles');
 };
 
 promise 'a name server that does not answer keeps nobody waiting' => sub {
