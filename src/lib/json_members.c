@@ -1,9 +1,9 @@
 /*-------------------------------------------------------------------------
  *
  * json_members.c
- *		Read the strings in a JSON object as they come.
+ *		Read what is in a JSON object as it comes.
  *
- * For texts from outside, of which the few strings that matter are wanted even
+ * For texts from outside, of which the few members that matter are wanted even
  * if the text is cut off.  Hence PostgreSQL's lexer only, without its parser,
  * which would refuse such a text as a whole, and throws where brackets are deep.
  * The grammar is checked here as far as the text goes: what is left out of a text
@@ -165,9 +165,17 @@ pass_token(JsonPlace *place, JsonTokenType token, char bracket)
 		token == (bracket == '{' ? JSON_TOKEN_OBJECT_END : JSON_TOKEN_ARRAY_END);
 }
 
+/* Is the token a value that means something as it is written? */
+static bool
+is_plain(JsonTokenType token)
+{
+	return token == JSON_TOKEN_NUMBER || token == JSON_TOKEN_TRUE ||
+		token == JSON_TOKEN_FALSE;
+}
+
 /* Read token after token.  False if one is not where it may be. */
 static bool
-read_tokens(JsonLexContext *lex, JsonMemberCB member, void *arg)
+read_tokens(JsonLexContext *lex, bool plain, JsonMemberCB member, void *arg)
 {
 	JsonPlace	place = AT_VALUE;
 	char	   *str = NULL;		/* the last one */
@@ -210,6 +218,10 @@ read_tokens(JsonLexContext *lex, JsonMemberCB member, void *arg)
 					member(arg, open.len, top, NULL, "");
 				else if (name != NULL && lex->token_type == JSON_TOKEN_STRING)
 					member(arg, open.len, top, name, str);
+				else if (name != NULL && plain && is_plain(lex->token_type))
+					member(arg, open.len, top, name,
+						   pnstrdup(lex->token_start,
+									lex->token_terminator - lex->token_start));
 				if (lex->token_type == JSON_TOKEN_OBJECT_START ||
 					lex->token_type == JSON_TOKEN_ARRAY_START)
 					appendStringInfoChar(&open, *lex->token_start);
@@ -230,5 +242,15 @@ json_members_read(const char *json, Size len, JsonMemberCB member, void *arg)
 {
 	if (len == 0 || json[0] != '{')
 		return false;
-	return read_tokens(make_json_lex_compat(json, len), member, arg);
+	return read_tokens(make_json_lex_compat(json, len), false, member, arg);
+}
+
+/* The same; numbers, true and false are told too, as they are written. */
+bool
+json_members_read_plain(const char *json, Size len, JsonMemberCB member,
+						void *arg)
+{
+	if (len == 0 || json[0] != '{')
+		return false;
+	return read_tokens(make_json_lex_compat(json, len), true, member, arg);
 }

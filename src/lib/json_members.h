@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * json_members.h
- *		Read the strings in a JSON object as they come.
+ *		Read what is in a JSON object as it comes.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,5 +21,7 @@ typedef void (*JsonMemberCB) (void *arg, int depth, const char *top,
 
 extern bool json_members_read(const char *json, Size len, JsonMemberCB member,
 							  void *arg);
+extern bool json_members_read_plain(const char *json, Size len,
+									JsonMemberCB member, void *arg);
 
 #endif							/* OUTBOX_JSON_MEMBERS_H */
