@@ -178,7 +178,8 @@ open_socket(NetConnection *net)
 	fd = socket(address->ai_family, address->ai_socktype,
 				address->ai_protocol);
 	if (fd >= 0 && fcntl(fd, F_SETFD, FD_CLOEXEC) == 0 && pg_set_noblock(fd) &&
-		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) == 0 &&
+		(address->ai_family == AF_UNIX ||
+		 setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) == 0) &&
 		(connect(fd, address->ai_addr, address->ai_addrlen) == 0 ||
 		 errno == EINPROGRESS))
 		return fd;
@@ -241,6 +242,19 @@ advance_resolving(NetConnection *net)
 	return connect_address(net, 0);
 }
 
+/* Begin TLS on a socket that is connected, with net->tls, which is used up. */
+static bool
+begin_tls(NetConnection *net)
+{
+	net->session = tls_session_create(net->tls, net->host);
+	SSL_CTX_free(net->tls);
+	net->tls = NULL;
+	if (net->session == NULL || SSL_set_fd(net->session, net->fd) != 1)
+		return net_fail(net, "could not begin TLS: %s", tls_last_error());
+	net->state = NET_HANDSHAKE;
+	return true;
+}
+
 /* Has the socket become one that is connected, or has its time passed? */
 static bool
 advance_connecting(NetConnection *net)
@@ -265,16 +279,7 @@ advance_connecting(NetConnection *net)
 	net->resolver = NULL;
 	net->address = NULL;
 	net->state = NET_OPEN;
-	if (net->tls)
-	{
-		net->session = tls_session_create(net->tls, net->host);
-		SSL_CTX_free(net->tls);
-		net->tls = NULL;
-		if (net->session == NULL || SSL_set_fd(net->session, net->fd) != 1)
-			return net_fail(net, "could not begin TLS: %s", tls_last_error());
-		net->state = NET_HANDSHAKE;
-	}
-	return true;
+	return net->tls ? begin_tls(net) : true;
 }
 
 /*
@@ -343,6 +348,20 @@ net_connect(NetConnection *net, const Address *address, SSL_CTX *tls,
 	net->generation = ++last_generation;
 	net->state = NET_RESOLVING;
 	return net_advance(net);
+}
+
+/*
+ * Go on with TLS, of one that is open without, where the broker speaks first: it
+ * is open again after the handshake.  False if that fails at once; net_error()
+ * tells why.
+ */
+bool
+net_start_tls(NetConnection *net, SSL_CTX *tls)
+{
+	Assert(net_is_open(net) && net->session == NULL);
+	SSL_CTX_up_ref(tls);
+	net->tls = tls;
+	return begin_tls(net) && net_advance(net);
 }
 
 /*

@@ -18,6 +18,7 @@ typedef struct NetConnection NetConnection;
 extern NetConnection *net_create(MemoryContext context);
 extern bool net_connect(NetConnection *net, const Address *address,
 						SSL_CTX *tls, int timeout_ms);
+extern bool net_start_tls(NetConnection *net, SSL_CTX *tls);
 extern bool net_advance(NetConnection *net);
 extern bool net_is_open(const NetConnection *net);
 extern bool net_is_closed(const NetConnection *net);

@@ -1,0 +1,21 @@
+/*-------------------------------------------------------------------------
+ *
+ * pipeline.h
+ *		Answering the messages of a pipeline.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_PIPELINE_H
+#define OUTBOX_PIPELINE_H
+
+#include "common/module.h"
+#include "common/pending.h"
+
+extern void pipeline_answer(OutboxPublisherState *state, PendingRing *ring,
+							Pending *pending, const Verdict *verdict);
+extern void pipeline_refuse(OutboxPublisherState *state, PendingRing *ring,
+							const char *error);
+extern void pipeline_answer_all(OutboxPublisherState *state, PendingRing *ring,
+								const Verdict *sent, const Verdict *unsent);
+
+#endif							/* OUTBOX_PIPELINE_H */
