@@ -22,6 +22,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "common/resolver.h"
@@ -37,12 +38,14 @@ struct Resolver
 	bool		unwanted;		/* the relay does not wait any more */
 	int			error;			/* of getaddrinfo() */
 	struct addrinfo *addresses;
+	struct sockaddr_un path;	/* where "addresses" is path_address */
+	struct addrinfo path_address;
 };
 
 static void
 destroy_resolver(Resolver *resolver)
 {
-	if (resolver->addresses)
+	if (resolver->addresses && resolver->addresses != &resolver->path_address)
 		freeaddrinfo(resolver->addresses);
 	if (resolver->pipe[0] >= 0)
 		close(resolver->pipe[0]);
@@ -65,6 +68,22 @@ look_up(Resolver *resolver, int flags, struct addrinfo **addresses)
 	};
 
 	return getaddrinfo(resolver->host, resolver->port, &hints, addresses);
+}
+
+/* The address of a Unix-domain socket; false if its path is too long. */
+static bool
+look_up_path(Resolver *resolver)
+{
+	if (strlen(resolver->host) >= sizeof(resolver->path.sun_path))
+		return false;
+	resolver->path.sun_family = AF_UNIX;
+	strcpy(resolver->path.sun_path, resolver->host);
+	resolver->path_address.ai_family = AF_UNIX;
+	resolver->path_address.ai_socktype = SOCK_STREAM;
+	resolver->path_address.ai_addr = (struct sockaddr *) &resolver->path;
+	resolver->path_address.ai_addrlen = sizeof(resolver->path);
+	resolver->addresses = &resolver->path_address;
+	return true;
 }
 
 /* The thread. */
@@ -117,7 +136,8 @@ start_thread(Resolver *resolver)
 }
 
 /*
- * Begin to look up a host and a port.  NULL, and errno, if there is not enough
+ * Begin to look up a host and a port; a host that begins with a slash is the path
+ * of a Unix-domain socket, and its port says nothing.  NULL, and errno, if there is not enough
  * of something.
  */
 Resolver *
@@ -134,7 +154,10 @@ resolver_start(const char *host, const char *port)
 	resolver->port = strdup(port);
 	if (resolver->host == NULL || resolver->port == NULL)
 		rc = ENOMEM;
-	else if (look_up(resolver, AI_NUMERICHOST, &resolver->addresses) == 0)
+	else if (host[0] == '/' && !look_up_path(resolver))
+		rc = ENAMETOOLONG;
+	else if (host[0] == '/' ||
+			 look_up(resolver, AI_NUMERICHOST, &resolver->addresses) == 0)
 	{
 		resolver->done = true;
 		return resolver;

@@ -8,6 +8,7 @@ use warnings FATAL => 'all';
 use parent 'Real::Server';
 
 use IPC::Run ();
+use JSON::PP ();
 
 sub missing
 {
@@ -19,6 +20,8 @@ sub missing
 	return undef;
 }
 
+# new(%options): those of Real::Server, and
+#	arguments	more of redis-server's, in an array
 sub command
 {
 	my ($self) = @_;
@@ -29,7 +32,16 @@ sub command
 		'--dir' => $self->dir,
 		'--save' => '',
 		'--appendonly' => 'yes',
-		'--appendfsync' => 'always');
+		'--appendfsync' => 'always',
+		@{ $self->{arguments} // [] });
+}
+
+# socket: the path that the arguments have for one
+sub socket
+{
+	my ($self) = @_;
+	my %arguments = @{ $self->{arguments} };
+	return $arguments{'--unixsocket'};
 }
 
 # By its process id: another one may have taken the port in between.
@@ -50,6 +62,27 @@ sub cli
 	  or die "redis-cli @command: $error$output";
 	chomp $output;
 	return $output;
+}
+
+# entries($stream): all entries of a stream in their order, as hashes of fields,
+# read by the usual client in Python
+sub entries
+{
+	my ($self, $stream) = @_;
+	my ($output, $error);
+	IPC::Run::run(
+		[ $ENV{PYTHON} // '/usr/bin/python3', '-c', <<'PYTHON', $self->port, $stream ],
+import json, redis, sys
+client = redis.Redis(port=int(sys.argv[1]), decode_responses=False)
+for _, fields in client.xrange(sys.argv[2]):
+    print(json.dumps({name.decode(): value.hex() for name, value in fields.items()}))
+PYTHON
+		'<', \undef, '>', \$output, '2>', \$error)
+	  or die "python3: $error";
+	return map {
+		my $fields = JSON::PP->new->decode($_);
+		+{ map { $_ => pack('H*', $fields->{$_}) } keys %$fields };
+	} split /\n/, $output;
 }
 
 1;

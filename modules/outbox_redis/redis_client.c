@@ -1,0 +1,481 @@
+/*-------------------------------------------------------------------------
+ *
+ * redis_client.c
+ *		A connection to a server of Redis, and the entries on their way to it.
+ *
+ * There is one connection, made when there is something to send, and kept.  It
+ * begins with AUTH, if there is a password, and PING, whose answer says that the
+ * server is ready.  Commands are written as fast as the socket takes them, and
+ * Redis answers them in their order: what is expected next is a queue of one
+ * character a command.
+ *
+ * With outbox_redis.wait, entries go in groups.  Behind each is a WAIT, which says
+ * how many replicas have the group; only then are its entries delivered, and only
+ * then the next group is sent, since Redis does nothing else for us while it waits.
+ *
+ * A server that does not answer in time is gone, since its answers are in order:
+ * the connection is closed, and what was sent is to be sent again, and may be in
+ * the stream twice then.
+ *
+ * When settings change, nothing more is sent; when all answers are there, what
+ * comes next makes a new connection.
+ *
+ * Memory: state->context.  hiredis, which takes answers apart, has its own, and
+ * throws nothing; nor is anything thrown while it is at work.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <hiredis/hiredis.h>
+
+#include "common/pipeline.h"
+#include "lib/clock.h"
+#include "lib/text.h"
+#include "redis_client.h"
+#include "redis_reply.h"
+
+/* As long as so much waits to be written, no entry is added to it. */
+#define OUT_ENOUGH	(256 * 1024)
+
+#define IN_CHUNK	(16 * 1024)
+
+/* Commands whose answers are expected */
+#define EXPECT_AUTH	'A'
+#define EXPECT_PING	'P'
+#define EXPECT_XADD	'X'
+#define EXPECT_WAIT	'W'
+
+/* The status of a pending entry that is in the stream, and waits for replicas. */
+#define STORED 1
+
+struct RedisClient
+{
+	OutboxPublisherState *state;
+	const RedisOptions *options;
+	NetConnection *net;
+	bool		in_use;			/* the connection: answers are expected of it */
+	bool		greeted;		/* AUTH and PING were sent */
+	bool		ready;			/* and answered */
+	bool		draining;		/* send nothing more on it */
+	bool		probing;		/* somebody waits for the answer to a PING */
+	int			group_wait;		/* a WAIT for so many replicas is sent; 0:
+								 * none */
+	int64		deadline;		/* until it has to be ready, in clock_ms() */
+	redisReader *reader;
+	PendingRing *ring;
+	uint64		next_answer;	/* number of the next entry to be answered */
+	StringInfoData expected;	/* answered up to its cursor */
+	StringInfoData out;			/* written up to its cursor */
+};
+
+/* A client of "state", without a connection. */
+RedisClient *
+redis_client_create(OutboxPublisherState *state)
+{
+	MemoryContext old = MemoryContextSwitchTo(state->context);
+	RedisClient *client = palloc0(sizeof(RedisClient));
+
+	client->state = state;
+	client->net = net_create(state->context);
+	client->ring = pending_create(state->context);
+	initStringInfo(&client->expected);
+	initStringInfo(&client->out);
+	MemoryContextSwitchTo(old);
+	return client;
+}
+
+/* Close the connection; nobody waits for an answer on it. */
+static void
+leave_connection(RedisClient *client)
+{
+	net_close(client->net);
+	if (client->reader)
+		redisReaderFree(client->reader);
+	client->reader = NULL;
+	client->in_use = client->greeted = client->ready = false;
+	client->draining = false;
+	client->group_wait = 0;
+	resetStringInfo(&client->expected);
+	resetStringInfo(&client->out);
+}
+
+/*
+ * The connection is of no use, for this reason, which is the destination's: answer
+ * all that was submitted, and who has asked.
+ */
+static void
+give_up_connection(RedisClient *client, const char *reason)
+{
+	char		error[OUTBOX_ERROR_SIZE];
+	Verdict		verdict = {.outcome = OUTBOX_UNAVAILABLE,.error = error};
+
+	/* the reason may be the reader's, or in a reply */
+	text_copy_line(error, sizeof(error), reason);
+	leave_connection(client);
+	pipeline_answer_all(client->state, client->ring, &verdict, &verdict);
+	if (client->probing)
+		outbox_probe_answer(client->state, false, error);
+	client->probing = false;
+}
+
+/* Send a command of these words; "expect" is its kind. */
+static void
+send_command(RedisClient *client, char expect, int argc,
+			 const char *const *argv)
+{
+	appendStringInfoChar(&client->expected, expect);
+	redis_append_command(&client->out, argc, argv);
+}
+
+/* Begin to connect, if there is a reason to. */
+static void
+connect_if_needed(RedisClient *client)
+{
+	OutboxPublisherState *state = client->state;
+
+	if (client->in_use ||
+		(!client->probing && !pending_first_unsent(client->ring)))
+		return;
+	client->in_use = true;
+	client->deadline = clock_ms() + state->connect_timeout +
+		state->request_timeout;
+	client->next_answer = 1;
+	pending_restart_numbers(client->ring);
+	client->reader = redisReaderCreate();
+	if (client->reader == NULL)
+		give_up_connection(client, "out of memory");
+	else if (!net_connect(client->net, &client->options->address,
+						  client->options->tls, state->connect_timeout))
+		give_up_connection(client, net_error(client->net));
+}
+
+/* Say who we are, and ask whether the server is ready. */
+static void
+greet_server(RedisClient *client)
+{
+	const RedisOptions *options = client->options;
+	const char *login[] = {"AUTH", options->user, options->password};
+	const char *login_default[] = {"AUTH", options->password};
+	const char *ping[] = {"PING"};
+
+	if (options->password && options->user)
+		send_command(client, EXPECT_AUTH, lengthof(login), login);
+	else if (options->password)
+		send_command(client, EXPECT_AUTH, lengthof(login_default),
+					 login_default);
+	send_command(client, EXPECT_PING, lengthof(ping), ping);
+	client->greeted = true;
+}
+
+/* The settings have changed: "options" hold until the next call. */
+void
+redis_client_configure(RedisClient *client, const RedisOptions *options)
+{
+	client->options = options;
+
+	/* what was sent is answered on the connection that it was sent on */
+	if (pending_nsent(client->ring) > 0)
+		client->draining = true;
+	else
+		leave_connection(client);
+}
+
+/* Tell it at once if nobody's entries can be stored, before any is an attempt. */
+static void
+tell_outage(RedisClient *client, const Verdict *verdict)
+{
+	if (verdict->outcome == OUTBOX_UNAVAILABLE)
+		outbox_probe_answer(client->state, false, verdict->error);
+}
+
+/* The answer to an XADD. */
+static void
+handle_added(RedisClient *client, const redisReply *reply)
+{
+	Pending    *pending = pending_find(client->ring, client->next_answer++);
+	Verdict		verdict = {.outcome = OUTBOX_DELIVERED};
+	char		error[OUTBOX_ERROR_SIZE];
+
+	Assert(pending != NULL);
+	if (reply->type == REDIS_REPLY_ERROR)
+	{
+		text_copy_line(error, sizeof(error), reply->str);
+		redis_error_judge(error, &verdict);
+		tell_outage(client, &verdict);
+	}
+	else if (client->group_wait > 0)
+	{
+		pending->status = STORED;
+		return;
+	}
+	pipeline_answer(client->state, client->ring, pending, &verdict);
+}
+
+/* The answer to a WAIT: settle its group. */
+static void
+handle_waited(RedisClient *client, const redisReply *reply)
+{
+	char		error[OUTBOX_ERROR_SIZE];
+	Verdict		verdict = {.outcome = OUTBOX_DELIVERED};
+	Pending    *oldest;
+
+	if (reply->type != REDIS_REPLY_INTEGER ||
+		reply->integer < client->group_wait)
+	{
+		verdict.outcome = OUTBOX_UNAVAILABLE;
+		verdict.error = error;
+		if (reply->type == REDIS_REPLY_INTEGER)
+			snprintf(error, sizeof(error), "%lld of %d replicas have stored it",
+					 reply->integer, client->group_wait);
+		else
+			text_copy_line(error, sizeof(error), reply->str ? reply->str :
+						   "WAIT was not answered by a number");
+	}
+	tell_outage(client, &verdict);
+	while (pending_nsent(client->ring) > 0)
+	{
+		oldest = pending_oldest(client->ring);
+		Assert(oldest->status == STORED);
+		pipeline_answer(client->state, client->ring, oldest, &verdict);
+	}
+	client->group_wait = 0;
+}
+
+/* The answer to a PING: the server is there, and writes if it is the master. */
+static void
+handle_ping(RedisClient *client)
+{
+	client->ready = true;
+	if (client->probing)
+		outbox_probe_answer(client->state, true, NULL);
+	client->probing = false;
+}
+
+static void
+handle_reply(RedisClient *client, const redisReply *reply)
+{
+	char		expect = '\0';
+
+	if (client->expected.cursor < client->expected.len)
+		expect = client->expected.data[client->expected.cursor++];
+	if (client->expected.cursor == client->expected.len)
+		resetStringInfo(&client->expected);
+	switch (expect)
+	{
+		case EXPECT_AUTH:
+			if (reply->type == REDIS_REPLY_ERROR)
+				give_up_connection(client, reply->str);
+			break;
+		case EXPECT_PING:
+			if (reply->type == REDIS_REPLY_ERROR)
+				give_up_connection(client, reply->str);
+			else
+				handle_ping(client);
+			break;
+		case EXPECT_XADD:
+			handle_added(client, reply);
+			break;
+		case EXPECT_WAIT:
+			handle_waited(client, reply);
+			break;
+		default:
+			give_up_connection(client, reply->type == REDIS_REPLY_ERROR ?
+							   reply->str : "the server says what it was not asked");
+			break;
+	}
+}
+
+/* Handle what answers are there as a whole. */
+static void
+handle_replies(RedisClient *client)
+{
+	void	   *reply;
+
+	while (client->reader)
+	{
+		if (redisReaderGetReply(client->reader, &reply) != REDIS_OK)
+		{
+			give_up_connection(client, client->reader->errstr);
+			return;
+		}
+		if (reply == NULL)
+			return;
+		handle_reply(client, reply);
+		freeReplyObject(reply);
+	}
+}
+
+/* Go on connecting, and read until nothing is there. */
+static void
+read_answers(RedisClient *client)
+{
+	char		chunk[IN_CHUNK];
+
+	if (!client->in_use)
+		return;
+	if (!net_advance(client->net))
+	{
+		give_up_connection(client, net_error(client->net));
+		return;
+	}
+	if (net_is_open(client->net) && !client->greeted)
+		greet_server(client);
+	while (client->in_use && net_is_open(client->net))
+	{
+		ssize_t		len = net_read(client->net, chunk, sizeof(chunk));
+
+		if (len < 0)
+			give_up_connection(client, net_error(client->net));
+		if (len <= 0)
+			return;
+		if (redisReaderFeed(client->reader, chunk, len) != REDIS_OK)
+			give_up_connection(client, client->reader->errstr);
+		else
+			handle_replies(client);
+	}
+}
+
+/* Append the next entry to what is written; or refuse it. */
+static void
+send_first_unsent(RedisClient *client)
+{
+	const OutboxMessage *message = pending_first_unsent(client->ring);
+	const char *problem;
+
+	enlargeStringInfo(&client->expected, 1);
+	if (redis_entry_append(&client->out, message, &client->options->entry,
+						   client->state->source, &problem))
+	{
+		appendStringInfoChar(&client->expected, EXPECT_XADD);
+		(void) pending_mark_sent(client->ring);
+		return;
+	}
+	pipeline_refuse(client->state, client->ring, problem);
+}
+
+/* Append as many entries as there is room for; with WAIT, one group. */
+static void
+send_entries(RedisClient *client)
+{
+	int			replicas = client->options->wait;
+	const char *wait[] = {
+		"WAIT", psprintf("%d", replicas),
+		psprintf("%d", client->state->request_timeout / 2)
+	};
+
+	while (pending_first_unsent(client->ring) &&
+		   client->out.len - client->out.cursor < OUT_ENOUGH)
+		send_first_unsent(client);
+	if (replicas == 0 || pending_nsent(client->ring) == 0)
+		return;
+	send_command(client, EXPECT_WAIT, lengthof(wait), wait);
+	client->group_wait = replicas;
+}
+
+/* Write what the socket takes: what waits to be, and then entries. */
+static void
+write_commands(RedisClient *client)
+{
+	StringInfo	out = &client->out;
+
+	while (client->in_use && net_is_open(client->net))
+	{
+		ssize_t		len;
+
+		if (client->ready && !client->draining && client->group_wait == 0 &&
+			pending_first_unsent(client->ring))
+			send_entries(client);
+		if (out->cursor == out->len)
+		{
+			resetStringInfo(out);
+			return;
+		}
+		len = net_write(client->net, out->data + out->cursor,
+						out->len - out->cursor);
+		if (len < 0)
+			give_up_connection(client, net_error(client->net));
+		if (len <= 0)
+			return;
+		out->cursor += len;
+	}
+}
+
+/* When something has taken too long; PENDING_NO_DEADLINE: never. */
+static int64
+time_to_give_up(RedisClient *client)
+{
+	Pending    *oldest = pending_oldest(client->ring);
+
+	if (client->in_use && !client->ready)
+		return client->deadline;
+	return oldest ? oldest->deadline : PENDING_NO_DEADLINE;
+}
+
+/* Go on as far as that is possible now. */
+void
+redis_client_advance(RedisClient *client)
+{
+	read_answers(client);
+	if (client->in_use && clock_ms() >= time_to_give_up(client))
+		give_up_connection(client, client->ready ?
+						   "timed out waiting for the server's answer" :
+						   "timed out logging in to the server");
+	if (client->draining && pending_nsent(client->ring) == 0)
+		leave_connection(client);
+	connect_if_needed(client);
+	write_commands(client);
+}
+
+/* Take a message, to be sent by redis_client_advance(). */
+void
+redis_client_submit(RedisClient *client, const OutboxMessage *message)
+{
+	pending_put(client->ring, message,
+				clock_ms() + client->state->request_timeout);
+}
+
+/* What to wait for, and for how long: as in OutboxSocketsCB. */
+int
+redis_client_wait_for(RedisClient *client, OutboxSocket *socket,
+					  long *timeout_ms)
+{
+	int64		deadline = PENDING_NO_DEADLINE;
+	int			n = net_wait_for(client->net, client->out.cursor < client->out.len,
+								 socket, &deadline);
+
+	/* what nobody has connected for yet */
+	if (!client->in_use && (client->probing || pending_first_unsent(client->ring)))
+		deadline = 0;
+	else if (client->in_use)
+		deadline = Min(deadline, time_to_give_up(client));
+	*timeout_ms = deadline == PENDING_NO_DEADLINE ? -1 :
+		(long) Max(deadline - clock_ms(), 0);
+	return n;
+}
+
+/* Nobody waits any longer for the answer to this message. */
+void
+redis_client_cancel(RedisClient *client, int64 id)
+{
+	pending_forget(client->ring, id);
+}
+
+/* Ask whether the server is there. */
+void
+redis_client_probe(RedisClient *client)
+{
+	const char *ping[] = {"PING"};
+
+	client->probing = true;
+	if (client->ready)
+		send_command(client, EXPECT_PING, lengthof(ping), ping);
+}
+
+/* Close the connection without waiting for anything. */
+void
+redis_client_destroy(RedisClient *client)
+{
+	leave_connection(client);
+	net_destroy(client->net);
+}
