@@ -232,6 +232,20 @@ read_tokens(JsonLexContext *lex, bool plain, JsonMemberCB member, void *arg)
 	return false;
 }
 
+/* json_members_read(), or with "plain" json_members_read_plain(). */
+static bool
+read_object(const char *json, Size len, bool plain, JsonMemberCB member,
+			void *arg)
+{
+	/* the lexer takes a NUL for something that may be behind a backslash */
+	Size		end = strnlen(json, len);
+
+	if (end == 0 || json[0] != '{')
+		return false;
+	return read_tokens(make_json_lex_compat(json, end), plain, member, arg) &&
+		end == len;
+}
+
 /*
  * Tell all strings that are members in a JSON object, a text in UTF-8.  False
  * if it is none, ends too early or goes on as JSON does not; what was told
@@ -240,9 +254,7 @@ read_tokens(JsonLexContext *lex, bool plain, JsonMemberCB member, void *arg)
 bool
 json_members_read(const char *json, Size len, JsonMemberCB member, void *arg)
 {
-	if (len == 0 || json[0] != '{')
-		return false;
-	return read_tokens(make_json_lex_compat(json, len), false, member, arg);
+	return read_object(json, len, false, member, arg);
 }
 
 /* The same; numbers, true and false are told too, as they are written. */
@@ -250,7 +262,5 @@ bool
 json_members_read_plain(const char *json, Size len, JsonMemberCB member,
 						void *arg)
 {
-	if (len == 0 || json[0] != '{')
-		return false;
-	return read_tokens(make_json_lex_compat(json, len), true, member, arg);
+	return read_object(json, len, true, member, arg);
 }

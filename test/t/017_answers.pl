@@ -368,6 +368,9 @@ promise 'strings in an answer are read as UTF-8 whatever the encoding of the dat
 		is($read->('{"a":"b"}}'), "1 a: a = b\n1 a: end\nf", "$encoding: with two");
 		is($read->('{"a":"b","c" "d":"e"}'), "1 a: a = b\nf",
 			"$encoding: up to where it is no JSON");
+		is($read->(qq({"a":"b","c":"\\\0"})), "1 a: a = b\nf", "$encoding: up to a NUL");
+		is($read->(qq({"a":"b"}\0)), "1 a: a = b\n1 a: end\nf",
+			"$encoding: with a NUL behind it");
 		query($node, "DROP DATABASE $db");
 	}
 };
