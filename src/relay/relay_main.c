@@ -219,8 +219,9 @@ handle_interrupts(void)
 static void
 update_wait_set(const OutboxSocket *sockets, int n)
 {
+	/* a publisher without sockets has no array of them */
 	if (wait_set && n == wait_nsockets &&
-		memcmp(sockets, wait_sockets, sizeof(OutboxSocket) * n) == 0)
+		(n == 0 || memcmp(sockets, wait_sockets, sizeof(OutboxSocket) * n) == 0))
 		return;
 	if (wait_set)
 		FreeWaitEventSet(wait_set);
@@ -239,7 +240,8 @@ update_wait_set(const OutboxSocket *sockets, int n)
 	wait_sockets = NULL;
 	wait_sockets = MemoryContextAlloc(TopMemoryContext,
 									  sizeof(OutboxSocket) * Max(n, 1));
-	memcpy(wait_sockets, sockets, sizeof(OutboxSocket) * n);
+	if (n > 0)
+		memcpy(wait_sockets, sockets, sizeof(OutboxSocket) * n);
 	wait_nsockets = n;
 }
 
