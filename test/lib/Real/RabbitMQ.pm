@@ -54,6 +54,14 @@ sub password { return PASSWORD; }
 sub tls_port { return $_[0]{tls_port}; }
 sub url { return 'amqp://127.0.0.1:' . $_[0]->port; }
 
+# url_with_password: what clients take that know no other way
+sub url_with_password
+{
+	my ($self) = @_;
+	(my $password = PASSWORD) =~ s/(\W)/sprintf('%%%02X', ord($1))/ge;
+	return sprintf('amqp://%s:%s@127.0.0.1:%d', USER, $password, $self->port);
+}
+
 # settings($exchange): those by which our publisher sends there
 sub settings
 {

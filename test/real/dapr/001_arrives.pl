@@ -21,6 +21,8 @@ use lib 'test/lib';
 use OutboxTest;
 use Real::Dapr;
 use Real::DaprSubscriber;
+use Real::Kafka;
+use Real::RabbitMQ;
 use Real::Redis;
 
 use constant {
@@ -35,8 +37,9 @@ my @odd_topics = (
 	'a/b', 'a b', 'a+b', '.', '..', 'a/../b', '%', '%2F', 'a?b=c&d#e;f',
 	'"quoted"\\', "\x{fc}\x{20ac}\x{1f600}", '/a/', '<&>');
 
-# The components: name, type, metadata.  Each is a broker of its own.
-my $redis = Real::Redis->new;
+# The components: name, type, metadata.  Each is a broker of its own, as far as
+# they are installed.
+my @brokers = (my $redis = Real::Redis->new);
 my %components = (
 	redis => [
 		'pubsub.redis',
@@ -46,6 +49,46 @@ my %components = (
 		}
 	],
 	memory => ['pubsub.in-memory']);
+my %topics = map { $_ => \@odd_topics } keys %components;
+
+if (my $reason = Real::RabbitMQ->missing)
+{
+	diag("without RabbitMQ: $reason");
+}
+else
+{
+	push @brokers, my $rabbit = Real::RabbitMQ->new;
+	$components{rabbitmq} = [
+		'pubsub.rabbitmq',
+		{
+			connectionString => $rabbit->url_with_password,
+			publisherConfirm => 'true',
+			deliveryMode => '2'
+		}
+	];
+	$topics{rabbitmq} = \@odd_topics;
+}
+
+if (my $reason = Real::Kafka->missing)
+{
+	diag("without Kafka: $reason");
+}
+else
+{
+	push @brokers, my $kafka = Real::Kafka->new;
+	$components{kafka} = [
+		'pubsub.kafka',
+		{
+			brokers => $kafka->bootstrap,
+			authType => 'none',
+			consumerGroup => 'relay',
+			initialOffset => 'oldest'
+		}
+	];
+	# Others it does not have.
+	$topics{kafka} = [ 'a.b', 'A_b-C' ];
+	$kafka->create_topic($_) foreach 'kinds', 'raw', @{ $topics{kafka} };
+}
 
 my $node = new_node('arrives', conf => { 'outbox.source' => '/shop' });
 query($node, 'CREATE EXTENSION outbox');
@@ -231,9 +274,8 @@ foreach my $line ('1.18', '1.16')
   SKIP:
 	{
 		skip $reason, 1 if $reason;
-		my %topics = map { $_ => [ 'kinds', @odd_topics ] } keys %components;
 		my $subscriber = Real::DaprSubscriber->new(
-			topics => \%topics,
+			topics => { map { $_ => [ 'kinds', @{ $topics{$_} } ] } keys %topics },
 			raw_topics => { map { $_ => ['raw'] } keys %components });
 		my $dapr = Real::Dapr->new(
 			line => $line,
@@ -253,7 +295,7 @@ foreach my $line ('1.18', '1.16')
 					attributes_arrive($subscriber, $pubsub);
 					numbers_arrive($subscriber, $bulk);
 					bytes_arrive($subscriber);
-					names_arrive($subscriber, \@odd_topics);
+					names_arrive($subscriber, $topics{$pubsub});
 					raw_arrives($subscriber, $pubsub);
 					is(stat_value($node, 'failed_attempts'), 0, 'nothing failed on the way');
 				};
