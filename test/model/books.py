@@ -26,6 +26,8 @@ class Books:
         self.served = []            # requests whose effects are in the journal
         position = db.position
         self.windows = [Window(position.lo, position.hi, position.last_id)]
+        self.unread = sorted(position.open)     # R6
+        self.opened = Window(position.lo, position.hi)  # what was read of these is linked here
         self.due_cursor = (0, 0)
         self.walked = 0             # the walk of the start has come to this id
         self.walking = True
@@ -48,6 +50,10 @@ class Books:
         """R2: only the reader knows what is in front of it."""
         event = self.db.events.get(row.id)
         return event is None or self.has_read(event)
+
+    def may_take_rows(self):
+        """R6."""
+        return not self.unread and not self.full()
 
     def due_at(self, row):
         return row.updated_at + self.limits.crash_wait if row.state == IN_PROGRESS else row.next_at
@@ -173,14 +179,25 @@ class Books:
                         self.spill_entry(self.entries[event_id])
 
     def position(self):
+        """R6."""
         while len(self.windows) > 1 and self.windows[0].exhausted and not self.windows[0].linked:
             self.windows.pop(0)
-        window = self.windows[0]
-        if window.linked:
-            return Position(window.lo, window.hi, min(window.linked) - 1)
+        left_open = {*self.unread, *self.opened.linked}
+        last = max((number for number, window in enumerate(self.windows) if window.settled), default=-1)
+        for number, window in enumerate(self.windows):
+            for event_id in sorted(window.linked):
+                passed = number < last or number == last and event_id < window.settled
+                if not passed or len(left_open) >= self.limits.open:
+                    return Position(window.lo, window.hi, event_id - 1, frozenset(left_open))
+                left_open.add(event_id)
+        window = self.windows[-1]
         if window.exhausted:
-            return Position(window.hi, window.hi, 0)
-        return Position(window.lo, window.hi, window.cursor)
+            return Position(window.hi, window.hi, 0, frozenset(left_open))
+        return Position(window.lo, window.hi, window.cursor, frozenset(left_open))
+
+    def may_prune(self, event):
+        """Of one without a row."""
+        return self.db.position.lo.sees(event.xid) and event.id not in self.db.position.open
 
     def checkpoint(self):
         """Position, exceptions and what became of requests, in one transaction."""

@@ -113,6 +113,10 @@ class Watch:
             return row.state
         return PUBLISHED if self.db.position.covers(truth) else None
 
+    def prunes(self, event_id):
+        """An event without a row."""
+        require(self.truth[event_id].accepted, 'lost: pruned', self.truth[event_id])
+
     # What the relay does
 
     def open_before(self, relay, truth):
@@ -191,7 +195,8 @@ class Watch:
                 require(a.id in self.db.delivery, 'R1: a row, and an earlier event has none', truth, a)
 
     def check_position(self, relay, position):
-        """What it passes is accounted for; what was settled long ago, it has passed."""
+        """What it passes is accounted for; what was settled, it has passed, or if too much is open a second later."""
+        full = len(position.open) >= relay.limits.open
         for truth in list(self.uncovered.values()):
             row = self.db.delivery.get(truth.id)
             if truth.id not in self.db.events:
@@ -200,8 +205,8 @@ class Watch:
                 require(row is not None or truth.accepted, 'lost: the position passed it', truth, position)
                 del self.uncovered[truth.id]
             elif truth.known_at is not None and not truth.may_repeat:
-                require(truth.known_at > relay.now - SPILL_BOUND or row is not None,
-                        'settled a second ago, and a crash would have it sent again', truth, position)
+                require(full and truth.known_at > relay.now - SPILL_BOUND or row is not None,
+                        'settled, and a crash would have it sent again', truth, position)
 
     def check_wakers(self, relay):
         """R5."""

@@ -77,7 +77,8 @@ class Lanes(Books):
         lane = self.lane(event.topic)
         unit = self.unit(event)
         queue = self.queues.get(unit)
-        if not lane.tail or queue is not None and not queue.in_tail(event.id) and event.id < max(queue.ids):
+        late = queue is not None and not queue.in_tail(event.id) and (queue.tail or event.id < max(queue.ids))
+        if not lane.tail or late:
             return False
         self.write_new_row(event, PENDING)
         if unit is None:
@@ -101,7 +102,7 @@ class Lanes(Books):
 
     def walk_lanes(self):
         for topic, lane in self.lanes.items():
-            if lane.tail and not self.full() and not (lane.down and self.can_try(topic)):
+            if lane.tail and self.may_take_rows() and not (lane.down and self.can_try(topic)):
                 self.walk_lane(topic, lane)
 
     def can_try(self, topic):

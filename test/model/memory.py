@@ -25,6 +25,7 @@ class Limits:
     local_tries: int = 1        # failures that are tried again from memory
     max_tries: int = 3          # failures of which an event is dead
     spill: int = 1000           # what holds the position so long gets a row
+    open: int = 3               # events that the position passes though they are not settled
     timeout: int = 2000
     local_wait: int = 100
     failed_wait: int = 3000

@@ -8,6 +8,8 @@ R2  A row is taken into memory only behind all earlier unsettled events of its u
     past its event: after a restart nobody else knows what has no row and comes back in front of it.
 R3  A row of a published event is deleted if it only waited and the position covers the event; else it says so.
 R4  An event that holds the position for a second gets a row, and stays in memory.
+R6  The position passes events that are not settled, but not many, if something behind them is: they are open.  After
+    a restart these are read first, and before that no row is taken.
 
 R5  Each unsettled row that is not in memory has one who brings it: it is in the tail of a queue, its unit is wanted, a
     row of its unit is due at a time that the cursor has not passed, the walk or that of its topic has yet to come, or
@@ -43,6 +45,9 @@ class Relay(Lanes):
         self.look_at_table()
         if self.full():
             return
+        if self.unread:
+            self.read_open()
+            return
         window = self.windows[-1]
         if window.exhausted:
             window = Window(window.hi, self.db.snapshot())
@@ -58,6 +63,17 @@ class Relay(Lanes):
             window.cursor = event.id
             self.seen_up_to = max(self.seen_up_to, event.id)
         window.exhausted = len(events) <= self.limits.batch
+
+    def read_open(self):
+        """R6."""
+        ids = self.unread[:self.limits.batch]
+        events = [self.db.events[event_id] for event_id in ids if event_id in self.db.events]
+        self.db.flush_transactions(event.xid for event in events)
+        for event in events:
+            if event.id not in self.db.delivery:
+                self.read_event(event, self.opened)
+        self.seen_up_to = max(self.seen_up_to, *ids)
+        del self.unread[:len(ids)]
 
     def read_event(self, event, window):
         unit = self.unit(event)
@@ -115,7 +131,7 @@ class Relay(Lanes):
     def refill_wanted(self):
         self.look_at_table()
         for unit in list(self.wanted):
-            if self.full():
+            if not self.may_take_rows():
                 break
             del self.wanted[unit]
             self.refill(unit)
@@ -154,7 +170,7 @@ class Relay(Lanes):
                      if self.is_due_row(row) and row.next_at <= self.now
                      and (row.next_at, row.id) > self.due_cursor)
         for next_at, event_id in due[:self.limits.batch]:
-            if self.full():
+            if not self.may_take_rows():
                 return
             self.due_cursor = (next_at, event_id)
             row = self.db.delivery[event_id]
@@ -178,7 +194,7 @@ class Relay(Lanes):
 
     def walk(self):
         """Once after the start, all rows by id."""
-        if not self.walking or self.full():
+        if not self.walking or not self.may_take_rows():
             return
         self.look_at_table()
         rows = sorted(row for row in self.db.delivery.values() if row.id > self.walked)[:self.limits.walk]
@@ -303,8 +319,9 @@ class Relay(Lanes):
             self.wanted[unit] = True
 
     def has_read(self, event):
-        return any(window.lo.sees(event.xid) or window.contains(event) and event.id <= window.cursor
-                   for window in self.windows)
+        return event.id not in self.unread and any(
+            window.lo.sees(event.xid) or window.contains(event) and event.id <= window.cursor
+            for window in self.windows)
 
     # Sending, and what became of it
 
@@ -375,6 +392,6 @@ class Relay(Lanes):
                     self.write_row(entry, PENDING)
             behind = behind or window.settled > 0
         for entry in self.entries.values():
-            if entry.row in (IN_PROGRESS, FAILED, SCHEDULED):
+            if entry.row in (IN_PROGRESS, FAILED, SCHEDULED) or entry.window is self.opened and entry.tried:
                 self.write_row(entry, PENDING)
         self.checkpoint()

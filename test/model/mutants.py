@@ -3,6 +3,8 @@
 seed: of a world that finds it soon; others do as well.
 """
 
+from dataclasses import replace
+
 from memory import READY, Registry
 from model import Relay
 from tables import FAILED, IN_PROGRESS, PENDING, Position
@@ -32,7 +34,7 @@ class TakenBeforeRead(Relay):
 
 class FirstWindowOnly(Relay):
     """R2: rows wait for the reader only while it reads the window that the relay has found."""
-    seed = 190
+    seed = 425
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -291,9 +293,48 @@ class LaneWaitsForOther(Relay):
         return any(entry.topic == topic for entry in self.entries.values())
 
 
+class OpenForgotten(Relay):
+    """R6: the position passes one event more than it names."""
+    def position(self):
+        position = super().position()
+        return position._replace(open=frozenset(sorted(position.open)[1:]))
+
+
+class OpenForgottenUnread(Relay):
+    """R6: what was open and is not read yet is not named again."""
+    def position(self):
+        position = super().position()
+        return position._replace(open=position.open - {*self.unread})
+
+
+class OpenPruned(Relay):
+    """R6: a prune goes by what lo sees alone."""
+    def may_prune(self, event):
+        return self.db.position.lo.sees(event.xid)
+
+
+class RowsBeforeOpen(Relay):
+    """R6: rows are taken before what was open is read."""
+    seed = 769
+
+    def may_take_rows(self):
+        return not self.full()
+
+
+class OpenHoldsPosition(Relay):
+    """R6: the position stays in front of what is not settled."""
+    def position(self):
+        limits = self.limits
+        self.limits = replace(limits, open=0)
+        position = super().position()
+        self.limits = limits
+        return position
+
+
 ALL = [ForgottenTail, TailOfQueueForgotten, TakenBeforeRead, FirstWindowOnly, LaterWrittenFirst, FollowerLetGo,
        FollowerReady, WronglyComplete, CompleteTooEarly, LooksTooEarly, LateIsForgotten, LateIntoTail, RefillGivesUp,
        CursorNeverBack, DeletedTooEarly, PositionTooFar, NeverSpilled, StopForgets, NotFlushed, RequestTooEarly,
        ReviveForgotten, ScheduledStays, CrashLeftover, AllPutAway, TailInFront, UptoLast, RefillSaysAll,
        DiscardedInFlight, DeadForEver, RegistryOfQueue, ScopeOfTopic, LaneForgotten,
-       LaneTellsNobody, LaneWaitsForOther]
+       LaneTellsNobody, LaneWaitsForOther, OpenForgotten, OpenForgottenUnread, OpenPruned, RowsBeforeOpen,
+       OpenHoldsPosition]

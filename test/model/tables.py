@@ -51,13 +51,15 @@ class Request(NamedTuple):
 
 
 class Position(NamedTuple):
-    """Settled: what lo sees, and what hi sees up to last_id."""
+    """Settled: what lo sees, and what hi sees up to last_id, but for the ids that are open."""
     lo: Snapshot
     hi: Snapshot
     last_id: int
+    open: frozenset = frozenset()
 
     def covers(self, event):
-        return self.lo.sees(event.xid) or event.id <= self.last_id and self.hi.sees(event.xid)
+        return event.id not in self.open and (
+            self.lo.sees(event.xid) or event.id <= self.last_id and self.hi.sees(event.xid))
 
 
 class Database:

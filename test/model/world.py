@@ -85,7 +85,8 @@ class World:
             'scheduled': draw((0.02, 0.25)),
             'keys': draw((KEYS, ('a', 'a', 'a', 'b', None), ('d', 'd', 'd', 'e', None)))}
         limits = Limits(batch=draw((1, 3, 6)), memory=draw((6, 12, 24)), in_flight=draw((1, 3, 6)), cut=draw((1, 3)),
-                        refill=draw((1, 3, 5)), few=draw((0, 1, 2)), walk=draw((1, 3)), registry=draw((0, 2, 20)))
+                        refill=draw((1, 3, 5)), few=draw((0, 1, 2)), walk=draw((1, 3)), registry=draw((0, 2, 20)),
+                        open=(0, 1, 3, 10)[self.step_number % 4])
         self.relay = self.relay_class(self.db, limits, self.policy, self.scope, self.time, self.watch)
         self.next_phase = PHASES.index('serve_requests')
         self.note('start', self.policy, self.scope, limits, self.db.position)
@@ -259,7 +260,8 @@ class World:
         changes = []
         for event in self.db.events.values():
             row = self.db.delivery.get(event.id)
-            if row is None and self.db.position.lo.sees(event.xid):
+            if row is None and self.relay.may_prune(event):
+                self.watch.prunes(event.id)
                 changes.append(('event', event.id, None))
             elif row is not None and row.state in (PUBLISHED, DISCARDED) and event.id not in self.relay.journal:
                 changes += [('event', event.id, None), ('delivery', event.id, None)]
