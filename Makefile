@@ -64,6 +64,7 @@ OBJS = \
 	src/relay/relay_submit.o \
 	src/relay/relay_trouble.o \
 	src/relay/relay_turn.o \
+	src/relay/relay_window.o \
 	src/server/database_commands.o \
 	src/server/database_scan.o \
 	src/server/extension_row.o \

@@ -167,7 +167,8 @@ CREATE TABLE @extschema@.outbox_progress (
 	largest_read bigint NOT NULL DEFAULT 0,
 	clean pg_catalog.bool NOT NULL,
 	at pg_catalog.timestamptz NOT NULL
-		DEFAULT pg_catalog.clock_timestamp()
+		DEFAULT pg_catalog.clock_timestamp(),
+	open pg_catalog.int8[]
 ) USING heap WITH (
 	autovacuum_vacuum_scale_factor = 0.05,
 	vacuum_truncate = off
@@ -175,15 +176,16 @@ CREATE TABLE @extschema@.outbox_progress (
 CREATE INDEX outbox_progress_at_idx ON @extschema@.outbox_progress (at);
 
 COMMENT ON TABLE @extschema@.outbox_progress IS
-'How far the relay has come: one row a checkpoint, the newest counts. Settled is every event visible in lo, and every event visible in hi with an id up to last_id. Private.';
+'How far the relay has come: one row a checkpoint, the newest counts. Settled is every event visible in lo, and every event visible in hi with an id up to last_id, but for those that are open. Private.';
 COMMENT ON SEQUENCE @extschema@.outbox_progress_id_seq IS 'order of the checkpoints';
 COMMENT ON COLUMN @extschema@.outbox_progress.id IS 'order of the checkpoints';
-COMMENT ON COLUMN @extschema@.outbox_progress.lo IS 'snapshot in which every visible event is settled';
+COMMENT ON COLUMN @extschema@.outbox_progress.lo IS 'snapshot in which every visible event is settled, unless it is open';
 COMMENT ON COLUMN @extschema@.outbox_progress.hi IS 'snapshot that bounds the window in work';
-COMMENT ON COLUMN @extschema@.outbox_progress.last_id IS 'events of the window up to this id are settled';
+COMMENT ON COLUMN @extschema@.outbox_progress.last_id IS 'events of the window up to this id are settled, unless they are open';
 COMMENT ON COLUMN @extschema@.outbox_progress.largest_read IS 'the largest id that was ever read: on a server of another history, what is above is new';
 COMMENT ON COLUMN @extschema@.outbox_progress.clean IS 'written when the relay stopped in order, with nothing in flight that is not noted';
 COMMENT ON COLUMN @extschema@.outbox_progress.at IS 'when';
+COMMENT ON COLUMN @extschema@.outbox_progress.open IS 'ids of the events that take longer than what is behind them; NULL: none';
 
 -- There is always a newest row; at first nothing is settled.  The sequence is
 -- left alone: with wal_level = minimal, a crash would undo its first values.
@@ -209,12 +211,13 @@ WHERE EXISTS (SELECT 1 FROM @extschema@.outbox_delivery d
 			  AND d.state NOT IN ('published', 'discarded'))
 OR (NOT EXISTS (SELECT 1 FROM @extschema@.outbox_delivery d
 				WHERE d.id = outbox_event.id)
-	AND NOT EXISTS (SELECT 1 FROM (SELECT p.lo, p.hi, p.last_id
+	AND NOT EXISTS (SELECT 1 FROM (SELECT p.lo, p.hi, p.last_id, p.open
 								   FROM @extschema@.outbox_progress p
 								   ORDER BY p.id DESC LIMIT 1) p
-					WHERE pg_catalog.pg_visible_in_snapshot(outbox_event.xid, p.lo)
-					OR (outbox_event.id <= p.last_id
-						AND pg_catalog.pg_visible_in_snapshot(outbox_event.xid, p.hi))))
+					WHERE (pg_catalog.pg_visible_in_snapshot(outbox_event.xid, p.lo)
+						   OR (outbox_event.id <= p.last_id
+							   AND pg_catalog.pg_visible_in_snapshot(outbox_event.xid, p.hi)))
+					AND (outbox_event.id = ANY (p.open)) IS NOT TRUE))
 $$);
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.outbox_event_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.outbox_delivery',
@@ -458,6 +461,7 @@ CREATE VIEW @extschema@.outbox_events AS
 					AND (pg_catalog.pg_visible_in_snapshot(s.xid, c.lo)
 						 OR (s.id OPERATOR(pg_catalog.<=) c.last_id
 							 AND pg_catalog.pg_visible_in_snapshot(s.xid, c.hi)))
+					AND (s.id OPERATOR(pg_catalog.=) ANY (c.open)) IS NOT TRUE
 					ORDER BY c.at LIMIT 1), s.created_at)
 		   END AS published_at,
 		   s.published_by
@@ -481,9 +485,10 @@ CREATE VIEW @extschema@.outbox_events AS
 				   d.id IS NOT NULL AS has_delivery, d.attempts, d.updated_at,
 				   d.last_error, d.last_status,
 				   CASE WHEN d.id IS NOT NULL THEN d.state
-						WHEN pg_catalog.pg_visible_in_snapshot(e.xid, p.lo)
-							 OR (e.id OPERATOR(pg_catalog.<=) p.last_id
-								 AND pg_catalog.pg_visible_in_snapshot(e.xid, p.hi))
+						WHEN (pg_catalog.pg_visible_in_snapshot(e.xid, p.lo)
+							  OR (e.id OPERATOR(pg_catalog.<=) p.last_id
+								  AND pg_catalog.pg_visible_in_snapshot(e.xid, p.hi)))
+							 AND (e.id OPERATOR(pg_catalog.=) ANY (p.open)) IS NOT TRUE
 						THEN 'published'
 						WHEN e.deliver_after OPERATOR(pg_catalog.>) pg_catalog.now()
 						THEN 'scheduled'
@@ -503,7 +508,7 @@ CREATE VIEW @extschema@.outbox_events AS
 								 THEN 'retry'
 							END) AS asked
 			FROM @extschema@.outbox_event e
-			CROSS JOIN (SELECT c.lo, c.hi, c.last_id
+			CROSS JOIN (SELECT c.lo, c.hi, c.last_id, c.open
 						FROM @extschema@.outbox_progress c
 						ORDER BY c.id DESC LIMIT 1) p
 			LEFT JOIN @extschema@.outbox_delivery d
@@ -521,7 +526,7 @@ COMMENT ON VIEW @extschema@.outbox_events IS
 -- has been published.
 CREATE VIEW @extschema@.outbox_ahead AS
 	SELECT e.id, e.topic, e.created_at, e.deliver_after
-	FROM (SELECT c.lo, c.hi, c.last_id
+	FROM (SELECT c.lo, c.hi, c.last_id, c.open
 		  FROM @extschema@.outbox_progress c
 		  ORDER BY c.id DESC LIMIT 1) p
 	CROSS JOIN LATERAL (
@@ -531,11 +536,15 @@ CREATE VIEW @extschema@.outbox_ahead AS
 		AND NOT pg_catalog.pg_visible_in_snapshot(x.xid, p.lo)
 		AND NOT (x.id OPERATOR(pg_catalog.<=) p.last_id
 				 AND pg_catalog.pg_visible_in_snapshot(x.xid, p.hi))
+		UNION ALL
+		SELECT x.id, x.topic, x.created_at, x.deliver_after
+		FROM @extschema@.outbox_event x
+		WHERE x.id OPERATOR(pg_catalog.=) ANY (p.open)
 		OFFSET 0) e
 	WHERE NOT EXISTS (SELECT 1 FROM @extschema@.outbox_delivery d
 					  WHERE d.id OPERATOR(pg_catalog.=) e.id);
 COMMENT ON VIEW @extschema@.outbox_ahead IS
-'Events that the position does not cover and outbox_delivery says nothing of: to be read, or in the relay''s memory. Private: part of outbox_topics.';
+'Events that are not settled by the position and outbox_delivery says nothing of: to be read, or in the relay''s memory. Private: part of outbox_topics.';
 
 CREATE VIEW @extschema@.outbox_topics AS
 	SELECT COALESCE(s.topic, u.topic) AS topic,

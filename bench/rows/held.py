@@ -35,6 +35,7 @@ DELAYS = """
         WHERE c.at >= e.created_at
         AND (pg_visible_in_snapshot(e.xid, c.lo)
              OR (e.id <= c.last_id AND pg_visible_in_snapshot(e.xid, c.hi)))
+        AND (e.id = ANY (c.open)) IS NOT TRUE
         ORDER BY c.at LIMIT 1) s
     GROUP BY e.part ORDER BY e.part
 """

@@ -99,7 +99,6 @@ bool
 relay_start(Relay *relay)
 {
 	StorePosition position;
-	RelayWindow *window;
 	bool		died = false;
 	bool		ok;
 
@@ -120,14 +119,12 @@ relay_start(Relay *relay)
 	}
 
 	relay->reader.largest_read = position.largest_read;
-	window = queue_add_window(&relay->queue, position.lo, position.hi,
-							  relay->now);
-	window->store.cursor = position.last_id;
+	queue_begin_at(&relay->queue, &position, relay->now);
 
 	/* from here on, a crash of ours is to be found by the next relay */
 	if (!relay_checkpoint(relay, true, false))
 	{
-		queue_drop_window(&relay->queue, window);
+		queue_drop_windows(&relay->queue);
 		relay_send_report(relay);
 		return false;
 	}

@@ -5,7 +5,7 @@
  *
  * Exceptions are collected and written together with the position, in one
  * transaction: the position may pass an event only with the row that says why
- * it was not published.  Checkpoints are frequent and not flushed; what a
+ * it was not published, or if it names the event as open.  Checkpoints are frequent and not flushed; what a
  * crash undoes is sent again.  Only what is written about the tries after a
  * crash is flushed: it has to tell who caused the next one.
  *
@@ -182,6 +182,7 @@ relay_checkpoint(Relay *relay, bool durable, bool clean)
 {
 	RelayJournal *journal = &relay->journal;
 	StoreCheckpoint checkpoint;
+	bool		ok;
 
 	memset(&checkpoint, 0, sizeof(checkpoint));
 	drop_superseded(journal);
@@ -192,7 +193,9 @@ relay_checkpoint(Relay *relay, bool durable, bool clean)
 	checkpoint.position.largest_read = relay->reader.largest_read;
 	checkpoint.position.clean = clean;
 	checkpoint.pruned = store_pruned_snapshot(&relay->pruner.store);
-	if (!relay_store_ok(relay, store_checkpoint(&checkpoint)))
+	ok = relay_store_ok(relay, store_checkpoint(&checkpoint));
+	pfree(checkpoint.position.open);
+	if (!ok)
 		return false;
 
 	/* nothing was forgotten before it was known to be written */

@@ -16,21 +16,14 @@
  * its turn.
  *
  * An entry that came from a window and has no row in outbox_delivery also
- * holds the position: it is linked into its window, which has exactly its
- * unsettled entries in the order of their ids.  So the position is where the
- * oldest such entry is, whatever happened to those after it.
- *
- * Several windows can be in work at a time; only the last one is read from.
- * The last window always stays, since its "hi" is where the next one begins.
+ * holds the position: it is linked into its window (relay_window.c).
  *
  * Memory: an entry and its event are one allocation each in queue->context,
- * freed when the entry is removed; a window has a context of its own.
+ * freed when the entry is removed.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
-
-#include "utils/memutils.h"
 
 #include "relay/relay_queue.h"
 
@@ -74,98 +67,6 @@ queue_init(RelayQueue *queue, MemoryContext context)
 	keys_init(&queue->keys, context);
 	lanes_init(&queue->lanes, context);
 	MemoryContextSwitchTo(old);
-}
-
-/* A new last window, with copies of the snapshots; "hi" may be NULL. */
-RelayWindow *
-queue_add_window(RelayQueue *queue, StoreSnapshot lo, StoreSnapshot hi,
-				 int64 now)
-{
-	MemoryContext context = AllocSetContextCreate(queue->context,
-												  "outbox window",
-												  ALLOCSET_SMALL_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
-	RelayWindow *window = palloc0(sizeof(RelayWindow));
-
-	window->context = context;
-	window->opened_at = now;
-	window->number = ++queue->nwindows;
-	window->store.lo = store_copy_snapshot(lo);
-	window->store.hi = hi ? store_copy_snapshot(hi) : NULL;
-	MemoryContextSwitchTo(old);
-	dlist_init(&window->entries);
-	dlist_push_tail(&queue->windows, &window->node);
-	return window;
-}
-
-/* The one that is read from. */
-RelayWindow *
-queue_last_window(const RelayQueue *queue)
-{
-	return dlist_tail_element(RelayWindow, node,
-							  unconstify(dlist_head *, &queue->windows));
-}
-
-/* It must have no entries. */
-void
-queue_drop_window(RelayQueue *queue, RelayWindow *window)
-{
-	Assert(dlist_is_empty(&window->entries));
-	dlist_delete(&window->node);
-	MemoryContextDelete(window->context);
-}
-
-/*
- * Up to where everything is settled, given that what is not linked into a
- * window is.  Drops windows that are done; *position points into the rest.
- */
-void
-queue_position(RelayQueue *queue, StorePosition *position)
-{
-	RelayWindow *window;
-
-	for (;;)
-	{
-		window = dlist_head_element(RelayWindow, node, &queue->windows);
-		if (!dlist_is_empty(&window->entries) ||
-			!dlist_has_next(&queue->windows, &window->node))
-			break;
-		queue_drop_window(queue, window);
-	}
-	position->lo = window->store.lo;
-	position->hi = window->store.hi;
-	if (!dlist_is_empty(&window->entries))
-		position->last_id = dlist_head_element(RelayEntry, in_window,
-											   &window->entries)->event->msg.id - 1;
-	else if (!window->store.exhausted)
-		position->last_id = window->store.cursor;
-	else
-	{
-		position->lo = window->store.hi;
-		position->last_id = 0;
-	}
-}
-
-/*
- * Are there events behind this one, which holds the position, that are settled
- * and would be sent again if the relay ended here?
- */
-bool
-queue_has_gone_beyond(const RelayQueue *queue, const RelayEntry *entry)
-{
-	RelayWindow *window = entry->window;
-
-	if (!window)
-		return false;
-	if (window->max_gone > entry->event->msg.id)
-		return true;
-	while (window != queue_last_window(queue))
-	{
-		window = dlist_container(RelayWindow, node, window->node.next);
-		if (window->max_gone > 0)
-			return true;
-	}
-	return false;
 }
 
 /* The entry of an event in memory; NULL if it is not there. */
@@ -235,19 +136,6 @@ queue_admit(RelayQueue *queue, OutboxEvent *event, RelayWindow *window,
 	lane_count_entries(&queue->lanes, entry->lane, 1, 0);
 	list_ready(queue, entry);
 	return true;
-}
-
-/* It holds the position no longer: it is settled, or has a row now. */
-void
-queue_leave_window(RelayEntry *entry)
-{
-	RelayWindow *window = entry->window;
-
-	if (!window)
-		return;
-	dlist_delete(&entry->in_window);
-	window->max_gone = Max(window->max_gone, entry->event->msg.id);
-	entry->window = NULL;
 }
 
 /* Its request, of which it may be the last one, is over for this entry. */

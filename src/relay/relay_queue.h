@@ -34,6 +34,8 @@ typedef struct RelayWindow
 	int64		number;			/* 1, 2, ... since the relay's start */
 	dlist_head	entries;		/* unsettled, in the order of their ids */
 	int64		max_gone;		/* largest id that was settled, or has a row */
+	int			nleft_open;		/* not 0: no window, but for the events, so
+								 * many, that the last relay left open */
 } RelayWindow;
 
 /*
@@ -200,19 +202,25 @@ extern void floors_raise(KeyFloors *floors, KeyId id, int64 after, int64 first,
 extern void floors_lower(KeyFloors *floors, KeyId id, int64 event);
 extern void floors_forget(KeyFloors *floors);
 
-/* relay_queue.c */
-extern void queue_init(RelayQueue *queue, MemoryContext context);
+/* relay_window.c */
+extern void queue_begin_at(RelayQueue *queue, const StorePosition *position,
+						   int64 now);
 extern RelayWindow *queue_add_window(RelayQueue *queue, StoreSnapshot lo,
 									 StoreSnapshot hi, int64 now);
 extern RelayWindow *queue_last_window(const RelayQueue *queue);
+extern RelayWindow *queue_open_window(const RelayQueue *queue);
+extern bool queue_has_unread_open(const RelayQueue *queue);
 extern void queue_drop_window(RelayQueue *queue, RelayWindow *window);
+extern void queue_drop_windows(RelayQueue *queue);
+extern void queue_leave_window(RelayEntry *entry);
 extern bool queue_has_gone_beyond(const RelayQueue *queue, const RelayEntry *entry);
 extern void queue_position(RelayQueue *queue, StorePosition *position);
 
+/* relay_queue.c */
+extern void queue_init(RelayQueue *queue, MemoryContext context);
 extern bool queue_admit(RelayQueue *queue, OutboxEvent *event,
 						RelayWindow *window, int64 now);
 extern RelayEntry *queue_find(const RelayQueue *queue, int64 id);
-extern void queue_leave_window(RelayEntry *entry);
 extern int	queue_nready(const RelayQueue *queue);
 extern RelayEntry *queue_next_exclusive(const RelayQueue *queue);
 extern void queue_make_exclusive(RelayQueue *queue, RelayEntry *entry);

@@ -8,6 +8,8 @@
  * going to look anyway, or can send nothing, commits need not wake us.  Events
  * are read while there are few to be sent and there is room for more.
  *
+ * What the last relay has left open comes first, into a window of its own.
+ *
  * An event becomes an entry in memory, unless its time has not come, or its key
  * or its lane has rows in the table that it has to wait behind: then it becomes
  * a row, too.
@@ -262,6 +264,7 @@ read_new(Relay *relay)
 	RelayQueue *queue = &relay->queue;
 	RelayWindow *last = queue_last_window(queue);
 	RelayWindow *window;
+	bool		open;
 	List	   *events = NIL;
 	StoreRowsAfter rows_after;
 
@@ -278,6 +281,7 @@ read_new(Relay *relay)
 		set_listening(reader, false);
 	if (!relay_wants_events(relay) || !(window = window_to_read(relay)))
 		return;
+	open = queue_has_unread_open(queue);
 	rows_after = queue->keys.complete ? NULL : keys_rows_after;
 
 	MemoryContextSwitchTo(queue->context);
@@ -303,7 +307,7 @@ read_new(Relay *relay)
 		last->max_gone == 0)
 		queue_drop_window(queue, last);
 	note_look(relay, list_length(events));
-	admit_events(relay, events, window);
+	admit_events(relay, events, open ? queue_open_window(queue) : window);
 }
 
 /* Is there something to be read from a window, or is it time to look? */

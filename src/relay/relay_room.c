@@ -58,11 +58,15 @@ relay_room_for_rows(const Relay *relay)
 	return room > relay->queue.bytes ? room - relay->queue.bytes : 1;
 }
 
-/* Is there room for more rows, and use for them? */
+/*
+ * Is there room for more rows, and use for them?  Not before what the last relay
+ * left open is read, which may come in front of them.
+ */
 bool
 relay_wants_rows(const Relay *relay)
 {
-	return relay_has_room_for_rows(relay) && relay_is_short(relay);
+	return relay_has_room_for_rows(relay) && relay_is_short(relay) &&
+		!queue_has_unread_open(&relay->queue);
 }
 
 /*

@@ -17,7 +17,7 @@
  * read from the first one on, up to one that must not be sent.  So nothing
  * passes an earlier event of its key.  After a restart, that may be an event that
  * is still to be read again: no row of a key is taken before its own event has
- * been read.
+ * been read, and none at all before what the last relay has left open.
  *
  * Taking rows writes nothing; what was settled is written before any is read,
  * so that the table says what is true.

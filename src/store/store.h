@@ -25,12 +25,18 @@ typedef enum StoreResult
 /* pg_snapshot, a varlena; palloc'd. */
 typedef struct varlena *StoreSnapshot;
 
+/* So many events may a position pass that are not settled. */
+#define STORE_MAX_OPEN	256
+
 /* The newest row of outbox_progress. */
 typedef struct StorePosition
 {
 	StoreSnapshot lo;
 	StoreSnapshot hi;
 	int64		last_id;
+	int64	   *open;			/* ids of events that are not settled though
+								 * it has passed them */
+	int			nopen;
 	int64		largest_read;	/* of all events that were ever read */
 	bool		clean;
 	int64		max_id;			/* of the events that are there now */
@@ -42,6 +48,9 @@ typedef struct StoreWindow
 	StoreSnapshot lo;
 	StoreSnapshot hi;
 	int64		cursor;			/* events up to this id have been read */
+	const int64 *open;			/* to be read first, in order: what the
+								 * position that it begins at has passed */
+	int			nopen;
 	int64		min_id;			/* range of ids of transactions from xmax(lo)
 								 * on */
 	int64		max_id;			/* less than min_id: there are none */

@@ -112,11 +112,13 @@ static Statement delete_rows = {
 	1, {INT8ARRAYOID}
 };
 
-/* $1 lo, $2 hi, $3 last_id, $4 clean, $5 largest_read */
+/* $1 lo, $2 hi, $3 last_id, $4 clean, $5 largest_read, $6 open ids or NULL */
 static Statement write_position = {
-	"INSERT INTO @s@.outbox_progress (lo, hi, last_id, clean, largest_read)"
-	" VALUES ($1, $2, $3, $4, $5)",
-	5, {PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, BOOLOID, INT8OID}
+	"INSERT INTO @s@.outbox_progress"
+	" (lo, hi, last_id, clean, largest_read, open)"
+	" VALUES ($1, $2, $3, $4, $5, $6)",
+	6, {PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, BOOLOID, INT8OID,
+	INT8ARRAYOID}
 };
 
 /* $1 ids, $2 event_ids: an id may have been used again */
@@ -309,7 +311,7 @@ checkpoint_body(void *arg)
 {
 	StoreCheckpoint *checkpoint = arg;
 	const StorePosition *position = &checkpoint->position;
-	Datum		values[5];
+	Datum		values[6];
 
 	if (checkpoint->ndeliveries > 0)
 		write_rows(checkpoint);
@@ -318,7 +320,10 @@ checkpoint_body(void *arg)
 	values[2] = Int64GetDatum(position->last_id);
 	values[3] = BoolGetDatum(position->clean);
 	values[4] = Int64GetDatum(position->largest_read);
-	store_execute(&write_position, values, NULL);
+	if (position->nopen > 0)
+		values[5] = store_id_array(position->open, position->nopen);
+	store_execute(&write_position, values,
+				  position->nopen > 0 ? NULL : "     n");
 }
 
 /*

@@ -82,7 +82,7 @@ static Statement fit_position = {
 	" found AS MATERIALIZED (SELECT e.id, e.xid,"
 	"  e.id > p.largest_read OR NOT (pg_visible_in_snapshot(e.xid, p.lo)"
 	"   OR (e.id <= p.last_id AND pg_visible_in_snapshot(e.xid, p.hi)))"
-	"  AS unsettled,"
+	"   OR (e.id = ANY (p.open)) IS TRUE AS unsettled,"
 	"  EXISTS (SELECT 1 FROM @s@.outbox_delivery d WHERE d.id = e.id) AS has_row"
 	"  FROM @s@.outbox_event e, p),"
 	" moved AS (UPDATE @s@.outbox_event e"

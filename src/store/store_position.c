@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * store_position.c
- *		What two snapshots and an id say of an event.
+ *		What two snapshots and ids say of an event.
  *
  * See store_window.c for why it takes both.  Nothing here needs a transaction,
  * allocates what stays, or throws.
@@ -38,11 +38,23 @@ is_within(StoreSnapshot lo, StoreSnapshot hi, int64 last_id, uint64 xid,
 		(hi && id <= last_id && store_is_visible(hi, xid));
 }
 
+static bool
+is_open(const int64 *open, int nopen, int64 id)
+{
+	for (int i = 0; i < nopen; i++)
+	{
+		if (open[i] == id)
+			return true;
+	}
+	return false;
+}
+
 /* Does the position say of this event that it is settled? */
 bool
 store_is_covered(const StorePosition *position, uint64 xid, int64 id)
 {
-	return is_within(position->lo, position->hi, position->last_id, xid, id);
+	return is_within(position->lo, position->hi, position->last_id, xid, id) &&
+		!is_open(position->open, position->nopen, id);
 }
 
 /* Has this event been read, from this window or from one before it? */
@@ -50,5 +62,6 @@ bool
 store_has_read(const StoreWindow *window, uint64 xid, int64 id)
 {
 	return is_within(window->lo, window->hi,
-					 window->exhausted ? PG_INT64_MAX : window->cursor, xid, id);
+					 window->exhausted ? PG_INT64_MAX : window->cursor, xid, id) &&
+		!is_open(window->open, window->nopen, id);
 }

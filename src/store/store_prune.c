@@ -5,7 +5,8 @@
  *
  * An event may go when it was settled outbox.published_expire_time ago.  The
  * newest checkpoint of that age tells which these are: all that are visible
- * in its "lo".  From one such snapshot to the next, they are a window as in
+ * in its "lo", but for what it names as open, whose transactions count as still
+ * running.  From one such snapshot to the next, they are a window as in
  * store_window.c, walked here along the index on (xid, id), since the order
  * does not matter.  The caller keeps where the walk stands, so that dead rows
  * are passed once.
@@ -42,9 +43,17 @@
 #include "lib/text.h"
 #include "store/store_internal.h"
 
-/* $1 seconds */
+/* $1 seconds; "lo" as a prune sees it, with the transactions of what is open */
 static Statement choose_target = {
-	"SELECT p.lo FROM @s@.outbox_progress p"
+	"SELECT CASE WHEN p.open IS NULL THEN p.lo ELSE coalesce((SELECT"
+	"  format('%s:%s:%s', (array_agg(x.xid ORDER BY x.xid))[1],"
+	"   pg_snapshot_xmax(p.lo),"
+	"   string_agg(x.xid::text, ',' ORDER BY x.xid))::pg_snapshot"
+	"  FROM (SELECT pg_snapshot_xip(p.lo)"
+	"   UNION SELECT e.xid FROM @s@.outbox_event e"
+	"   WHERE e.id = ANY (p.open) AND pg_visible_in_snapshot(e.xid, p.lo))"
+	"  x(xid) HAVING count(*) > 0), p.lo) END"
+	" FROM @s@.outbox_progress p"
 	" WHERE p.at <= now() - $1 * interval '1 second'"
 	" ORDER BY p.at DESC, p.id DESC LIMIT 1",
 	1, {FLOAT8OID}

@@ -56,15 +56,20 @@ static Statement read_requests = {
 
 /* Does the newest position say that an event "e" without a row is settled? */
 #define COVERED \
-	"EXISTS (SELECT 1 FROM (SELECT p.lo, p.hi, p.last_id" \
+	"EXISTS (SELECT 1 FROM (SELECT p.lo, p.hi, p.last_id, p.open" \
 	"    FROM @s@.outbox_progress p ORDER BY p.id DESC LIMIT 1) p" \
-	"   WHERE pg_visible_in_snapshot(e.xid, p.lo)" \
-	"   OR (e.id <= p.last_id AND pg_visible_in_snapshot(e.xid, p.hi)))"
+	"   WHERE (pg_visible_in_snapshot(e.xid, p.lo)" \
+	"    OR (e.id <= p.last_id AND pg_visible_in_snapshot(e.xid, p.hi)))" \
+	"   AND (e.id = ANY (p.open)) IS NOT TRUE)"
 
-/* Has "e" been read from the window with $2 lo, $3 hi, $4 cursor or before? */
+/*
+ * Has "e" been read from the window that is being read, or before?  $2 lo, $3 hi
+ * and $4 cursor of that, $5 what it is still to read first.
+ */
 #define READ \
-	"(pg_visible_in_snapshot(e.xid, $2)" \
-	"  OR (e.id <= $4 AND pg_visible_in_snapshot(e.xid, $3)))"
+	"((pg_visible_in_snapshot(e.xid, $2)" \
+	"   OR (e.id <= $4 AND pg_visible_in_snapshot(e.xid, $3)))" \
+	"  AND e.id <> ALL ($5))"
 
 /*
  * $1 id, $2 now; a scheduled event may have no row yet, and one that somebody
@@ -84,31 +89,29 @@ static Statement retry = {
 };
 
 /*
- * $1 id, $2 lo, $3 hi, $4 cursor of the window that is being read.  A discarded
- * event that has not been read yet is read in its place, after those that it
- * comes behind; not so one that would only be scheduled then.
+ * $1 id, $2 to $5 as READ has them.  A discarded event that has not been read
+ * yet is read in its place, after those that it comes behind; not so one that
+ * would only be scheduled then.
  */
 static Statement retry_unread = {
 	"DELETE FROM @s@.outbox_delivery d WHERE d.id = $1"
 	" AND d.state = 'discarded' AND NOT EXISTS"
 	" (SELECT 1 FROM @s@.outbox_event e WHERE e.id = d.id"
 	"  AND (e.deliver_after > now() OR " READ "))",
-	4, {INT8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID}
+	5, {INT8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT8ARRAYOID}
 };
 
-/*
- * $1 id, $2 lo, $3 hi, $4 cursor of the window that is being read, $5 it is in
- * memory, $6 who asked
- */
+/* $1 id, $2 to $5 as READ has them, $6 it is in memory, $7 who asked */
 static Statement discard = {
 	"INSERT INTO @s@.outbox_delivery AS d (id, topic, key, state, last_error)"
-	" SELECT e.id, e.topic, e.key, 'discarded', 'discarded by ' || $6"
+	" SELECT e.id, e.topic, e.key, 'discarded', 'discarded by ' || $7"
 	" FROM @s@.outbox_event e"
-	" WHERE e.id = $1 AND ($5 OR NOT " READ
+	" WHERE e.id = $1 AND ($6 OR NOT " READ
 	"  OR EXISTS (SELECT 1 FROM @s@.outbox_delivery x WHERE x.id = e.id))"
 	" ON CONFLICT (id)" DISCARDED
 	" RETURNING d.id, d.topic, d.key",
-	6, {INT8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, BOOLOID, TEXTOID}
+	7, {INT8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT8ARRAYOID,
+	BOOLOID, TEXTOID}
 };
 
 /* $1 id, $2 now; of an event that cannot be read: its next try will say so */
@@ -229,7 +232,7 @@ add_unknown(ServeArgs *args, Datum event)
 	MemoryContextSwitchTo(old);
 }
 
-/* $2, $3 and $4 of READ. */
+/* $2 to $5 of READ. */
 static void
 window_to_values(const StoreWindow *window, Datum *values)
 {
@@ -238,12 +241,13 @@ window_to_values(const StoreWindow *window, Datum *values)
 	values[2] = PointerGetDatum(window->hi);
 	values[3] = Int64GetDatum(window->exhausted ? PG_INT64_MAX :
 							  window->cursor);
+	values[4] = store_id_array(window->open, window->nopen);
 }
 
 static void
 serve_retry(ServeArgs *args, const Request *request)
 {
-	Datum		values[4];
+	Datum		values[5];
 
 	values[0] = request->event;
 	window_to_values(args->window, values);
@@ -258,14 +262,14 @@ serve_retry(ServeArgs *args, const Request *request)
 static void
 serve_discard(ServeArgs *args, const Request *request)
 {
-	Datum		values[6];
+	Datum		values[7];
 	bool		isnull;
 
 	values[0] = request->event;
 	window_to_values(args->window, values);
-	values[4] = BoolGetDatum(args->in_memory(DatumGetInt64(request->event),
+	values[5] = BoolGetDatum(args->in_memory(DatumGetInt64(request->event),
 											 args->arg));
-	values[5] = request->requested_by;
+	values[6] = request->requested_by;
 	store_execute(&discard, values, NULL);
 	if (add_served(args, true) > 0 ||
 		store_execute(&find_published, values, NULL) == 0)

@@ -23,6 +23,9 @@
  * that an index could serve: the walk has to be along the primary key, in the
  * order of ids, however little the planner thinks of it.
  *
+ * What the position has passed though it is not settled, is known by its ids.
+ * That is read before the window that begins at the position.
+ *
  * An event that has a row in outbox_delivery is not a new one.  If one of the
  * new ones cannot be read, store_salvage.c reads the others.
  *
@@ -91,8 +94,20 @@ static Statement read_merged = {
 	XID8ARRAYOID, INT8OID}
 };
 
+/* $1 ids; OFFSET 0: row by row, by the primary key */
+static Statement read_open = {
+	"SELECT " EVENT_COLUMN_LIST STORE_NO_ROW
+	" FROM unnest($1) i(id),"
+	" LATERAL (SELECT * FROM @s@.outbox_event x WHERE x.id = i.id OFFSET 0) e"
+	" WHERE" NEW_EVENT
+	" ORDER BY e.id",
+	1, {INT8ARRAYOID}
+};
+
 static Statement load_position = {
-	"SELECT p.lo, p.hi, p.last_id, p.clean, p.largest_read"
+	"SELECT p.lo, p.hi, p.last_id, p.clean, p.largest_read,"
+	" ARRAY(SELECT o.id FROM unnest(p.open) o(id) WHERE o.id IS NOT NULL"
+	"  ORDER BY o.id)"
 	" FROM @s@.outbox_progress p"
 	" ORDER BY p.id DESC LIMIT 1",
 	0
@@ -109,6 +124,21 @@ static StoreSnapshot
 snapshot_result(int column)
 {
 	return (StoreSnapshot) DatumGetPointer(store_value(0, column));
+}
+
+/* The ids in an array of SQL, palloc'd; none is NULL. */
+static int64 *
+ids_of_array(Datum array, int *n)
+{
+	Datum	   *values;
+	int64	   *ids;
+
+	deconstruct_array(DatumGetArrayTypeP(array), INT8OID, 8, FLOAT8PASSBYVAL,
+					  TYPALIGN_DOUBLE, &values, NULL, n);
+	ids = palloc(sizeof(int64) * Max(*n, 1));
+	for (int i = 0; i < *n; i++)
+		ids[i] = DatumGetInt64(values[i]);
+	return ids;
 }
 
 static void
@@ -129,9 +159,13 @@ load_position_body(void *arg)
 	position->last_id = DatumGetInt64(store_value(0, 3));
 	position->clean = DatumGetBool(store_value(0, 4));
 	position->largest_read = DatumGetInt64(store_value(0, 5));
+	position->open = ids_of_array(store_value(0, 6), &position->nopen);
 }
 
-/* Where the last relay stopped; snapshots in the current memory context. */
+/*
+ * Where the last relay stopped; snapshots and ids, in their order, are in the
+ * current memory context.
+ */
 StoreResult
 store_load_position(StorePosition *position)
 {
@@ -201,8 +235,72 @@ typedef struct ReadArgs
 	StoreRowsAfter rows_after;
 	void	   *arg;
 	List	   *events;
-	bool		stopped;
 } ReadArgs;
+
+/* What was read is used, once the transaction has committed. */
+static void
+prepare_events(ReadArgs *args)
+{
+	store_flush_commits(args->events);
+	if (args->rows_after)
+		store_mark_behind_rows(args->events, args->rows_after, args->arg);
+}
+
+/* The id of the event that was read last; there is one. */
+static int64
+last_id_read(const ReadArgs *args)
+{
+	return ((OutboxEvent *) llast(args->events))->msg.id;
+}
+
+/* Of what is open, events up to this id have been read. */
+static void
+pass_open(StoreWindow *window, int64 id)
+{
+	while (window->nopen > 0 && window->open[0] <= id)
+	{
+		window->open++;
+		window->nopen--;
+	}
+}
+
+/* The next events that the position has passed and that are open. */
+static void
+read_open_body(void *arg)
+{
+	ReadArgs   *args = arg;
+	StoreWindow *window = args->window;
+	int			n = Min(args->limit, window->nopen);
+	Datum		ids = store_id_array(window->open, n);
+	MemoryContext old = MemoryContextSwitchTo(args->context);
+	DestReceiver *dest = store_event_receiver(&args->events, args->max_bytes);
+
+	MemoryContextSwitchTo(old);
+	store_execute_into(&read_open, &ids, dest);
+	pass_open(window, store_event_receiver_stopped(dest) ?
+			  last_id_read(args) : window->open[n - 1]);
+	prepare_events(args);
+}
+
+/* The same event by event. */
+static void
+salvage_open_body(void *arg)
+{
+	ReadArgs   *args = arg;
+	StoreWindow *window = args->window;
+	int			n = Min(args->limit, window->nopen);
+	int64		last = window->open[n - 1];
+	int64	   *ids = memcpy(palloc(sizeof(int64) * n), window->open,
+							 sizeof(int64) * n);
+	int			nnew = salvage_ids_without_row(ids, n);
+	MemoryContext old = MemoryContextSwitchTo(args->context);
+	int			done = salvage_events(ids, nnew, args->max_bytes,
+									  &args->events);
+
+	MemoryContextSwitchTo(old);
+	pass_open(window, done < nnew ? ids[done - 1] : last);
+	prepare_events(args);
+}
 
 static void
 read_window_body(void *arg)
@@ -228,10 +326,11 @@ read_window_body(void *arg)
 	values[5] = PointerGetDatum(window->late);	/* read_merged only */
 	values[6] = Int64GetDatum(window->cursor);
 	store_execute_into(window->late ? &read_merged : &read_walk, values, dest);
-	args->stopped = store_event_receiver_stopped(dest);
-	store_flush_commits(args->events);
-	if (args->rows_after)
-		store_mark_behind_rows(args->events, args->rows_after, args->arg);
+	window->exhausted = list_length(args->events) < args->limit &&
+		!store_event_receiver_stopped(dest);
+	if (args->events != NIL)
+		window->cursor = last_id_read(args);
+	prepare_events(args);
 }
 
 /*
@@ -265,9 +364,7 @@ salvage_window_body(void *arg)
 		window->cursor = ids[done - 1];
 		window->exhausted = false;
 	}
-	store_flush_commits(args->events);
-	if (args->rows_after)
-		store_mark_behind_rows(args->events, args->rows_after, args->arg);
+	prepare_events(args);
 }
 
 /* The read failed: the window is as before, without what was set meanwhile. */
@@ -282,9 +379,10 @@ restore_window(StoreWindow *window, const StoreWindow *before)
 }
 
 /*
- * The next events of the window, at most "limit" and not many more than
- * "max_bytes", in the order of their ids; *events becomes the list of them,
- * in the current memory context.  With "rows_after", which is given "arg", those
+ * The next events of the window, or as long as there are any of those that are
+ * to be read first, at most "limit" and not many more than "max_bytes", in the
+ * order of their ids; *events becomes the list of them, in the current memory
+ * context.  With "rows_after", which is given "arg", those
  * are marked whose key has unsettled rows.  The first call opens the window; what it sets there is in
  * "window_context".  On failure the window is as before.
  */
@@ -296,21 +394,17 @@ store_read_window(StoreWindow *window, MemoryContext window_context,
 	StoreWindow before = *window;
 	ReadArgs	args = {CurrentMemoryContext, window_context, window, limit,
 	max_bytes, rows_after, arg, NIL};
-	StoreResult result = store_transaction(read_window_body, &args);
+	bool		open = window->nopen > 0;
+	StoreResult result = store_transaction(open ? read_open_body :
+										   read_window_body, &args);
 
-	if (result == STORE_OK)
-	{
-		if (list_length(args.events) < limit && !args.stopped)
-			window->exhausted = true;
-		if (args.events != NIL)
-			window->cursor = ((OutboxEvent *) llast(args.events))->msg.id;
-	}
-	else if (store_failed_on_event(result))
+	if (store_failed_on_event(result))
 	{
 		restore_window(window, &before);
 		list_free_deep(args.events);
 		args.events = NIL;
-		result = store_salvage(salvage_window_body, &args);
+		result = store_salvage(open ? salvage_open_body :
+							   salvage_window_body, &args);
 	}
 	if (result != STORE_OK)
 	{

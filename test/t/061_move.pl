@@ -125,12 +125,19 @@ promise 'a position from beyond the counter of transactions is put right' => sub
 	$receiver->faults([ { match => { topic => 'dead' }, status => 413 } ]);
 	my $dead = publish($node, 'dead');
 	wait_state($node, $dead, 'dead');
+	my $open = publish($node, 'open');
+	wait_delivered($receiver, [$open]);
+	wait_settled($node);
 
 	my @without = ('postgresql.conf', 'shared_preload_libraries');
 	$node->stop;
 	$node->adjust_conf(@without, "''");
 	$node->start;
 	my @unread = publish($node, 'unread', count => 5, key => 'k');
+	query($node, q{
+		UPDATE outbox_progress SET open = (SELECT array_agg(id)
+			FROM outbox_event WHERE topic = 'open')
+		WHERE id = (SELECT max(id) FROM outbox_progress)});
 	$node->command_ok([ 'vacuumdb', '--all', '--freeze' ], 'vacuumdb --freeze');
 	$node->stop;
 	$node->command_ok(
@@ -152,6 +159,8 @@ promise 'a position from beyond the counter of transactions is put right' => sub
 	wait_settled($node);
 	taken_once($receiver, \@unread, 'what no relay had settled is sent');
 	taken_once($receiver, \@sent, 'what had been sent is not sent again');
+	is((grep { $_->{id} eq $open } $receiver->accepted(fields => ['id'])),
+		2, 'but what the position had left open is');
 	is_deeply(
 		[ map { $_->{id} } $receiver->accepted(topic => 'unread') ],
 		\@unread, 'in order');
@@ -160,10 +169,10 @@ promise 'a position from beyond the counter of transactions is put right' => sub
 		'outbox_check() is content');
 	like(
 		slurp_file($node->logfile, $offset),
-		qr/the position is from a server whose counter of transactions was further than \d+\n.*25 are to be sent/,
+		qr/the position is from a server whose counter of transactions was further than \d+\n.*26 are to be sent/,
 		'the log tells');
 	is(query($node, 'SELECT count(*) FROM outbox_event'),
-		scalar(@sent) + scalar(@unread) + 1, 'nothing is pruned too early');
+		scalar(@sent) + scalar(@unread) + 2, 'nothing is pruned too early');
 	wait_delivered($receiver, [ publish($node, 'after') ]);
 	$node->stop;
 };

@@ -7,12 +7,15 @@ from session import RECONNECT, Session
 
 # (id of an event that is not settled and has no row, id of a later one of its key that has one)
 OVERTAKEN = """
-    WITH p AS MATERIALIZED (SELECT lo, hi, last_id FROM outbox_progress ORDER BY id DESC LIMIT 1),
+    WITH p AS MATERIALIZED (SELECT lo, hi, last_id, open FROM outbox_progress ORDER BY id DESC LIMIT 1),
     bare AS MATERIALIZED (
         SELECT e.id, e.event_id, e.topic, e.key
-        FROM p JOIN outbox_event e ON e.xid >= pg_snapshot_xmin(p.lo)
-        WHERE e.key IS NOT NULL AND NOT pg_visible_in_snapshot(e.xid, p.lo)
-        AND NOT (e.id <= p.last_id AND pg_visible_in_snapshot(e.xid, p.hi))
+        FROM p CROSS JOIN LATERAL (
+            SELECT * FROM outbox_event
+            WHERE xid >= pg_snapshot_xmin(p.lo) AND NOT pg_visible_in_snapshot(xid, p.lo)
+            AND NOT (id <= p.last_id AND pg_visible_in_snapshot(xid, p.hi))
+            UNION ALL SELECT * FROM outbox_event WHERE id = ANY (p.open)) e
+        WHERE e.key IS NOT NULL
         AND NOT EXISTS (SELECT 1 FROM outbox_delivery d WHERE d.id = e.id))
     SELECT b.event_id::text, l.event_id::text
     FROM bare b

@@ -1,6 +1,6 @@
 """The phase "slow": the server crashes beside an event that is not answered.
 
-The position can't pass that event, and thousands are delivered meanwhile.  After the crash, only what was in flight
+The position has to pass that event, since thousands are delivered meanwhile.  After the crash, only what was in flight
 and what was settled in the last fraction of a second may be sent again: README promises three times
 wal_writer_delay, which is short here.  The crash comes at different times after the slow event was read, since
 the relay does something about it after a second.
@@ -28,7 +28,7 @@ SETTINGS = {'wal_writer_delay': f'{round(1000 * WAL_WRITER_DELAY)}ms', 'wal_writ
 
 
 def slow(options, directory):
-    """Crashes while an event holds the position."""
+    """Crashes while an event is not answered."""
     with prepared(options, directory, 'slow', settings=SETTINGS) as rig:
         load = rig.new_load(writers=0, hold=False, administrators=0)
         load.start()
