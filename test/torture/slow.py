@@ -79,7 +79,7 @@ def _round(rig, number, seconds):
 
 
 def _judge(rig, report, crashes):
-    """Was any event sent again that was delivered too long before the crash that came next?"""
+    """Was any event sent again that was delivered too long before the crash in between?"""
     report.count('sent_again_beyond_bound')
     longest = 0.0
     former = {}
@@ -88,7 +88,7 @@ def _judge(rig, report, crashes):
         former[arrival.event_id] = arrival.time
         if before is None or arrival.topic == 'slow':
             continue
-        age = next((at for at in crashes if at >= before), before) - before
+        age = max((at for at in crashes if at <= arrival.time), default=before) - before
         longest = max(longest, age)
         if age > BOUND + BUSY:
             report.found('sent_again_beyond_bound', f'{arrival.event_id}: delivered {age:.3f} s before the crash')
