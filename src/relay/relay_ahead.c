@@ -51,13 +51,15 @@ follow_reader(Relay *relay)
 {
 	RelayAhead *ahead = &relay->ahead;
 	const RelayWindow *window = queue_last_window(&relay->queue);
+	MemoryContext old;
 
 	if (ahead->window == window->number && ahead->store.at >= window->store.cursor)
 		return;
 	if (ahead->store.seen)
 		pfree(ahead->store.seen);
-	MemoryContextSwitchTo(relay->context);
+	old = MemoryContextSwitchTo(relay->context);
 	ahead->store.seen = store_copy_snapshot(window->store.hi);
+	MemoryContextSwitchTo(old);
 	ahead->store.at = window->store.cursor;
 	ahead->window = window->number;
 	keys_look_anew(&relay->queue.keys);
