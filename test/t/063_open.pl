@@ -29,7 +29,6 @@ my $node = new_node(
 		'outbox.dapr_bulk' => 'auto',
 		'outbox.dapr_endpoint' => $receiver->url,
 		'outbox.request_timeout' => '1min',
-		'outbox.cleaning_expire_interval' => '100ms',
 		'wal_writer_delay' => '10ms',    # 30 ms may be sent again
 	});
 query($node, 'CREATE EXTENSION outbox');
@@ -56,6 +55,19 @@ sub crash
 	return;
 }
 
+# Test that a checkpoint has passed one of these events.
+sub has_passed
+{
+	my (@ids) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $list = join ', ', map { literal($_) } @ids;
+	return is(query($node, "SELECT count(*) > 0 FROM outbox_event e
+			JOIN outbox_progress p ON e.id = ANY (p.open)
+			WHERE e.event_id IN ($list)"),
+		't',
+		'the position passes what hangs');
+}
+
 # Have the table say what a relay leaves that has read everything, of which
 # events of this topic were not settled when it crashed, and pause.
 sub leave_open
@@ -79,6 +91,7 @@ promise 'a crash beside one event that hangs has little sent again' => sub {
 	  query($node, publish_sql('slow') . ' UNION ALL '
 		  . publish_sql('quick', count => BEHIND));
 	wait_delivered($receiver, BEHIND);
+	has_passed($slow);
 	crash();
 	wait_delivered($receiver, [ $slow, @ids ]);
 	wait_state($node, $slow, 'published');
@@ -102,6 +115,7 @@ promise 'a crash beside events that hang in many transactions has little sent ag
 		push @ids, @quick;
 	}
 	wait_delivered($receiver, BEHIND);
+	has_passed(@slow);
 	crash();
 	eval { $session->quit };
 	wait_delivered($receiver, [ @slow, @ids ]);
@@ -246,7 +260,10 @@ promise 'what is open and cannot be read is dead' => sub {
 promise 'an open event is pruned once it is published for long, and not before' =>
   sub {
 	disable($node);
-	reload($node, 'outbox.published_expire_time' => '1h');
+	reload(
+		$node,
+		'outbox.cleaning_expire_interval' => '100ms',
+		'outbox.published_expire_time' => '1h');
 	my ($open) = publish($node, 'kept');
 	publish($node, 'gone');
 	my $pruned = stat_value($node, 'pruned');
