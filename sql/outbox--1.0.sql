@@ -657,7 +657,7 @@ BEGIN
 			ELSE configured END
 	FROM one
 	UNION ALL
-	-- NULL: shown to whoever owns the extension only if they may see all settings
+	-- NULL if the extension's owner may not see what is preloaded
 	SELECT 'publisher preloaded', preloaded,
 		CASE WHEN preloaded THEN 'its settings are checked and shown like all others'
 			WHEN NOT preloaded THEN 'add ' || library || ' to shared_preload_libraries and restart the server: until then its settings are not checked, everybody may see them, and pg_settings shows them to nobody' END
