@@ -138,7 +138,7 @@ sub handed_once
 
 sub all_kinds_arrive
 {
-	my ($subscriber, $pubsub, $bulk) = @_;
+	my ($subscriber) = @_;
 
 	# All at once, so that they share requests where they may.
 	my @ids = split /\n/, query($node,
@@ -202,7 +202,6 @@ sub bytes_arrive
 {
 	my ($subscriber) = @_;
 	my $all = join('', map { chr } 0 .. 255);
-	my $hex = unpack('H*', $all);
 	my $text = utf8_bytes("gr\x{fc}n");
 
 	foreach my $case (
@@ -245,7 +244,7 @@ sub names_arrive
 # sidecar hands it as the bytes of another one.
 sub raw_arrives
 {
-	my ($subscriber, $pubsub) = @_;
+	my ($subscriber) = @_;
 	my $data;
 	my $id = publish($node, 'raw', payload => q{'{"n": 0.10}'},
 		more => q{metadata => '{"rawPayload": "true"}'});
@@ -291,12 +290,12 @@ foreach my $line ('1.18', '1.16')
 						'outbox.dapr_endpoint' => $dapr->endpoint,
 						'outbox.dapr_pubsub_name' => $pubsub,
 						'outbox.dapr_bulk' => $bulk);
-					all_kinds_arrive($subscriber, $pubsub, $bulk);
+					all_kinds_arrive($subscriber);
 					attributes_arrive($subscriber, $pubsub);
 					numbers_arrive($subscriber, $bulk);
 					bytes_arrive($subscriber);
 					names_arrive($subscriber, $topics{$pubsub});
-					raw_arrives($subscriber, $pubsub);
+					raw_arrives($subscriber);
 					is(stat_value($node, 'failed_attempts'), 0, 'nothing failed on the way');
 				};
 			}

@@ -1,11 +1,11 @@
 #!/usr/bin/python3
 """A Dapr application that subscribes, and writes down what its sidecar hands it.
 
-    subscriber.py --port 8000 --subscriptions '[{"pubsubname": "pubsub", "topic": "orders", "route": "/events"}]'
+    subscriber.py --port 8000 --log FILE --subscriptions '[{"pubsubname": "pubsub", "topic": "orders", "route": "/events"}]'
 
 Needs Python 3 and nothing else.  The sidecar asks for the subscriptions when it starts, then posts
-each event; what is answered with 200 is not handed out again.  With --log, each event is a line of
-JSON, written before it is acknowledged; with --print it is shown to people.
+each event; what is answered with 200 is not handed out again.  In the log each event is a line of
+JSON, written before it is acknowledged.
 """
 
 import argparse
@@ -31,16 +31,12 @@ class Application(ThreadingHTTPServer):
     def __init__(self, options):
         super().__init__(('127.0.0.1', options.port), Handler)
         self.subscriptions = options.subscriptions.encode()
-        self.log = os.open(options.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if options.log else None
-        self.show = options.print
+        self.log = os.open(options.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def take(self, path, headers, body):
         """What is one os.write() stays one line, whichever threads write."""
         entry = {'time': time.time(), 'path': path, 'headers': headers, **text_or_base64(body)}
-        if self.log is not None:
-            os.write(self.log, json.dumps(entry).encode() + b'\n')
-        if self.show:
-            print(entry.get('body', entry), flush=True)
+        os.write(self.log, json.dumps(entry).encode() + b'\n')
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -71,8 +67,7 @@ def main():
     parser = argparse.ArgumentParser(description='A Dapr application that writes down its events.')
     parser.add_argument('--port', type=int, required=True, help='on 127.0.0.1')
     parser.add_argument('--subscriptions', default='[]', metavar='JSON', help='as for GET /dapr/subscribe')
-    parser.add_argument('--log', metavar='FILE', help='append a line for each event')
-    parser.add_argument('--print', action='store_true', help='show each event')
+    parser.add_argument('--log', metavar='FILE', required=True, help='append a line for each event')
     application = Application(parser.parse_args())
     try:
         application.serve_forever()
