@@ -32,15 +32,16 @@ waits_in_memory(const char *topic, const char *key, void *keys)
 }
 
 /*
- * Are there rows that want to come back?  Memory is full, so that nobody has
- * asked for them yet.
+ * Are there rows that want to come back, or events that the last relay left open?
+ * Memory is full, so that nobody has asked for them yet.
  */
 static bool
 rows_wait(const Relay *relay)
 {
 	KeyTable   *keys = unconstify(KeyTable *, &relay->queue.keys);
 
-	return relay->rows.walking || relay->rows.next_due <= clock_now() ||
+	return queue_has_unread_open(&relay->queue) ||
+		relay->rows.walking || relay->rows.next_due <= clock_now() ||
 		keys_next_refill(keys, queue_last_window(&relay->queue)) != NULL ||
 		lanes_next_walk(&relay->queue.lanes) != NULL;
 }
