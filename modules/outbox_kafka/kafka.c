@@ -99,19 +99,28 @@ kafka_startup(OutboxPublisherState *state)
 	state->private_data = self;
 }
 
-/* Whatever is sent from now on takes another producer. */
+/*
+ * Whatever is sent from now on takes another producer.  This one is ended, as
+ * soon as it has reported what it has.
+ */
 static void
 retire_producer(OutboxPublisherState *state)
 {
 	KafkaPublisher *self = state->private_data;
-	OldProducer *old;
 
 	if (self->producer == NULL)
 		return;
-	old = MemoryContextAlloc(state->context, sizeof(OldProducer));
-	old->producer = self->producer;
-	old->next = self->old;
-	self->old = old;
+	if (producer_nunreported(self->producer) > 0)
+	{
+		OldProducer *old = MemoryContextAlloc(state->context,
+											  sizeof(OldProducer));
+
+		old->producer = self->producer;
+		old->next = self->old;
+		self->old = old;
+	}
+	else
+		producer_destroy(self->producer);
 	self->producer = NULL;
 }
 
@@ -276,9 +285,7 @@ tell_destination(OutboxPublisherState *state)
 	KafkaPublisher *self = state->private_data;
 	ProducerReach reach = producer_reach(self->producer);
 
-	/* no connection is no news while there is nothing to send */
-	if (reach == PRODUCER_LOST && !self->told_down &&
-		producer_nunreported(self->producer) > 0)
+	if (reach == PRODUCER_LOST && !self->told_down)
 	{
 		outbox_probe_answer(state, false,
 							producer_trouble(self->producer, 0));

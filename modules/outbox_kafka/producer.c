@@ -13,7 +13,7 @@
  *
  * To end a producer means to wait for its threads, one of which may be asking a
  * name server; so a thread does that.  When the process ends, nothing does, and
- * the threads go with it: see end_without_cleanup().
+ * the threads go with it.
  *
  * Memory: what is librdkafka's is allocated by malloc; the rest is in the
  * context that a producer was made in.  Errors are answers; nothing is thrown
@@ -25,8 +25,6 @@
 
 #include <pthread.h>
 #include <signal.h>
-#include <stdlib.h>
-#include <unistd.h>
 
 #include "lib/clock.h"
 #include "lib/text.h"
@@ -46,30 +44,6 @@ struct KafkaProducer
 	int64		trouble_at;		/* in clock_ms() */
 	char		trouble[OUTBOX_ERROR_SIZE]; /* "": none */
 };
-
-/*
- * on_exit() callback: end the process here.
- *
- * Threads of librdkafka may be in the middle of TLS, and what else there is to
- * be done at exit, of OpenSSL above all, would take away what they use.  The
- * server has done all of its own by then (proc_exit_prepare).
- */
-static void
-end_without_cleanup(int status, void *arg)
-{
-	fflush(NULL);
-	_exit(status);
-}
-
-/* What has been set up before the last thing is what comes behind it at exit. */
-static void
-prepare_for_exit(void)
-{
-	static bool prepared = false;
-
-	if (!prepared && on_exit(end_without_cleanup, NULL) == 0)
-		prepared = true;
-}
 
 /*
  * librdkafka's configuration, to be freed or used up; NULL, and the reason, if
@@ -133,7 +107,6 @@ producer_create(MemoryContext context, const KafkaSettings *settings,
 						   error);
 		return NULL;
 	}
-	prepare_for_exit();
 	producer->message_timeout = settings->message_timeout;
 	producer->queue = rd_kafka_queue_get_main(producer->handle);
 	rd_kafka_set_log_queue(producer->handle, NULL);
@@ -204,21 +177,38 @@ note_fatal_error(KafkaProducer *producer)
 				   RD_KAFKA_PURGE_F_INFLIGHT | RD_KAFKA_PURGE_F_NON_BLOCKING);
 }
 
+/*
+ * It has no connection any longer, or could make none.  That is no news of a
+ * broker who was there while there is nothing to send.
+ */
+static void
+note_loss(KafkaProducer *producer)
+{
+	if (producer->nunreported > 0 || producer->reach == PRODUCER_UNTRIED)
+		producer->reach = PRODUCER_LOST;
+	else if (producer->reach == PRODUCER_REACHED)
+		producer->reach = PRODUCER_CLOSED;
+}
+
 static void
 note_error(KafkaProducer *producer, rd_kafka_event_t *event)
 {
 	if (rd_kafka_event_error_is_fatal(event))
-		note_fatal_error(producer);
-	else if (rd_kafka_event_error(event) != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN)
-		note_trouble(producer, rd_kafka_event_error_string(event));
-	else
 	{
-		producer->reach = PRODUCER_LOST;
-
-		/* this one only counts brokers: why was said of each before */
-		if (producer->trouble[0] == '\0')
-			note_trouble(producer, rd_kafka_event_error_string(event));
+		note_fatal_error(producer);
+		return;
 	}
+	if (rd_kafka_event_error(event) == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN)
+	{
+		note_loss(producer);
+
+		/* this only counts brokers: why was said of each before */
+		if (producer->trouble[0] != '\0')
+			return;
+	}
+	else if (producer->reach == PRODUCER_CLOSED)
+		note_loss(producer);
+	note_trouble(producer, rd_kafka_event_error_string(event));
 }
 
 /* For who wants to know what librdkafka does: its option "debug". */
@@ -302,7 +292,6 @@ producer_is_broken(const KafkaProducer *producer)
 	return producer->broken;
 }
 
-/* Has it a broker to send to? */
 ProducerReach
 producer_reach(const KafkaProducer *producer)
 {

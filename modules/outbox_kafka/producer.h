@@ -16,14 +16,15 @@
 typedef struct KafkaProducer KafkaProducer;
 
 /*
- * Lost means: it had no connection to any broker when it looked last, or has no
- * right to send to one, and nothing has gone through since.  An idle connection
- * that a broker has closed looks like that, too, until it is used.
+ * Has it a broker to send to?  What is closed may be a connection that a broker
+ * has found idle, until the next message shows that it is lost.
  */
 typedef enum ProducerReach
 {
 	PRODUCER_UNTRIED,
-	PRODUCER_LOST,
+	PRODUCER_CLOSED,			/* no connection, and nothing to send */
+	PRODUCER_LOST,				/* none, or no right to send, and nothing has
+								 * gone through since */
 	PRODUCER_REACHED
 } ProducerReach;
 

@@ -58,9 +58,10 @@ static const struct config_enum_entry content_modes[] = {
 };
 
 /*
- * What librdkafka is told unless the file says otherwise.  It notices soon that
- * a broker is back, or a topic not there.  Messages may be as large as a topic
- * takes by default.
+ * What librdkafka is told unless the file says otherwise.  It is to notice soon
+ * that a broker is back, or a topic not there.  Messages may be as large as a
+ * topic takes by default, and go to the partition that the client in Java would
+ * choose.
  */
 static const KafkaOption defaults[] = {
 	{"client.id", "outbox"},

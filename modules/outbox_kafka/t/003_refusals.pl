@@ -70,7 +70,7 @@ sub copies
 {
 	my ($topic, @ids) = @_;
 	my %seen;
-	$seen{ $_->{headers}{ce_id} }++ foreach $broker->records($topic);
+	$seen{$_}++ foreach $broker->ids($topic);
 	return join ' ', map { $seen{$_} // 0 } @ids;
 }
 
@@ -236,7 +236,7 @@ promise 'with TLS, both show who they are' => sub {
 		%tls, 'outbox_kafka.bootstrap_servers' => "localhost:$port");
 	reload($node, %tls);
 	wait_settled($node);
-	is($broker->records('tls'), 2, 'with the right ones it is sent');
+	is(scalar($broker->ids('tls')), 2, 'with the right ones it is sent');
 
 	%tls = (%tls, 'outbox_kafka.bootstrap_servers' => $broker->bootstrap('mtls'));
 	is_not_trusted(qr/SSL handshake|Disconnected|alert|certificate/i, %tls);
@@ -246,7 +246,7 @@ promise 'with TLS, both show who they are' => sub {
 		'outbox_kafka.tls_cert_file' => $client->{cert},
 		'outbox_kafka.tls_key_file' => $client->{key});
 	wait_settled($node);
-	is($broker->records('tls'), 3, 'a certificate of ours is shown');
+	is(scalar($broker->ids('tls')), 3, 'a certificate of ours is shown');
 	reload($node, 'outbox_kafka.tls_cert_file' => undef, 'outbox_kafka.tls_key_file' => undef,
 		by_listener('sasltls', as_user('alice'), 'security.protocol = sasl_ssl'));
 	wait_state($node, scalar publish($node, 'tls'), 'published');

@@ -25,7 +25,9 @@ use JSON::PP ();
 
 use Real::Certificates;
 
-my $client = dirname(__FILE__) . '/../../real/kafka/client.py';
+my $files = dirname(__FILE__) . '/../../real/kafka';
+my $client = "$files/client.py";
+my $common = "$files/server.properties";
 my $python = $ENV{PYTHON} // '/usr/bin/python3';
 
 my %protocols = (
@@ -104,33 +106,12 @@ sub _properties
 	my $protocols =
 	  join(',', map { uc($_) . ":$protocols{$_}" } sort keys %$ports);
 
-	return <<"EOF" . ($self->{secure} ? $self->_security : '') . ($self->{properties} // '');
-process.roles=broker,controller
-node.id=1
+	return PostgreSQL::Test::Utils::slurp_file($common)
+	  . <<"EOF" . ($self->{secure} ? $self->_security : '') . ($self->{properties} // '');
 controller.quorum.voters=1\@127.0.0.1:$ports->{controller}
-controller.listener.names=CONTROLLER
-inter.broker.listener.name=PLAINTEXT
 listeners=$listeners
 listener.security.protocol.map=$protocols
 log.dirs=$dir/data
-auto.create.topics.enable=false
-offsets.topic.num.partitions=1
-offsets.topic.replication.factor=1
-transaction.state.log.num.partitions=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-share.coordinator.state.topic.num.partitions=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-group.initial.rebalance.delay.ms=0
-num.network.threads=1
-num.io.threads=2
-num.recovery.threads.per.data.dir=1
-background.threads=2
-log.cleaner.dedupe.buffer.size=4194304
-# After a crash, the broker waits until the session of before has run out.
-broker.session.timeout.ms=2000
-broker.heartbeat.interval.ms=500
 EOF
 }
 
@@ -261,6 +242,13 @@ sub records
 {
 	my ($self, $topic) = @_;
 	return map { _record($_) } split /\n/, $self->_ask('read', $topic);
+}
+
+# ids($topic): of the events in a topic, from their headers; quicker than records()
+sub ids
+{
+	my ($self, $topic) = @_;
+	return split /\n/, $self->_ask('ids', $topic);
 }
 
 sub _record

@@ -3,10 +3,12 @@
     client.py SERVERS create TOPIC PARTITIONS [NAME=VALUE ...]
     client.py SERVERS delete TOPIC
     client.py SERVERS read TOPIC
+    client.py SERVERS ids TOPIC
 
-"read" prints all records that are there, those of a partition in their order, a
-JSON object a line: partition, offset, timestamp, key and value in hexadecimal
-or null, and headers as a list of pairs of a name and a value in hexadecimal.
+"ids" prints the header ce_id of all records that are there, a line each.  "read"
+prints the records, those of a partition in their order, a JSON object a line:
+partition, offset, timestamp, key and value in hexadecimal or null, and headers as
+a list of pairs of a name and a value in hexadecimal.
 """
 
 import json
@@ -73,7 +75,8 @@ def records_of(consumer, topic, partition):
             return
 
 
-def read(servers, topic):
+def records(servers, topic):
+    """The records that are in a topic now."""
     consumer = Consumer({
         'bootstrap.servers': servers,
         'group.id': 'test',
@@ -84,19 +87,27 @@ def read(servers, topic):
     if metadata.error:
         raise KafkaException(metadata.error)
     for partition in sorted(metadata.partitions):
-        for record in records_of(consumer, topic, partition):
-            print(json.dumps({
-                'partition': partition,
-                'offset': record.offset(),
-                'timestamp': record.timestamp()[1],
-                'key': hexed(record.key()),
-                'value': hexed(record.value()),
-                'headers': [[name, hexed(value)]
-                            for name, value in record.headers() or []]}))
+        yield from records_of(consumer, topic, partition)
     consumer.close()
 
 
-COMMANDS = {'create': create, 'delete': delete, 'read': read}
+def read(servers, topic):
+    for record in records(servers, topic):
+        print(json.dumps({
+            'partition': record.partition(),
+            'offset': record.offset(),
+            'timestamp': record.timestamp()[1],
+            'key': hexed(record.key()),
+            'value': hexed(record.value()),
+            'headers': [[name, hexed(value)] for name, value in record.headers() or []]}))
+
+
+def ids(servers, topic):
+    for record in records(servers, topic):
+        print(dict(record.headers())['ce_id'].decode())
+
+
+COMMANDS = {'create': create, 'delete': delete, 'read': read, 'ids': ids}
 
 if __name__ == '__main__':
     COMMANDS[sys.argv[2]](sys.argv[1], *sys.argv[3:])
