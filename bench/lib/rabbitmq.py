@@ -29,11 +29,21 @@ DEFINITIONS = """{{
 """
 
 
-def is_installed():
-    return os.path.exists(f'{BIN}/rabbitmq-server')
+SETTINGS = """
+outbox_rabbitmq.url = 'amqp://127.0.0.1:{port}'
+outbox_rabbitmq.user = '{user}'
+outbox_rabbitmq.password_file = '{file}'
+outbox_rabbitmq.exchange = '{exchange}'
+"""
 
 
 class RabbitMQ:
+    NAME, LIBRARY, CLIENT = 'RabbitMQ', 'outbox_rabbitmq', 'librabbitmq'
+
+    @staticmethod
+    def is_installed(stage):
+        return os.path.exists(f'{BIN}/rabbitmq-server') and os.path.exists(stage.program('bare_rabbitmq'))
+
     def __init__(self, stage):
         self.stage = stage
         self.port = free_port()
@@ -75,6 +85,9 @@ class RabbitMQ:
     def __exit__(self, *exc_info):
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+    def settings(self):
+        return SETTINGS.format(port=self.port, user=USER, file=self.password_file, exchange=EXCHANGE)
 
     def bare(self, count, window):
         """Empty the queue, and publish a message of it so many times: seconds, and of CPU."""

@@ -7,7 +7,7 @@ The clock runs from the reload of outbox.enabled to the checkpoint that settles 
 from its first message to its last confirm.
 """
 
-from lib import knobs, rabbitmq
+from lib import kafka, knobs, rabbitmq
 from lib.cluster import Cluster, Database
 from lib.drain import Cost
 from lib.process import cpu_seconds
@@ -15,13 +15,9 @@ from lib.series import NO_GOAL, Series, ratio_at_least
 
 WINDOW = 1000
 SETTINGS = """
-shared_preload_libraries = 'outbox, outbox_rabbitmq'
-outbox.publisher = 'outbox_rabbitmq'
-outbox_rabbitmq.url = 'amqp://127.0.0.1:{port}'
-outbox_rabbitmq.user = '{user}'
-outbox_rabbitmq.password_file = '{file}'
-outbox_rabbitmq.exchange = '{exchange}'
-outbox_rabbitmq.max_messages = {window}
+shared_preload_libraries = 'outbox, {library}'
+outbox.publisher = '{library}'
+{library}.max_messages = {window}
 """
 
 
@@ -42,29 +38,32 @@ def relay(database, count, size):
     return Cost(count, seconds, cpu, 0)
 
 
-def to_rabbitmq(stage):
+def beside_bare(stage, broker):
+    """The relay and a bare client, which send to this broker in turn."""
     count = knobs.EVENTS // 4
-    with rabbitmq.RabbitMQ(stage) as broker:
-        cluster = Cluster(stage, 'brokers', more=SETTINGS.format(
-            port=broker.port, user=rabbitmq.USER, file=broker.password_file, exchange=rabbitmq.EXCHANGE, window=WINDOW))
-        try:
-            with Database(cluster) as database:
-                for size in (256, 1024):
-                    rate = Series(f'RabbitMQ, {size} B', 'events/s', ratio_at_least(0.7), limit_name='bare librabbitmq')
-                    cost = Series(f'CPU an event, RabbitMQ, {size} B', 'us', NO_GOAL, limit_name='bare librabbitmq')
-                    for _ in range(knobs.PAIRS):
-                        engine = relay(database, count, size)
-                        seconds, cpu = broker.bare(count, WINDOW)
-                        rate.add(count / engine.seconds, count / seconds)
-                        cost.add(engine.cpu / count * 1e6, cpu / count * 1e6)
-                    yield rate
-                    yield cost
-        finally:
-            cluster.stop()
+    name, limit = broker.NAME, f'bare {broker.CLIENT}'
+    cluster = Cluster(stage, f'brokers_{broker.LIBRARY}',
+                      more=SETTINGS.format(library=broker.LIBRARY, window=WINDOW) + broker.settings())
+    try:
+        with Database(cluster) as database:
+            for size in (256, 1024):
+                rate = Series(f'{name}, {size} B', 'events/s', ratio_at_least(0.7), limit_name=limit)
+                cost = Series(f'CPU an event, {name}, {size} B', 'us', NO_GOAL, limit_name=limit)
+                for _ in range(knobs.PAIRS):
+                    engine = relay(database, count, size)
+                    seconds, cpu = broker.bare(count, WINDOW)
+                    rate.add(count / engine.seconds, count / seconds)
+                    cost.add(engine.cpu / count * 1e6, cpu / count * 1e6)
+                yield rate
+                yield cost
+    finally:
+        cluster.stop()
 
 
 def run(stage, cluster):
-    if not rabbitmq.is_installed():
-        print('brokers: there is no RabbitMQ here (tools/setup-real rabbitmq)', flush=True)
-        return
-    yield from to_rabbitmq(stage)
+    for kind in (rabbitmq.RabbitMQ, kafka.Kafka):
+        if not kind.is_installed(stage):
+            print(f'brokers: there is no {kind.NAME} here (tools/setup-real {kind.NAME.lower()})', flush=True)
+            continue
+        with kind(stage) as broker:
+            yield from beside_bare(stage, broker)
