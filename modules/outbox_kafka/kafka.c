@@ -124,16 +124,34 @@ retire_producer(OutboxPublisherState *state)
 	self->producer = NULL;
 }
 
+/* Have the relay call kafka_ready() again. */
+static void
+wake_relay(KafkaPublisher *self)
+{
+	const uint64 one = 1;
+
+	if (write(self->wakeup.fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not write to an eventfd: %m")));
+}
+
 /* Make a producer unless there is one; false, and the reason, if it cannot be. */
 static bool
 ensure_producer(OutboxPublisherState *state, const char **reason)
 {
 	KafkaPublisher *self = state->private_data;
 
+	if (self->producer != NULL)
+		return true;
+	self->producer = producer_create(state->context, self->settings,
+									 self->wakeup.fd, reason);
 	if (self->producer == NULL)
-		self->producer = producer_create(state->context, self->settings,
-										 self->wakeup.fd, reason);
-	return self->producer != NULL;
+		return false;
+
+	/* what it had to say before it knew the descriptor has woken nobody */
+	wake_relay(self);
+	return true;
 }
 
 /* OutboxCheckConfiguredCB */
@@ -319,11 +337,8 @@ kafka_ready(OutboxPublisherState *state, const OutboxSocket *ready, int n)
 			retire_producer(state);
 	}
 	all &= take_old_reports(state);
-	count = 1;
-	if (!all && write(self->wakeup.fd, &count, sizeof(count)) < 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not write to an eventfd: %m")));
+	if (!all)
+		wake_relay(self);
 }
 
 /* OutboxCancelCB */
