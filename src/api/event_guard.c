@@ -16,7 +16,6 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
 #include "catalog/dependency.h"
 #include "catalog/pg_class.h"
 #include "commands/extension.h"
@@ -24,6 +23,7 @@
 #include "fmgr.h"
 #include "utils/rel.h"
 
+#include "lib/compat.h"
 #include "server/shmem.h"
 #include "store/event_columns.h"
 #include "store/store.h"
@@ -97,8 +97,8 @@ outbox_event_delete(PG_FUNCTION_ARGS)
 	}
 	else
 	{
-		id = heap_getattr(trigger->tg_trigtuple, EVENT_ATTNUM(EVENT_COL_ID),
-						  RelationGetDescr(trigger->tg_relation), &isnull);
+		id = heap_getattr_compat(trigger->tg_trigtuple, EVENT_ATTNUM(EVENT_COL_ID),
+								 RelationGetDescr(trigger->tg_relation), &isnull);
 		store_forget(fcinfo->flinfo->fn_oid, id);
 	}
 	shmem_wake_relay_at_commit(RELAY_REQUEST_SERVE);

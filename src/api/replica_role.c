@@ -34,6 +34,7 @@
 #include "utils/timestamp.h"
 
 #include "api/replica_role.h"
+#include "lib/compat.h"
 #include "server/shmem.h"
 #include "store/store.h"
 
@@ -97,10 +98,10 @@ is_restored(const TriggerData *trigger)
 
 	if (!is_table(trigger, "outbox_request"))
 		return is_table(trigger, "outbox_delivery");
-	asked_at = heap_getattr(trigger->tg_trigtuple,
-							get_attnum(RelationGetRelid(trigger->tg_relation),
-									   "requested_at"),
-							RelationGetDescr(trigger->tg_relation), &isnull);
+	asked_at = heap_getattr_compat(trigger->tg_trigtuple,
+								   get_attnum(RelationGetRelid(trigger->tg_relation),
+											  "requested_at"),
+								   RelationGetDescr(trigger->tg_relation), &isnull);
 	return !isnull &&
 		DatumGetTimestampTz(asked_at) < GetCurrentTransactionStartTimestamp();
 }

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * compat.h
- *		Differences between PostgreSQL 15 and 19: the only place that asks
- *		for PG_VERSION_NUM.
+ *		Differences between PostgreSQL 15 and 19, and between their minor
+ *		versions: the only place that asks for PG_VERSION_NUM.
  *
  *-------------------------------------------------------------------------
  */
@@ -10,6 +10,7 @@
 #define OUTBOX_COMPAT_H
 
 #include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/tableam.h"
 #include "access/transam.h"
 #include "catalog/pg_database.h"
@@ -20,6 +21,21 @@
 #include "utils/acl.h"
 #include "utils/memutils.h"
 #include "utils/wait_event.h"
+
+/*
+ * A column of a row of a table.  The heap_getattr() of later minor versions of
+ * 15 and 17 is inline and calls a function that earlier ones do not have, for
+ * values of composite types.  No such call may get into our library.
+ */
+static inline Datum
+heap_getattr_compat(HeapTuple tuple, int attnum, TupleDesc desc, bool *isnull)
+{
+	if (attnum <= 0)
+		return heap_getsysattr(tuple, attnum, desc, isnull);
+	if (attnum > HeapTupleHeaderGetNatts(tuple->t_data))
+		return getmissingattr(desc, attnum, isnull);
+	return fastgetattr(tuple, attnum, desc, isnull);
+}
 
 /* 16: one function for the ownership of every kind of object. */
 static inline bool

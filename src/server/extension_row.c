@@ -16,7 +16,6 @@
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_extension.h"
@@ -24,6 +23,7 @@
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 
+#include "lib/compat.h"
 #include "server/server.h"
 
 /*
@@ -48,8 +48,8 @@ extension_row_read(ExtensionRow *row)
 	{
 		Form_pg_extension form = (Form_pg_extension) GETSTRUCT(tuple);
 		bool		isnull;
-		Datum		version = heap_getattr(tuple, Anum_pg_extension_extversion,
-										   RelationGetDescr(rel), &isnull);
+		Datum		version = heap_getattr_compat(tuple, Anum_pg_extension_extversion,
+												  RelationGetDescr(rel), &isnull);
 
 		/* Whoever compares two rows compares what follows the version, too. */
 		memset(row, 0, sizeof(*row));
