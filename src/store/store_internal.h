@@ -31,6 +31,22 @@ typedef struct Statement
  * without a row. */
 #define STORE_NO_ROW ", NULL::text, NULL::int4, NULL::int4"
 
+/*
+ * This event has no row in outbox_delivery; "id" is a column.  It is looked up,
+ * whatever the planner thinks of that table: this cannot become a join.
+ */
+#define HAS_NO_ROW(id) \
+	" (SELECT d.id FROM @s@.outbox_delivery d WHERE d.id = " id ") IS NULL"
+
+/*
+ * A row of the event with this id, to be selected or joined to.  The order has
+ * the primary key read: the other index that has an id in it could only be read
+ * from end to end.
+ */
+#define EVENT_BY_ID(columns, id) \
+	" (SELECT " columns " FROM @s@.outbox_event e" \
+	"  WHERE e.id BETWEEN " id " AND " id " ORDER BY e.id LIMIT 1)"
+
 /* A transaction of the relay that runs; on the stack of who runs it. */
 typedef struct Guard
 {

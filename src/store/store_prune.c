@@ -21,6 +21,12 @@
  * the same second.  Notes of restores (outbox_restore) are kept as long as
  * published events.
  *
+ * A plan may have been made when a table was empty, and a join would then read
+ * either side from end to end.  So there is none: rows to delete are an array of
+ * ctids, for which there is one plan, and other tables are looked at row by row.
+ * Nobody can put another row at a ctid as long as the statement's snapshot sees
+ * the one that was there.
+ *
  * These are steps, each of which goes on in batches, a transaction each.  A row
  * that somebody holds fast (a foreign key of theirs, a trigger) makes its batch
  * fail: then the rest of the step is done row by row, around those that resist
@@ -50,8 +56,9 @@ static Statement choose_target = {
 	"   pg_snapshot_xmax(p.lo),"
 	"   string_agg(x.xid::text, ',' ORDER BY x.xid))::pg_snapshot"
 	"  FROM (SELECT pg_snapshot_xip(p.lo)"
-	"   UNION SELECT e.xid FROM @s@.outbox_event e"
-	"   WHERE e.id = ANY (p.open) AND pg_visible_in_snapshot(e.xid, p.lo))"
+	"   UNION SELECT e.xid FROM unnest(p.open) o(id),"
+	"   LATERAL" EVENT_BY_ID("e.xid", "o.id") " e"
+	"   WHERE pg_visible_in_snapshot(e.xid, p.lo))"
 	"  x(xid) HAVING count(*) > 0), p.lo) END"
 	" FROM @s@.outbox_progress p"
 	" WHERE p.at <= now() - $1 * interval '1 second'"
@@ -61,13 +68,12 @@ static Statement choose_target = {
 
 /* $1 done, $2 target, $3 limit */
 static Statement delete_late = {
-	"WITH gone AS ("
-	" SELECT e.id FROM pg_snapshot_xip($1) x(xid)"
-	" JOIN @s@.outbox_event e ON e.xid = x.xid"
-	" WHERE pg_visible_in_snapshot(x.xid, $2)"
-	" AND NOT EXISTS (SELECT 1 FROM @s@.outbox_delivery d WHERE d.id = e.id)"
-	" LIMIT $3)"
-	" DELETE FROM @s@.outbox_event e USING gone WHERE e.id = gone.id",
+	"DELETE FROM @s@.outbox_event WHERE ctid = ANY (ARRAY("
+	" SELECT e.ctid FROM @s@.outbox_event e"
+	" WHERE e.xid = ANY (ARRAY(SELECT x.xid FROM pg_snapshot_xip($1) x(xid)"
+	"  WHERE pg_visible_in_snapshot(x.xid, $2)))"
+	" AND" HAS_NO_ROW("e.id")
+	" LIMIT $3))",
 	3, {PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID}
 };
 
@@ -78,10 +84,9 @@ static Statement delete_walk = {
 	" WHERE (e.xid, e.id) > ($1, $2) AND e.xid < pg_snapshot_xmax($3)"
 	" ORDER BY e.xid, e.id LIMIT $4),"
 	" gone AS ("
-	" DELETE FROM @s@.outbox_event e USING batch"
-	" WHERE e.id = batch.id AND pg_visible_in_snapshot(batch.xid, $3)"
-	" AND NOT EXISTS (SELECT 1 FROM @s@.outbox_delivery d"
-	"  WHERE d.id = batch.id)"
+	" DELETE FROM @s@.outbox_event WHERE ctid = ANY (ARRAY("
+	"  SELECT" EVENT_BY_ID("e.ctid", "b.id") " FROM batch b"
+	"  WHERE pg_visible_in_snapshot(b.xid, $3) AND" HAS_NO_ROW("b.id") "))"
 	" RETURNING 1)"
 	" SELECT b.xid, b.id, (SELECT count(*) FROM gone)"
 	" FROM batch b ORDER BY b.xid DESC, b.id DESC LIMIT 1",
@@ -91,16 +96,18 @@ static Statement delete_walk = {
 /* $1 seconds, $2 limit */
 static Statement delete_exceptions = {
 	"WITH gone AS ("
-	" DELETE FROM @s@.outbox_delivery g WHERE g.id IN ("
-	"  SELECT d.id FROM unnest('{published,discarded}'::text[]) s(state),"
-	"   LATERAL (SELECT i.id FROM @s@.outbox_delivery i"
+	" DELETE FROM @s@.outbox_delivery g WHERE g.ctid = ANY (ARRAY("
+	"  SELECT d.tid FROM unnest('{published,discarded}'::text[]) s(state),"
+	"   LATERAL (SELECT i.ctid AS tid FROM @s@.outbox_delivery i"
 	"    WHERE i.state = s.state AND i.state <> 'pending'"	/* as the index */
 	"    AND i.updated_at <= now() - $1 * interval '1 second'"
 	"    LIMIT $2) d"
-	"  LIMIT $2)"
-	" AND g.state IN ('published', 'discarded')"	/* not retried just now */
+	"  LIMIT $2))"
+	/* not retried just now; a CASE is nothing to read an index for */
+	" AND CASE WHEN g.state IN ('published', 'discarded') THEN true END"
 	" RETURNING id)"
-	" DELETE FROM @s@.outbox_event e USING gone WHERE e.id = gone.id",
+	" DELETE FROM @s@.outbox_event WHERE ctid = ANY (ARRAY("
+	" SELECT" EVENT_BY_ID("e.ctid", "gone.id") " FROM gone))",
 	2, {FLOAT8OID, INT8OID}
 };
 
@@ -109,34 +116,34 @@ static Statement delete_exceptions = {
 
 /* $1 seconds, $2 limit */
 static Statement delete_progress = {
-	"DELETE FROM @s@.outbox_progress WHERE id IN ("
-	" SELECT p.id FROM @s@.outbox_progress p"
+	"DELETE FROM @s@.outbox_progress WHERE ctid = ANY (ARRAY("
+	" SELECT p.ctid FROM @s@.outbox_progress p"
 	" WHERE p.at < (SELECT max(t.at) FROM @s@.outbox_progress t"
 	"  WHERE t.at <= now() - $1 * interval '1 second')"
 	" AND p.id < " NEWEST
-	" LIMIT $2)",
+	" LIMIT $2))",
 	2, {FLOAT8OID, INT8OID}
 };
 
 /* $1 seconds, $2 limit */
 static Statement thin_progress = {
-	"DELETE FROM @s@.outbox_progress WHERE id IN ("
-	" SELECT w.id FROM (SELECT p.id, p.at,"
+	"DELETE FROM @s@.outbox_progress WHERE ctid = ANY (ARRAY("
+	" SELECT w.tid FROM (SELECT p.ctid AS tid, p.id, p.at,"
 	"   lead(p.at) OVER (ORDER BY p.at, p.id) AS next_at"
 	"  FROM @s@.outbox_progress p"
 	"  WHERE p.at >= now() - $1 * interval '1 second') w"
 	" WHERE date_trunc('second', w.at) = date_trunc('second', w.next_at)"
 	" AND w.id < " NEWEST
-	" LIMIT $2)",
+	" LIMIT $2))",
 	2, {FLOAT8OID, INT8OID}
 };
 
 /* $1 seconds, $2 limit */
 static Statement delete_notes = {
-	"DELETE FROM @s@.outbox_restore WHERE ctid IN ("
+	"DELETE FROM @s@.outbox_restore WHERE ctid = ANY (ARRAY("
 	" SELECT n.ctid FROM @s@.outbox_restore n"
 	" WHERE n.at <= now() - $1 * interval '1 second'"
-	" LIMIT $2)",
+	" LIMIT $2))",
 	2, {FLOAT8OID, INT8OID}
 };
 

@@ -24,18 +24,18 @@
 
 /* $1 done, $2 target, $3 behind this id, $4 limit */
 static Statement list_late = {
-	"SELECT e.id FROM pg_snapshot_xip($1) x(xid)"
-	" JOIN @s@.outbox_event e ON e.xid = x.xid"
-	" WHERE pg_visible_in_snapshot(x.xid, $2) AND e.id > $3"
-	" AND NOT EXISTS (SELECT 1 FROM @s@.outbox_delivery d WHERE d.id = e.id)"
-	" ORDER BY e.id LIMIT $4",
+	"WITH late AS MATERIALIZED (SELECT e.id FROM @s@.outbox_event e"
+	"  WHERE e.xid = ANY (ARRAY(SELECT x.xid FROM pg_snapshot_xip($1) x(xid)"
+	"   WHERE pg_visible_in_snapshot(x.xid, $2))))"
+	" SELECT l.id FROM late l WHERE l.id > $3 AND" HAS_NO_ROW("l.id")
+	" ORDER BY l.id LIMIT $4",
 	4, {PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT8OID}
 };
 
 /* $1, $2 walked up to here, $3 target, $4 limit; id NULL: it stays */
 static Statement list_walk = {
 	"SELECT CASE WHEN pg_visible_in_snapshot(e.xid, $3)"
-	"  AND NOT EXISTS (SELECT 1 FROM @s@.outbox_delivery d WHERE d.id = e.id)"
+	"  AND" HAS_NO_ROW("e.id")
 	"  THEN e.id END, e.xid, e.id FROM @s@.outbox_event e"
 	" WHERE (e.xid, e.id) > ($1, $2) AND e.xid < pg_snapshot_xmax($3)"
 	" ORDER BY e.xid, e.id LIMIT $4",
@@ -53,7 +53,7 @@ static Statement list_exceptions = {
 
 /* $1 id */
 static Statement delete_event = {
-	"DELETE FROM @s@.outbox_event e WHERE e.id = $1",
+	"DELETE FROM @s@.outbox_event WHERE ctid =" EVENT_BY_ID("e.ctid", "$1"),
 	1, {INT8OID}
 };
 
@@ -61,7 +61,8 @@ static Statement delete_event = {
 static Statement delete_exception = {
 	"WITH gone AS (DELETE FROM @s@.outbox_delivery g WHERE g.id = $1"
 	"  AND g.state IN ('published', 'discarded') RETURNING id)"
-	" DELETE FROM @s@.outbox_event e USING gone WHERE e.id = gone.id",
+	" DELETE FROM @s@.outbox_event WHERE ctid = ANY (ARRAY("
+	" SELECT" EVENT_BY_ID("e.ctid", "gone.id") " FROM gone))",
 	1, {INT8OID}
 };
 

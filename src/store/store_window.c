@@ -48,7 +48,8 @@ static Statement find_late = {
 	"SELECT array_agg(x.xid)"
 	" FROM pg_snapshot_xip($1) x(xid)"
 	" WHERE pg_visible_in_snapshot(x.xid, $2)"
-	" AND EXISTS (SELECT 1 FROM @s@.outbox_event e WHERE e.xid = x.xid)",
+	" AND EXISTS (SELECT 1 FROM @s@.outbox_event e WHERE e.xid = x.xid"
+	"  OFFSET 0)",
 	2, {PG_SNAPSHOTOID, PG_SNAPSHOTOID}
 };
 
@@ -87,8 +88,8 @@ static Statement read_merged = {
 	"    LATERAL (SELECT e.id FROM @s@.outbox_event e"
 	"     WHERE e.xid = t.xid AND e.id > $7 AND" NEW_EVENT
 	"     ORDER BY e.id LIMIT $5) l) u"
-	"  ORDER BY u.id LIMIT $5) w"
-	" JOIN @s@.outbox_event e ON e.id = w.id"
+	"  ORDER BY u.id LIMIT $5) w,"
+	" LATERAL" EVENT_BY_ID("e.*", "w.id") " e"
 	" ORDER BY e.id",
 	7, {INT8OID, INT8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID,
 	XID8ARRAYOID, INT8OID}
