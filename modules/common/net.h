@@ -13,6 +13,9 @@
 #include "common/address.h"
 #include "common/tls.h"
 
+/* So much is read or written in one go, before others have their turn. */
+#define NET_TURN_BYTES	(1024 * 1024)
+
 typedef struct NetConnection NetConnection;
 
 extern NetConnection *net_create(MemoryContext context);

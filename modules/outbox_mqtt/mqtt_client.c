@@ -25,6 +25,7 @@
  */
 #include "postgres.h"
 
+#include "common/byte_queue.h"
 #include "common/pipeline.h"
 #include "lib/clock.h"
 #include "lib/text.h"
@@ -271,6 +272,8 @@ handle_input(MqttClient *client)
 static void
 read_answers(MqttClient *client)
 {
+	Size		total = 0;
+
 	if (!client->in_use)
 		return;
 	if (!net_advance(client->net))
@@ -283,7 +286,8 @@ read_answers(MqttClient *client)
 		mqtt_connect_append(&client->out, &client->options->identity, KEEP_ALIVE);
 		client->greeted = true;
 	}
-	while (client->in_use && net_is_open(client->net))
+	while (client->in_use && net_is_open(client->net) &&
+		   total < NET_TURN_BYTES)
 	{
 		StringInfo	in = &client->in;
 		ssize_t		len;
@@ -294,6 +298,7 @@ read_answers(MqttClient *client)
 			give_up_connection(client, net_error(client->net), false);
 		if (len <= 0)
 			return;
+		total += len;
 		in->len += len;
 		handle_input(client);
 	}
@@ -307,7 +312,7 @@ can_send(MqttClient *client)
 		pending_first_unsent(client->ring) &&
 		pending_next_number(client->ring) <
 		pending_oldest_number(client->ring) + client->window &&
-		client->out.len - client->out.cursor < OUT_ENOUGH;
+		byte_queue_len(&client->out) < OUT_ENOUGH;
 }
 
 /* Append the next message to what is written; or refuse it. */
@@ -329,7 +334,7 @@ send_first_unsent(MqttClient *client)
 static void
 write_packets(MqttClient *client)
 {
-	StringInfo	out = &client->out;
+	Size		total = 0;
 
 	while (client->in_use && net_is_open(client->net))
 	{
@@ -337,18 +342,14 @@ write_packets(MqttClient *client)
 
 		while (can_send(client))
 			send_first_unsent(client);
-		if (out->cursor == out->len)
-		{
-			resetStringInfo(out);
+		if (byte_queue_len(&client->out) == 0 || total >= NET_TURN_BYTES)
 			return;
-		}
-		len = net_write(client->net, out->data + out->cursor,
-						out->len - out->cursor);
+		len = byte_queue_write(&client->out, client->net);
 		if (len < 0)
 			give_up_connection(client, net_error(client->net), false);
 		if (len <= 0)
 			return;
-		out->cursor += len;
+		total += len;
 		client->sent_at = clock_ms();
 	}
 }
@@ -407,7 +408,7 @@ int
 mqtt_client_wait_for(MqttClient *client, OutboxSocket *socket, long *timeout_ms)
 {
 	int64		deadline = PENDING_NO_DEADLINE;
-	int			n = net_wait_for(client->net, client->out.cursor < client->out.len,
+	int			n = net_wait_for(client->net, byte_queue_len(&client->out) > 0,
 								 socket, &deadline);
 
 	/* what nobody has connected for yet */

@@ -20,6 +20,7 @@
  */
 #include "postgres.h"
 
+#include "common/byte_queue.h"
 #include "common/pipeline.h"
 #include "lib/clock.h"
 #include "nats_client.h"
@@ -41,8 +42,9 @@ struct NatsClient
 	bool		draining;		/* send nothing more on it */
 	int64		asked_at;		/* when the server was asked whether it is
 								 * there; 0: it has said something since */
-	bool		probing;		/* somebody waits for more PONGs than these */
+	bool		probing;		/* somebody waits for more PONGs than these, */
 	uint64		npongs;
+	int64		probe_deadline; /* until this, in clock_ms() */
 };
 
 /* A client of "state", without a connection. */
@@ -176,8 +178,9 @@ static void
 read_answers(NatsClient *client)
 {
 	NatsFrame	frame;
+	Size		total = 0;
 
-	while (nats_connection_read(client->connection, &frame))
+	while (nats_connection_read(client->connection, &frame, &total))
 	{
 		if (frame.op == NATS_MSG)
 			handle_reply(client, &frame);
@@ -226,14 +229,19 @@ static void
 write_messages(NatsClient *client)
 {
 	StringInfo	out = nats_connection_output(client->connection);
+	Size		total = 0;
+	Size		len;
 
 	do
 	{
 		while (nats_connection_is_ready(client->connection) &&
-			   !client->draining && out->len - out->cursor < OUT_ENOUGH &&
+			   !client->draining && byte_queue_len(out) < OUT_ENOUGH &&
 			   pending_first_unsent(client->ring))
 			send_first_unsent(client);
-	} while (out->len > 0 && nats_connection_write(client->connection));
+		len = total < NET_TURN_BYTES ?
+			nats_connection_write(client->connection) : 0;
+		total += len;
+	} while (len > 0);
 	notice_closing(client);
 }
 
@@ -262,6 +270,14 @@ time_to_act(NatsClient *client, const Pending *oldest)
 	return Max(oldest->deadline, client->asked_at + PONG_MS);
 }
 
+/* The server has not answered in time: leave it. */
+static void
+leave_mute_server(NatsClient *client)
+{
+	leave_connection(client);
+	answer_all(client, "timed out waiting for the server", false);
+}
+
 /* Look what has taken too long. */
 static void
 check_time(NatsClient *client)
@@ -280,10 +296,7 @@ check_time(NatsClient *client)
 		/* what was not sent by now was not because the server does not read */
 		if (client->asked_at != 0 ||
 			(now >= oldest->deadline && pending_nsent(client->ring) == 0))
-		{
-			leave_connection(client);
-			answer_all(client, "timed out waiting for the server", false);
-		}
+			leave_mute_server(client);
 		else if (now >= oldest->deadline)
 			pipeline_answer(client->state, client->ring, oldest, &late);
 		else
@@ -292,6 +305,9 @@ check_time(NatsClient *client)
 			client->asked_at = now;
 		}
 	}
+	if (nats_connection_is_ready(client->connection) && client->probing &&
+		now >= client->probe_deadline)
+		leave_mute_server(client);
 }
 
 /* Go on as far as that is possible now. */
@@ -326,6 +342,8 @@ nats_client_wait_for(NatsClient *client, OutboxSocket *socket, long *timeout_ms)
 	n = nats_connection_wait_for(client->connection, socket, &deadline);
 	if (oldest && nats_connection_is_ready(client->connection))
 		deadline = Min(deadline, time_to_act(client, oldest));
+	if (client->probing && nats_connection_is_ready(client->connection))
+		deadline = Min(deadline, client->probe_deadline);
 
 	/* what nobody has connected for yet */
 	if (!client->in_use && (client->probing || pending_first_unsent(client->ring)))
@@ -346,8 +364,11 @@ nats_client_cancel(NatsClient *client, int64 id)
 void
 nats_client_probe(NatsClient *client)
 {
+	if (client->probing)
+		return;
 	client->probing = true;
 	client->npongs = nats_connection_npongs(client->connection);
+	client->probe_deadline = clock_ms() + client->state->request_timeout;
 	if (nats_connection_is_ready(client->connection))
 		nats_connection_ping(client->connection);
 }

@@ -18,6 +18,7 @@
  */
 #include "postgres.h"
 
+#include "common/byte_queue.h"
 #include "lib/clock.h"
 #include "lib/text.h"
 #include "nats_connection.h"
@@ -92,7 +93,7 @@ nats_connection_is_leaving(const NatsConnection *connection)
 	return connection->phase == NATS_READY && connection->info.lame_duck;
 }
 
-/* What the server says of itself; its texts are not to be used. */
+/* What the server says of itself. */
 const NatsInfo *
 nats_connection_info(const NatsConnection *connection)
 {
@@ -292,13 +293,18 @@ handle_frame(NatsConnection *connection, const NatsFrame *frame)
 	}
 }
 
-/* Read what is there, behind what was read before; false: nothing new. */
+/*
+ * Read what is there, behind what was read before, unless enough was read already;
+ * false: nothing new.
+ */
 static bool
-read_chunk(NatsConnection *connection)
+read_chunk(NatsConnection *connection, Size *total)
 {
 	StringInfo	in = &connection->in;
 	ssize_t		len;
 
+	if (*total >= NET_TURN_BYTES)
+		return false;
 	memmove(in->data, in->data + in->cursor, in->len - in->cursor);
 	in->len -= in->cursor;
 	in->cursor = 0;
@@ -308,6 +314,7 @@ read_chunk(NatsConnection *connection)
 		connection_failed(connection, net_error(connection->net));
 	if (len <= 0)
 		return false;
+	*total += len;
 	in->len += len;
 	connection->heard_at = clock_ms();
 	return true;
@@ -331,10 +338,11 @@ advance_connecting(NatsConnection *connection)
  * Go on with connecting and reading until there is a frame for the caller: an
  * acknowledgement (NATS_MSG), or an error of one subject (NATS_ERR); it points
  * into a buffer, until the next call.  False: there is nothing more now, or the
- * connection is closed.
+ * connection is closed.  *total is how many bytes were read; from 0 on, they have
+ * a limit.
  */
 bool
-nats_connection_read(NatsConnection *connection, NatsFrame *frame)
+nats_connection_read(NatsConnection *connection, NatsFrame *frame, Size *total)
 {
 	if (connection->phase == NATS_CONNECTING)
 		advance_connecting(connection);
@@ -348,7 +356,7 @@ nats_connection_read(NatsConnection *connection, NatsFrame *frame)
 			connection_failed(connection, "the server does not speak NATS");
 		else if (frame->op == NATS_INCOMPLETE)
 		{
-			if (!read_chunk(connection))
+			if (!read_chunk(connection, total))
 				break;
 		}
 		else
@@ -365,29 +373,20 @@ nats_connection_read(NatsConnection *connection, NatsFrame *frame)
 }
 
 /*
- * Write what the socket takes.  False if some of it is left, or the connection is
- * closed.
+ * Write what the socket takes: how many bytes.  0: there is nothing to write, or no
+ * room for it, or the connection is closed.
  */
-bool
+Size
 nats_connection_write(NatsConnection *connection)
 {
-	StringInfo	out = &connection->out;
+	ssize_t		len;
 
-	if (connection->phase <= NATS_CONNECTING)
-		return false;
-	while (out->cursor < out->len)
-	{
-		ssize_t		len = net_write(connection->net, out->data + out->cursor,
-									out->len - out->cursor);
-
-		if (len < 0)
-			connection_failed(connection, net_error(connection->net));
-		if (len <= 0)
-			return false;
-		out->cursor += len;
-	}
-	resetStringInfo(out);
-	return true;
+	if (connection->phase <= NATS_CONNECTING || byte_queue_len(&connection->out) == 0)
+		return 0;
+	len = byte_queue_write(&connection->out, connection->net);
+	if (len < 0)
+		connection_failed(connection, net_error(connection->net));
+	return Max(len, 0);
 }
 
 /* As net_wait_for(). */
@@ -398,6 +397,5 @@ nats_connection_wait_for(NatsConnection *connection, OutboxSocket *socket,
 	if (connection->phase != NATS_CLOSED && connection->phase != NATS_READY)
 		*deadline = Min(*deadline, connection->deadline);
 	return net_wait_for(connection->net,
-						connection->out.cursor < connection->out.len, socket,
-						deadline);
+						byte_queue_len(&connection->out) > 0, socket, deadline);
 }

@@ -36,8 +36,9 @@ extern void nats_connection_ping(NatsConnection *connection);
 extern uint64 nats_connection_npongs(const NatsConnection *connection);
 extern int64 nats_connection_heard_at(const NatsConnection *connection);
 extern StringInfo nats_connection_output(NatsConnection *connection);
-extern bool nats_connection_read(NatsConnection *connection, NatsFrame *frame);
-extern bool nats_connection_write(NatsConnection *connection);
+extern bool nats_connection_read(NatsConnection *connection, NatsFrame *frame,
+								 Size *total);
+extern Size nats_connection_write(NatsConnection *connection);
 extern int	nats_connection_wait_for(NatsConnection *connection,
 									 OutboxSocket *socket, int64 *deadline);
 extern void nats_connection_close(NatsConnection *connection);

@@ -34,12 +34,6 @@
 /* Encode more when less than this is to be written. */
 #define OUT_LOW (64 * 1024)
 
-/* A buffer that has grown beyond this, for a large message, is given back. */
-#define OUT_KEEP (1024 * 1024)
-
-/* So much is read or written in one go, before others have their turn. */
-#define TURN_BYTES (1024 * 1024)
-
 RabbitLink *
 link_create(OutboxPublisherState *state, RabbitSettings *settings)
 {
@@ -91,8 +85,7 @@ connect_link(RabbitLink *link)
 	link->phase = LINK_CONNECTING;
 	link->deadline = PENDING_NO_DEADLINE;	/* the network has its own */
 	link->in_len = 0;
-	link->out.len = 0;
-	link->out_sent = 0;
+	resetStringInfo(&link->out);
 	link->frame_max = FRAME_MAX;
 	link->heartbeat_ms = 0;
 	link->sent_at = link->received_at = now;
@@ -190,7 +183,7 @@ read_link(RabbitLink *link)
 {
 	Size		total = 0;
 
-	while (link->phase != LINK_CLOSED && total < TURN_BYTES)
+	while (link->phase != LINK_CLOSED && total < NET_TURN_BYTES)
 	{
 		/* no frame is larger than the buffer, so that there is always room */
 		ssize_t		len = net_read(link->net, link->in + link->in_len,
@@ -218,7 +211,7 @@ fill_buffer(RabbitLink *link)
 	const OutboxMessage *message;
 
 	while (link->phase == LINK_READY && link->blocked[0] == '\0' &&
-		   link->out.len - link->out_sent < OUT_LOW &&
+		   byte_queue_len(&link->out) < OUT_LOW &&
 		   (message = pending_first_unsent(link->pending)) != NULL)
 	{
 		const char *problem = message_put(&link->out, CHANNEL_PUBLISH,
@@ -240,22 +233,6 @@ fill_buffer(RabbitLink *link)
 	}
 }
 
-/* All of the buffer is written: begin it anew. */
-static void
-empty_buffer(RabbitLink *link)
-{
-	link->out_sent = 0;
-	resetStringInfo(&link->out);
-	if (link->out.maxlen > OUT_KEEP)
-	{
-		MemoryContext caller = MemoryContextSwitchTo(link->context);
-
-		pfree(link->out.data);
-		initStringInfo(&link->out);
-		MemoryContextSwitchTo(caller);
-	}
-}
-
 /* Write what there is to write, as far as there is room for it. */
 static void
 write_link(RabbitLink *link)
@@ -267,10 +244,9 @@ write_link(RabbitLink *link)
 		ssize_t		len;
 
 		fill_buffer(link);
-		if (link->out_sent == link->out.len || total >= TURN_BYTES)
+		if (byte_queue_len(&link->out) == 0 || total >= NET_TURN_BYTES)
 			break;
-		len = net_write(link->net, link->out.data + link->out_sent,
-						link->out.len - link->out_sent);
+		len = byte_queue_write(&link->out, link->net);
 		if (len == 0)
 			break;
 		if (len < 0)
@@ -281,9 +257,6 @@ write_link(RabbitLink *link)
 		}
 		total += len;
 		link->sent_at = clock_ms();
-		link->out_sent += len;
-		if (link->out_sent == link->out.len)
-			empty_buffer(link);
 	}
 }
 
@@ -377,7 +350,7 @@ link_wait_for(RabbitLink *link, OutboxSocket *socket, int64 *deadline)
 			*deadline = Min(*deadline,
 							link->sent_at + link->heartbeat_ms / 2);
 	}
-	return net_wait_for(link->net, link->out_sent < link->out.len, socket,
+	return net_wait_for(link->net, byte_queue_len(&link->out) > 0, socket,
 						deadline);
 }
 
@@ -399,7 +372,7 @@ link_destroy(RabbitLink *link)
 
 	if (link->phase == LINK_READY && link->out.len == 0 &&
 		frame_put_method(&link->out, 0, AMQP_CONNECTION_CLOSE_METHOD, &close))
-		net_write(link->net, link->out.data, link->out.len);
+		byte_queue_write(&link->out, link->net);
 	net_destroy(link->net);
 	empty_amqp_pool(&link->pool);
 	settings_free(link->settings);

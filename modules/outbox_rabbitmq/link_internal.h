@@ -10,7 +10,7 @@
 #define OUTBOX_RABBITMQ_LINK_INTERNAL_H
 
 #include "common/module.h"
-#include "common/net.h"
+#include "common/byte_queue.h"
 #include "common/pending.h"
 #include "frame.h"
 #include "lib/text.h"
@@ -41,8 +41,7 @@ struct RabbitLink
 
 	char	   *in;				/* what was received, FRAME_MAX bytes */
 	Size		in_len;
-	StringInfoData out;			/* what is to be sent; up to out_sent it is */
-	Size		out_sent;
+	StringInfoData out;			/* written up to its cursor */
 	Size		frame_max;
 
 	int64		deadline;		/* in clock_ms(): to be ready, or to have seen

@@ -267,11 +267,10 @@ take_connection_close(RabbitLink *link, const amqp_connection_close_t *closed)
 	}
 
 	/* for its log; whether that arrives does not matter */
-	if (link->out_sent == link->out.len)
+	if (byte_queue_len(&link->out) == 0)
 	{
 		say(link, 0, AMQP_CONNECTION_CLOSE_OK_METHOD, &ok);
-		net_write(link->net, link->out.data + link->out_sent,
-				  link->out.len - link->out_sent);
+		byte_queue_write(&link->out, link->net);
 	}
 	link_fail(link, &verdict);
 }

@@ -27,8 +27,7 @@
  */
 #include "postgres.h"
 
-#include <hiredis/hiredis.h>
-
+#include "common/byte_queue.h"
 #include "common/pipeline.h"
 #include "lib/clock.h"
 #include "lib/text.h"
@@ -39,6 +38,9 @@
 #define OUT_ENOUGH	(256 * 1024)
 
 #define IN_CHUNK	(16 * 1024)
+
+/* No answer that we ask for has more than a line. */
+#define MAX_ANSWER	(64 * 1024)
 
 /* Commands whose answers are expected */
 #define EXPECT_AUTH	'A'
@@ -61,8 +63,10 @@ struct RedisClient
 	bool		probing;		/* somebody waits for the answer to a PING */
 	int			group_wait;		/* a WAIT for so many replicas is sent; 0:
 								 * none */
-	int64		deadline;		/* until it has to be ready, in clock_ms() */
+	int64		deadline;		/* until it has to be ready, or has to answer
+								 * who is probing; in clock_ms() */
 	redisReader *reader;
+	Size		unanswered;		/* bytes of an answer that is not whole */
 	PendingRing *ring;
 	uint64		next_answer;	/* number of the next entry to be answered */
 	StringInfoData expected;	/* answered up to its cursor */
@@ -124,8 +128,10 @@ static void
 send_command(RedisClient *client, char expect, int argc,
 			 const char *const *argv)
 {
-	appendStringInfoChar(&client->expected, expect);
+	/* both or, out of memory, none */
+	enlargeStringInfo(&client->expected, 1);
 	redis_append_command(&client->out, argc, argv);
+	appendStringInfoChar(&client->expected, expect);
 }
 
 /* Begin to connect, if there is a reason to. */
@@ -141,6 +147,7 @@ connect_if_needed(RedisClient *client)
 	client->deadline = clock_ms() + state->connect_timeout +
 		state->request_timeout;
 	client->next_answer = 1;
+	client->unanswered = 0;
 	pending_restart_numbers(client->ring);
 	client->reader = redisReaderCreate();
 	if (client->reader == NULL)
@@ -204,6 +211,12 @@ handle_added(RedisClient *client, const redisReply *reply)
 		redis_error_judge(error, &verdict);
 		tell_outage(client, &verdict);
 	}
+	else if (reply->type != REDIS_REPLY_STRING)
+	{
+		/* only the entry's id says that there is one */
+		give_up_connection(client, "the server does not answer XADD with an id");
+		return;
+	}
 	else if (client->group_wait > 0)
 	{
 		pending->status = STORED;
@@ -217,21 +230,10 @@ static void
 handle_waited(RedisClient *client, const redisReply *reply)
 {
 	char		error[OUTBOX_ERROR_SIZE];
-	Verdict		verdict = {.outcome = OUTBOX_DELIVERED};
+	Verdict		verdict;
 	Pending    *oldest;
 
-	if (reply->type != REDIS_REPLY_INTEGER ||
-		reply->integer < client->group_wait)
-	{
-		verdict.outcome = OUTBOX_UNAVAILABLE;
-		verdict.error = error;
-		if (reply->type == REDIS_REPLY_INTEGER)
-			snprintf(error, sizeof(error), "%lld of %d replicas have stored it",
-					 reply->integer, client->group_wait);
-		else
-			text_copy_line(error, sizeof(error), reply->str ? reply->str :
-						   "WAIT was not answered by a number");
-	}
+	redis_wait_judge(reply, client->group_wait, error, &verdict);
 	tell_outage(client, &verdict);
 	while (pending_nsent(client->ring) > 0)
 	{
@@ -257,10 +259,11 @@ handle_reply(RedisClient *client, const redisReply *reply)
 {
 	char		expect = '\0';
 
-	if (client->expected.cursor < client->expected.len)
-		expect = client->expected.data[client->expected.cursor++];
-	if (client->expected.cursor == client->expected.len)
-		resetStringInfo(&client->expected);
+	if (byte_queue_len(&client->expected) > 0)
+	{
+		expect = client->expected.data[client->expected.cursor];
+		byte_queue_take(&client->expected, 1);
+	}
 	switch (expect)
 	{
 		case EXPECT_AUTH:
@@ -301,6 +304,7 @@ handle_replies(RedisClient *client)
 		}
 		if (reply == NULL)
 			return;
+		client->unanswered = 0;
 		handle_reply(client, reply);
 		freeReplyObject(reply);
 	}
@@ -311,6 +315,7 @@ static void
 read_answers(RedisClient *client)
 {
 	char		chunk[IN_CHUNK];
+	Size		total = 0;
 
 	if (!client->in_use)
 		return;
@@ -321,7 +326,8 @@ read_answers(RedisClient *client)
 	}
 	if (net_is_open(client->net) && !client->greeted)
 		greet_server(client);
-	while (client->in_use && net_is_open(client->net))
+	while (client->in_use && net_is_open(client->net) &&
+		   total < NET_TURN_BYTES)
 	{
 		ssize_t		len = net_read(client->net, chunk, sizeof(chunk));
 
@@ -329,10 +335,16 @@ read_answers(RedisClient *client)
 			give_up_connection(client, net_error(client->net));
 		if (len <= 0)
 			return;
+		total += len;
+		client->unanswered += len;
 		if (redisReaderFeed(client->reader, chunk, len) != REDIS_OK)
 			give_up_connection(client, client->reader->errstr);
 		else
 			handle_replies(client);
+
+		/* hiredis would keep whatever comes, until all of it has */
+		if (client->in_use && client->unanswered > MAX_ANSWER)
+			give_up_connection(client, "the server's answer is too long");
 	}
 }
 
@@ -365,7 +377,7 @@ send_entries(RedisClient *client)
 	};
 
 	while (pending_first_unsent(client->ring) &&
-		   client->out.len - client->out.cursor < OUT_ENOUGH)
+		   byte_queue_len(&client->out) < OUT_ENOUGH)
 		send_first_unsent(client);
 	if (replicas == 0 || pending_nsent(client->ring) == 0)
 		return;
@@ -377,7 +389,7 @@ send_entries(RedisClient *client)
 static void
 write_commands(RedisClient *client)
 {
-	StringInfo	out = &client->out;
+	Size		total = 0;
 
 	while (client->in_use && net_is_open(client->net))
 	{
@@ -386,18 +398,14 @@ write_commands(RedisClient *client)
 		if (client->ready && !client->draining && client->group_wait == 0 &&
 			pending_first_unsent(client->ring))
 			send_entries(client);
-		if (out->cursor == out->len)
-		{
-			resetStringInfo(out);
+		if (byte_queue_len(&client->out) == 0 || total >= NET_TURN_BYTES)
 			return;
-		}
-		len = net_write(client->net, out->data + out->cursor,
-						out->len - out->cursor);
+		len = byte_queue_write(&client->out, client->net);
 		if (len < 0)
 			give_up_connection(client, net_error(client->net));
 		if (len <= 0)
 			return;
-		out->cursor += len;
+		total += len;
 	}
 }
 
@@ -406,10 +414,11 @@ static int64
 time_to_give_up(RedisClient *client)
 {
 	Pending    *oldest = pending_oldest(client->ring);
+	int64		deadline = oldest ? oldest->deadline : PENDING_NO_DEADLINE;
 
-	if (client->in_use && !client->ready)
+	if (!client->ready)
 		return client->deadline;
-	return oldest ? oldest->deadline : PENDING_NO_DEADLINE;
+	return client->probing ? Min(deadline, client->deadline) : deadline;
 }
 
 /* Go on as far as that is possible now. */
@@ -441,7 +450,7 @@ redis_client_wait_for(RedisClient *client, OutboxSocket *socket,
 					  long *timeout_ms)
 {
 	int64		deadline = PENDING_NO_DEADLINE;
-	int			n = net_wait_for(client->net, client->out.cursor < client->out.len,
+	int			n = net_wait_for(client->net, byte_queue_len(&client->out) > 0,
 								 socket, &deadline);
 
 	/* what nobody has connected for yet */
@@ -467,9 +476,12 @@ redis_client_probe(RedisClient *client)
 {
 	const char *ping[] = {"PING"};
 
-	client->probing = true;
-	if (client->ready)
+	if (client->ready && !client->probing)
+	{
 		send_command(client, EXPECT_PING, lengthof(ping), ping);
+		client->deadline = clock_ms() + client->state->request_timeout;
+	}
+	client->probing = true;
 }
 
 /* Close the connection without waiting for anything. */

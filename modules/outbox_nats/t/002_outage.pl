@@ -12,7 +12,8 @@
 #   reason, and is over without anybody's doing when its cause is.
 # - With TLS, only a certificate of the authority, and for the name in the URL, is
 #   taken; and ours is shown if the server wants one.
-# - A credentials file logs in, and its seed is in no message.
+# - A server that stops answering while it is probed is left, and that is said.
+# - A credentials file logs in, with TLS too, and its seed is in no message.
 # - A server that is about to end is left in time.
 
 use strict;
@@ -246,18 +247,42 @@ promise 'with TLS, both show who they are' => sub {
 		'outbox_nats.tls_key_file' => '');
 };
 
+promise 'a server that stops answering while it is probed is left' => sub {
+	my $plain = Real::Nats->new(config => "jetstream: disabled\n");
+	my %plain = (
+		'outbox_nats.url' => $plain->url,
+		'outbox_nats.user' => '',
+		'outbox_nats.password_file' => '');
+	reload($node, %plain);
+	my $id = publish($node, 'events.plain');
+	wait_relay_value($node, last_error => qr/JetStream does not answer/);
+	wait_relay_value($node, state => 'endpoint down');
+	$plain->hang;
+	wait_relay_value($node, last_error => qr/timed out waiting for the server/);
+	like(relay_value($node, 'last_error'), qr/timed out/, 'the reason is shown');
+	$plain->go_on;
+	wait_relay_value($node, last_error => qr/JetStream does not answer/);
+	reload($node, %login);
+	wait_state($node, $id, 'published');
+};
+
 promise 'a credentials file logs in, and only that of a user the server knows' => sub {
 	my ($seed, $public) = Real::Nats::make_key();
 	my ($other) = Real::Nats::make_key();
+	my $authority = Real::Certificates->new;
+	my $server = $authority->issue('server', 'IP:127.0.0.1');
 	my $keyed = Real::Nats->new(
 		key => $seed,
-		config => "authorization { users = [ { nkey: $public } ] }\n");
+		tls_files => { ca => $authority->authority },
+		config => "authorization { users = [ { nkey: $public } ] }\n" .
+		  qq(tls { cert_file: "$server->{cert}", key_file: "$server->{key}" }\n));
 	$keyed->create_stream('KEYED', 'keyed');
 	my $file = $keyed->dir . '/outbox.creds';
 	my $begin = '-----BEGIN USER NKEY SEED-----';
 	my $end = '------END USER NKEY SEED------';
 	my %keyed = (
-		'outbox_nats.url' => $keyed->url,
+		'outbox_nats.url' => 'tls://127.0.0.1:' . $keyed->port,
+		'outbox_nats.tls_ca_file' => $authority->authority,
 		'outbox_nats.user' => '',
 		'outbox_nats.password_file' => '',
 		'outbox_nats.credentials_file' => $file);

@@ -8,6 +8,10 @@
 # - A server that is killed twice under load loses nothing; one that hangs keeps
 #   nothing but its own events waiting, and the relay ends within a second when it
 #   is told to, with 30 MB in flight.
+# - A server that takes entries slower than they come does not make the relay grow.
+# - A server that stops answering while it is probed is left, and that is said.
+# - Only the id of an entry says that there is one, and no answer makes the relay
+#   keep more of it than an answer can have.
 # - An outage (nobody there, wrong password, out of memory, no right) is shown with
 #   its reason, costs no attempt, and is over when its cause is.
 # - With TLS, only a certificate of the authority, and for the name in the URL, is
@@ -25,7 +29,9 @@ use lib 'test/lib';
 use OutboxTest;
 use PostgreSQL::Test::Utils;
 use Real::Certificates;
+use Real::Listener;
 use Real::Redis;
+use Real::SlowProxy;
 
 my $missing = Real::Redis->missing;
 plan skip_all => $missing if $missing;
@@ -236,6 +242,48 @@ promise 'a server that hangs is noticed, and goes on' => sub {
 	all_are_there(\@ids, 'hung', 1000);
 };
 
+# The relay's own memory, in MB
+sub relay_mb
+{
+	my ($pid) = @_;
+	slurp_file("/proc/$pid/status") =~ /^RssAnon:\s+(\d+) kB/m or die;
+	return $1 / 1024;
+}
+
+promise 'a server that takes entries slower than they come does not make the relay grow' => sub {
+	plan skip_all => 'no /proc/PID/status' unless -r "/proc/$$/status";
+	my $proxy = Real::SlowProxy->new($redis->port, 30);
+	reload($node,
+		'outbox.relay_memory' => '32MB',
+		'outbox_redis.maxlen' => 10,
+		'outbox_redis.url' => 'redis://127.0.0.1:' . $proxy->port);
+	publish($node, 'slow', count => 3000, payload => q{to_jsonb(repeat('x', 50000))});
+	my $pid = wait_relay($node);
+	my $most = 0;
+	poll_until(
+		sub {
+			my $mb = relay_mb($pid);
+			$most = $mb if $mb > $most;
+			stat_value($node, 'backlog') eq '0';
+		},
+		'all to be sent', 120);
+	cmp_ok($most, '<', 100, "with 150 MB sent, it had $most MB");
+	reload($node, 'outbox_redis.maxlen' => 0, %settings);
+};
+
+promise 'a server that stops answering while it is probed is left' => sub {
+	reload($node, 'outbox.request_timeout' => '1s');
+	$redis->cli('REPLICAOF', '127.0.0.1', Real::Server::free_port());
+	my $id = publish($node, 'probed');
+	wait_relay_value($node, last_error => qr/^READONLY /);
+	$redis->hang;
+	wait_relay_value($node, last_error => qr/timed out waiting for the server/);
+	like(relay_value($node, 'last_error'), qr/timed out/, 'the reason is shown');
+	$redis->go_on;
+	$redis->cli('REPLICAOF', 'NO', 'ONE');
+	wait_state($node, $id, 'published');
+};
+
 promise 'with 30 MB in flight to a server that hangs, the relay ends in a second' => sub {
 	my $pid = wait_relay($node);
 	$redis->hang;
@@ -272,6 +320,41 @@ promise 'an outage is shown with its reason, and costs no attempt' => sub {
 		qr/^READONLY /,
 		sub { $redis->cli('REPLICAOF', '127.0.0.1', $port) },
 		sub { $redis->cli('REPLICAOF', 'NO', 'ONE') });
+};
+
+# A server that answers this to XADD, over and over again, and is fine otherwise.
+sub impostor
+{
+	my ($answer) = @_;
+	return Real::Listener->new(
+		sub {
+			my ($client) = @_;
+			while (sysread($client, my $command, 65536))
+			{
+				syswrite($client, "+PONG\r\n") if $command =~ /PING/;
+				next unless $command =~ /XADD/;
+				while (syswrite($client, $answer)) { }
+			}
+		});
+}
+
+promise 'only the id of an entry says that there is one' => sub {
+	my %answers = (
+		"+OK\r\n" => qr/does not answer XADD with an id/,
+		"\$500000000\r\n" . 'x' x 100000 => qr/answer is too long/);
+	foreach my $answer (sort keys %answers)
+	{
+		my $impostor = impostor($answer);
+		reload($node,
+			'outbox.max_retry_times' => 1000,
+			'outbox_redis.url' => 'redis://127.0.0.1:' . $impostor->port);
+		my $id = publish($node, 'believed');
+		wait_relay_value($node, last_error => $answers{$answer});
+		isnt(event_value($node, $id, 'state'), 'published', "$answers{$answer}");
+		reload($node, 'outbox.max_retry_times' => undef, %settings);
+		wait_state($node, $id, 'published');
+		all_are_there([$id], 'believed', 0);
+	}
 };
 
 promise 'a user logs in with the password of a file, and has to have the right one' => sub {

@@ -30,7 +30,8 @@ async def connected(url):
         options['nkeys_seed_str'] = os.environ['NATS_SEED']
     if 'NATS_CA' in os.environ:
         options['tls'] = ssl.create_default_context(cafile=os.environ['NATS_CA'])
-        options['tls'].load_cert_chain(os.environ['NATS_CERT'], os.environ['NATS_KEY'])
+        if 'NATS_CERT' in os.environ:
+            options['tls'].load_cert_chain(os.environ['NATS_CERT'], os.environ['NATS_KEY'])
     return await nats.connect(**options)
 
 
