@@ -37,7 +37,7 @@ append_signature(StringInfo out, const NatsCredentials *credentials,
 {
 	const char *signature;
 
-	if (info->nonce == NULL)
+	if (info->nonce[0] == '\0')
 	{
 		*reason = "the server does not ask for a signature, which is all that a credentials file is for";
 		return false;

@@ -8,8 +8,8 @@
  * a few are the message's or everybody's for sure.  All others may be those of
  * the stream that takes the subject.
  *
- * No state.  Texts that are kept are palloc'd in the current memory context;
- * nothing but out of memory is thrown, whatever the server says.
+ * No state.  Texts are palloc'd in the current memory context; nothing but out of
+ * memory is thrown, whatever the server says.
  *
  * Facts: https://docs.nats.io/reference/reference-protocols/nats-protocol, and
  * server/errors.json of https://github.com/nats-io/nats-server, 2.9.
@@ -76,7 +76,7 @@ info_member(void *arg, int depth, const char *top, const char *name,
 	else if (strcmp(name, "ldm") == 0)
 		info->lame_duck = is_true;
 	else if (strcmp(name, "nonce") == 0)
-		info->nonce = value;
+		strlcpy(info->nonce, value, sizeof(info->nonce));
 }
 
 /* Read INFO's JSON; false if it is none. */

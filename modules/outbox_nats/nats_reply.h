@@ -11,6 +11,9 @@
 #include "common/module.h"
 #include "nats_protocol.h"
 
+/* More than any server has in a nonce; what is behind it is cut off. */
+#define NATS_NONCE_SIZE 256
+
 /* What matters of INFO. */
 typedef struct NatsInfo
 {
@@ -19,7 +22,7 @@ typedef struct NatsInfo
 	bool		jetstream;		/* it has JetStream itself */
 	bool		tls_offered;
 	bool		lame_duck;		/* it will end, and wants us to leave */
-	const char *nonce;			/* to be signed, or NULL; palloc'd */
+	char		nonce[NATS_NONCE_SIZE]; /* to be signed; empty: none */
 } NatsInfo;
 
 extern bool nats_info_parse(const NatsText *json, NatsInfo *info);
