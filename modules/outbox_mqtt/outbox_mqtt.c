@@ -6,8 +6,7 @@
  * An event becomes a message (mqtt_message.c) on a connection (mqtt_client.c), and
  * is delivered when the broker has acknowledged it (QoS 1).
  *
- * Settings are read when the relay says so, into a context that lives until they
- * are read again; so what is in use does not change in between.
+ * Settings are those that all have (broker_settings.c), and some more.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,22 +17,11 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
+#include "common/broker_settings.h"
 #include "common/module.h"
 #include "mqtt_client.h"
 
 PG_MODULE_MAGIC;
-
-typedef enum ContentMode
-{
-	CONTENT_MODE_BINARY,
-	CONTENT_MODE_STRUCTURED
-} ContentMode;
-
-static const struct config_enum_entry content_modes[] = {
-	{"binary", CONTENT_MODE_BINARY, false},
-	{"structured", CONTENT_MODE_STRUCTURED, false},
-	{NULL, 0, false}
-};
 
 typedef enum NoSubscriber
 {
@@ -53,22 +41,15 @@ static const AddressScheme schemes[] = {
 	{NULL}
 };
 
-static char *guc_url = NULL;
-static char *guc_user = NULL;
-static char *guc_password_file = NULL;
+static BrokerVariables gucs;
 static char *guc_client_id = NULL;
 static char *guc_topic = NULL;
-static char *guc_tls_ca_file = NULL;
-static char *guc_tls_cert_file = NULL;
-static char *guc_tls_key_file = NULL;
 static int	guc_no_subscriber = NO_SUBSCRIBER_FAIL;
-static int	guc_content_mode = CONTENT_MODE_BINARY;
-static int	guc_max_messages = 0;
 
-/* What was read of the settings, in a context of its own */
+/* What was read of the settings */
 typedef struct MqttSettings
 {
-	MemoryContext context;
+	BrokerSettings broker;
 	MqttOptions options;
 } MqttSettings;
 
@@ -93,17 +74,24 @@ url_problem(const char *url, Address *address, bool *has_user)
 	return problem;
 }
 
+static bool check_url(char **newval, void **extra, GucSource source);
+static bool read_own_settings(const OutboxPublisherState *state, void *arg,
+							  const char **reason);
+
+static const BrokerKind kind = {
+	.prefix = "outbox_mqtt",
+	.url_description = "The broker: mqtt://host:port, or mqtts://host:port with TLS.",
+	.parse_url = url_problem,
+	.check_url = check_url,
+	.most_messages = 65535,
+	.size = sizeof(MqttSettings),
+	.read_own = read_own_settings
+};
+
 static bool
 check_url(char **newval, void **extra, GucSource source)
 {
-	Address		address;
-	bool		has_user = false;
-	bool		ok = **newval == '\0' ||
-	module_accept_unless(url_problem(*newval, &address, &has_user));
-
-	if (has_user)
-		GUC_check_errhint("Set outbox_mqtt.user and outbox_mqtt.password_file.");
-	return ok;
+	return broker_check_url(&kind, *newval);
 }
 
 /* Strings of MQTT have a limit. */
@@ -114,50 +102,20 @@ check_string(char **newval, void **extra, GucSource source)
 								"It is too long for MQTT." : NULL);
 }
 
-static void
-define_string(const char *name, const char *description, char **variable,
-			  const char *value, GucStringCheckHook check)
-{
-	DefineCustomStringVariable(name, description, NULL, variable, value,
-							   PGC_SUSET, 0, check, NULL, NULL);
-}
-
 void
 _PG_init(void)
 {
-	define_string("outbox_mqtt.url",
-				  "The broker: mqtt://host:port, or mqtts://host:port with TLS.",
-				  &guc_url, "", check_url);
-	define_string("outbox_mqtt.user", "The user to log in as; empty means none.",
-				  &guc_user, "", check_string);
-	define_string("outbox_mqtt.password_file",
-				  "File with the user's password; empty means none.",
-				  &guc_password_file, "", NULL);
-	define_string("outbox_mqtt.client_id",
-				  "What the broker knows us by; empty means a name made of outbox.source.",
-				  &guc_client_id, "", check_string);
-	define_string("outbox_mqtt.topic",
-				  "The topic of a message, made of {topic}, {key} and {type}.",
-				  &guc_topic, "{topic}", module_check_template);
-	define_string("outbox_mqtt.tls_ca_file",
-				  "File with the certificate authorities to trust; empty means that of outbox.tls_ca_file.",
-				  &guc_tls_ca_file, "", NULL);
-	define_string("outbox_mqtt.tls_cert_file", "File with our certificate.",
-				  &guc_tls_cert_file, "", NULL);
-	define_string("outbox_mqtt.tls_key_file", "File with our certificate's key.",
-				  &guc_tls_key_file, "", NULL);
+	broker_settings_define(&kind, &gucs);
+	broker_define_string(&kind, "client_id",
+						 "What the broker knows us by; empty means a name made of outbox.source.",
+						 &guc_client_id, "", check_string);
+	broker_define_string(&kind, "topic",
+						 "The topic of a message, made of {topic}, {key} and {type}.",
+						 &guc_topic, "{topic}", module_check_template);
 	DefineCustomEnumVariable("outbox_mqtt.no_subscriber",
 							 "Whether an event that nobody has subscribed to fails, or is published.",
 							 NULL, &guc_no_subscriber, NO_SUBSCRIBER_FAIL,
 							 no_subscriber_choices, PGC_SUSET, 0, NULL, NULL, NULL);
-	DefineCustomEnumVariable("outbox_mqtt.content_mode",
-							 "Whether an event's attributes are user properties or in an envelope.",
-							 NULL, &guc_content_mode, CONTENT_MODE_BINARY,
-							 content_modes, PGC_SUSET, 0, NULL, NULL, NULL);
-	DefineCustomIntVariable("outbox_mqtt.max_messages",
-							"How many messages may be unacknowledged at a time.",
-							NULL, &guc_max_messages, 1000, 1, 65535, PGC_SUSET, 0,
-							NULL, NULL, NULL);
 	MarkGUCPrefixReserved("outbox_mqtt");
 }
 
@@ -169,21 +127,6 @@ mqtt_startup(OutboxPublisherState *state)
 
 	publisher->client = mqtt_client_create(state);
 	state->private_data = publisher;
-}
-
-/* Read whom to trust; false and the reason if that cannot be told. */
-static bool
-read_tls(OutboxPublisherState *state, SSL_CTX **tls, const char **reason)
-{
-	TlsFiles	files = {
-		.ca_file = guc_tls_ca_file[0] != '\0' ? guc_tls_ca_file :
-		state->tls_ca_file,
-		.cert_file = guc_tls_cert_file,
-		.key_file = guc_tls_key_file
-	};
-
-	*tls = tls_context_create(&files, reason);
-	return *tls != NULL;
 }
 
 /*
@@ -199,49 +142,32 @@ make_client_id(const char *source)
 	return psprintf("outbox%016llx", (unsigned long long) hash);
 }
 
-/* Read all settings, in the current memory context. */
+/* As BrokerKind has it. */
 static bool
-read_settings(OutboxPublisherState *state, MqttSettings *settings,
-			  const char **reason)
+read_own_settings(const OutboxPublisherState *state, void *arg,
+				  const char **reason)
 {
+	MqttSettings *settings = arg;
+	const BrokerSettings *broker = &settings->broker;
 	MqttOptions *options = &settings->options;
-	const char *problem;
-	bool		has_user = false;
 
-	if (guc_url[0] == '\0')
-	{
-		*reason = "outbox_mqtt.url is not set";
-		return false;
-	}
-	problem = url_problem(guc_url, &options->address, &has_user);
-	if (problem != NULL)
-	{
-		*reason = psprintf("outbox_mqtt.url is invalid: %s", problem);
-		return false;
-	}
-	options->message.topic = pstrdup(guc_topic);
-	options->message.structured = guc_content_mode == CONTENT_MODE_STRUCTURED;
-	options->accept_unheard = guc_no_subscriber == NO_SUBSCRIBER_ACCEPT;
-	options->max_messages = guc_max_messages;
+	options->address = broker->address;
+	options->tls = broker->tls;
+	options->identity.user = broker->user;
+	options->identity.password = broker->password;
 	options->identity.client_id = guc_client_id[0] != '\0' ?
 		pstrdup(guc_client_id) : make_client_id(state->source);
-	if (guc_user[0] != '\0')
-		options->identity.user = pstrdup(guc_user);
-	if (guc_password_file[0] != '\0' &&
-		!module_read_secret(guc_password_file, &options->identity.password,
-							reason))
+	options->message.topic = pstrdup(guc_topic);
+	options->message.structured = broker->structured;
+	options->accept_unheard = guc_no_subscriber == NO_SUBSCRIBER_ACCEPT;
+	options->max_messages = gucs.max_messages;
+	if ((broker->user && strlen(broker->user) > MQTT_MAX_STRING) ||
+		(broker->password && strlen(broker->password) > MQTT_MAX_STRING))
+	{
+		*reason = "the user or the password is too long for MQTT";
 		return false;
-	return !options->address.tls || read_tls(state, &options->tls, reason);
-}
-
-/* Forget settings that nobody uses any more; NULL is allowed. */
-static void
-free_settings(MqttSettings *settings)
-{
-	if (settings == NULL)
-		return;
-	SSL_CTX_free(settings->options.tls);
-	MemoryContextDelete(settings->context);
+	}
+	return true;
 }
 
 /* OutboxCheckConfiguredCB.  What is in flight goes on; see mqtt_client.c. */
@@ -249,26 +175,14 @@ static bool
 mqtt_check_configured(OutboxPublisherState *state, const char **reason)
 {
 	MqttPublisher *publisher = state->private_data;
-	MemoryContext context = AllocSetContextCreate(state->context,
-												  "outbox_mqtt settings",
-												  ALLOCSET_SMALL_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
-	MqttSettings *settings = palloc0(sizeof(MqttSettings));
-	bool		ok;
+	MqttSettings *settings = broker_settings_read(state, &kind, &gucs, reason);
 
-	settings->context = context;
-	ok = read_settings(state, settings, reason);
-	MemoryContextSwitchTo(old);
-	if (!ok)
-	{
-		*reason = pstrdup(*reason);
-		free_settings(settings);
+	if (settings == NULL)
 		return false;
-	}
 	mqtt_client_configure(publisher->client, &settings->options);
-	free_settings(publisher->settings);
+	broker_settings_free((BrokerSettings *) publisher->settings);
 	publisher->settings = settings;
-	state->max_messages = guc_max_messages;
+	state->max_messages = gucs.max_messages;
 	return true;
 }
 
@@ -331,7 +245,7 @@ mqtt_shutdown(OutboxPublisherState *state)
 	MqttPublisher *publisher = state->private_data;
 
 	mqtt_client_destroy(publisher->client);
-	free_settings(publisher->settings);
+	broker_settings_free((BrokerSettings *) publisher->settings);
 }
 
 static const OutboxPublisherCallbacks mqtt_callbacks = {

@@ -7,8 +7,7 @@
  * and is delivered when JetStream says that a stream has stored it.  The stream
  * has to be there; nothing is created here.
  *
- * Settings are read when the relay says so, into a context that lives until they
- * are read again; so what is in use does not change in between.
+ * Settings are those that all have (broker_settings.c), and some more.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,23 +17,12 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
+#include "common/broker_settings.h"
 #include "common/module.h"
 #include "lib/secret_file.h"
 #include "nats_client.h"
 
 PG_MODULE_MAGIC;
-
-typedef enum ContentMode
-{
-	CONTENT_MODE_BINARY,
-	CONTENT_MODE_STRUCTURED
-} ContentMode;
-
-static const struct config_enum_entry content_modes[] = {
-	{"binary", CONTENT_MODE_BINARY, false},
-	{"structured", CONTENT_MODE_STRUCTURED, false},
-	{NULL, 0, false}
-};
 
 static const AddressScheme schemes[] = {
 	{"nats://", false, "4222"},
@@ -42,22 +30,15 @@ static const AddressScheme schemes[] = {
 	{NULL}
 };
 
-static char *guc_url = NULL;
-static char *guc_user = NULL;
-static char *guc_password_file = NULL;
+static BrokerVariables gucs;
 static char *guc_credentials_file = NULL;
 static char *guc_subject = NULL;
 static char *guc_expect_stream = NULL;
-static char *guc_tls_ca_file = NULL;
-static char *guc_tls_cert_file = NULL;
-static char *guc_tls_key_file = NULL;
-static int	guc_content_mode = CONTENT_MODE_BINARY;
-static int	guc_max_messages = 0;
 
-/* What was read of the settings, in a context of its own */
+/* What was read of the settings */
 typedef struct NatsSettings
 {
-	MemoryContext context;
+	BrokerSettings broker;
 	NatsOptions options;
 	NatsCredentials credentials;
 } NatsSettings;
@@ -83,17 +64,24 @@ url_problem(const char *url, Address *address, bool *has_user)
 	return problem;
 }
 
+static bool check_url(char **newval, void **extra, GucSource source);
+static bool read_own_settings(const OutboxPublisherState *state, void *arg,
+							  const char **reason);
+
+static const BrokerKind kind = {
+	.prefix = "outbox_nats",
+	.url_description = "The server: nats://host:port, or tls://host:port.",
+	.parse_url = url_problem,
+	.check_url = check_url,
+	.most_messages = 100000,
+	.size = sizeof(NatsSettings),
+	.read_own = read_own_settings
+};
+
 static bool
 check_url(char **newval, void **extra, GucSource source)
 {
-	Address		address;
-	bool		has_user = false;
-	bool		ok = **newval == '\0' ||
-	module_accept_unless(url_problem(*newval, &address, &has_user));
-
-	if (has_user)
-		GUC_check_errhint("Set outbox_nats.user and outbox_nats.password_file.");
-	return ok;
+	return broker_check_url(&kind, *newval);
 }
 
 /* A name of a stream goes into a header. */
@@ -108,48 +96,19 @@ check_expect_stream(char **newval, void **extra, GucSource source)
 	return true;
 }
 
-static void
-define_string(const char *name, const char *description, char **variable,
-			  const char *value, GucStringCheckHook check)
-{
-	DefineCustomStringVariable(name, description, NULL, variable, value,
-							   PGC_SUSET, 0, check, NULL, NULL);
-}
-
 void
 _PG_init(void)
 {
-	define_string("outbox_nats.url",
-				  "The server: nats://host:port, or tls://host:port.",
-				  &guc_url, "", check_url);
-	define_string("outbox_nats.user", "The user to log in as.",
-				  &guc_user, "", NULL);
-	define_string("outbox_nats.password_file", "File with the user's password.",
-				  &guc_password_file, "", NULL);
-	define_string("outbox_nats.credentials_file",
-				  "File with a user's JWT and seed, as NATS' tools write it, or only the seed.",
-				  &guc_credentials_file, "", NULL);
-	define_string("outbox_nats.subject",
-				  "The subject of a message, made of {topic}, {key} and {type}.",
-				  &guc_subject, "{topic}", module_check_template);
-	define_string("outbox_nats.expect_stream",
-				  "The stream that has to store the messages; empty means any.",
-				  &guc_expect_stream, "", check_expect_stream);
-	define_string("outbox_nats.tls_ca_file",
-				  "File with the certificate authorities to trust; empty means that of outbox.tls_ca_file.",
-				  &guc_tls_ca_file, "", NULL);
-	define_string("outbox_nats.tls_cert_file", "File with our certificate.",
-				  &guc_tls_cert_file, "", NULL);
-	define_string("outbox_nats.tls_key_file", "File with our certificate's key.",
-				  &guc_tls_key_file, "", NULL);
-	DefineCustomEnumVariable("outbox_nats.content_mode",
-							 "Whether an event's attributes are headers or in an envelope.",
-							 NULL, &guc_content_mode, CONTENT_MODE_BINARY,
-							 content_modes, PGC_SUSET, 0, NULL, NULL, NULL);
-	DefineCustomIntVariable("outbox_nats.max_messages",
-							"How many messages may be unacknowledged at a time.",
-							NULL, &guc_max_messages, 1000, 1, 100000, PGC_SUSET, 0,
-							NULL, NULL, NULL);
+	broker_settings_define(&kind, &gucs);
+	broker_define_string(&kind, "credentials_file",
+						 "File with a user's JWT and seed, as NATS' tools write it, or only the seed.",
+						 &guc_credentials_file, "", NULL);
+	broker_define_string(&kind, "subject",
+						 "The subject of a message, made of {topic}, {key} and {type}.",
+						 &guc_subject, "{topic}", module_check_template);
+	broker_define_string(&kind, "expect_stream",
+						 "The stream that has to store the messages; empty means any.",
+						 &guc_expect_stream, "", check_expect_stream);
 	MarkGUCPrefixReserved("outbox_nats");
 }
 
@@ -163,88 +122,58 @@ nats_startup(OutboxPublisherState *state)
 	state->private_data = publisher;
 }
 
-/* Read who we are; false and the reason if that cannot be told. */
-static bool
-read_identity(NatsCredentials *credentials, NatsIdentity *identity,
-			  const char **reason)
+/* MemoryContextCallback: "arg" is credentials. */
+static void
+forget_seed(void *arg)
 {
-	if (guc_user[0] != '\0')
-		identity->user = pstrdup(guc_user);
-	if (guc_password_file[0] != '\0' &&
-		!module_read_secret(guc_password_file, &identity->password, reason))
-		return false;
-	if (guc_credentials_file[0] != '\0')
-	{
-		char	   *text;
-		const char *problem;
+	NatsCredentials *credentials = arg;
 
-		if (!secret_file_read(guc_credentials_file, &text, reason))
-			return false;
-		if (!nats_credentials_parse(text, credentials, &problem))
-		{
-			*reason = psprintf("file \"%s\" is not one of credentials: %s",
-							   guc_credentials_file, problem);
-			return false;
-		}
-		identity->credentials = credentials;
-	}
-	return true;
+	explicit_bzero(credentials->seed, sizeof(credentials->seed));
 }
 
-/* Read whom to trust; false and the reason if that cannot be told. */
+/* Read the file of credentials; false and the reason if that cannot be. */
 static bool
-read_tls(OutboxPublisherState *state, SSL_CTX **tls, const char **reason)
+read_credentials(NatsCredentials *credentials, const char **reason)
 {
-	TlsFiles	files = {
-		.ca_file = guc_tls_ca_file[0] != '\0' ? guc_tls_ca_file :
-		state->tls_ca_file,
-		.cert_file = guc_tls_cert_file,
-		.key_file = guc_tls_key_file
-	};
-
-	*tls = tls_context_create(&files, reason);
-	return *tls != NULL;
-}
-
-/* Read all settings, in the current memory context. */
-static bool
-read_settings(OutboxPublisherState *state, NatsSettings *settings,
-			  const char **reason)
-{
-	NatsOptions *options = &settings->options;
+	MemoryContextCallback *callback = palloc0(sizeof(MemoryContextCallback));
 	const char *problem;
-	bool		has_user = false;
+	char	   *text;
+	bool		ok;
 
-	if (guc_url[0] == '\0')
-	{
-		*reason = "outbox_nats.url is not set";
+	callback->func = forget_seed;
+	callback->arg = credentials;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, callback);
+	if (!secret_file_read(guc_credentials_file, &text, reason))
 		return false;
-	}
-	problem = url_problem(guc_url, &options->server.address, &has_user);
-	if (problem != NULL)
-	{
-		*reason = psprintf("outbox_nats.url is invalid: %s", problem);
-		return false;
-	}
+	ok = nats_credentials_parse(text, credentials, &problem);
+	explicit_bzero(text, strlen(text));
+	pfree(text);
+	if (!ok)
+		*reason = psprintf("file \"%s\" is not one of credentials: %s",
+						   guc_credentials_file, problem);
+	return ok;
+}
+
+/* As BrokerKind has it. */
+static bool
+read_own_settings(const OutboxPublisherState *state, void *arg,
+				  const char **reason)
+{
+	NatsSettings *settings = arg;
+	const BrokerSettings *broker = &settings->broker;
+	NatsOptions *options = &settings->options;
+
+	options->server.address = broker->address;
+	options->server.tls = broker->tls;
+	options->server.identity.user = broker->user;
+	options->server.identity.password = broker->password;
 	options->message.subject = pstrdup(guc_subject);
 	options->message.expect_stream = pstrdup(guc_expect_stream);
-	options->message.structured = guc_content_mode == CONTENT_MODE_STRUCTURED;
-	return read_identity(&settings->credentials, &options->server.identity,
-						 reason) &&
-		(!options->server.address.tls ||
-		 read_tls(state, &options->server.tls, reason));
-}
-
-/* Forget settings that nobody uses any more; NULL is allowed. */
-static void
-free_settings(NatsSettings *settings)
-{
-	if (settings == NULL)
-		return;
-	SSL_CTX_free(settings->options.server.tls);
-	explicit_bzero(settings->credentials.seed,
-				   sizeof(settings->credentials.seed));
-	MemoryContextDelete(settings->context);
+	options->message.structured = broker->structured;
+	if (guc_credentials_file[0] == '\0')
+		return true;
+	options->server.identity.credentials = &settings->credentials;
+	return read_credentials(&settings->credentials, reason);
 }
 
 /* OutboxCheckConfiguredCB.  What is in flight goes on; see nats_client.c. */
@@ -252,26 +181,14 @@ static bool
 nats_check_configured(OutboxPublisherState *state, const char **reason)
 {
 	NatsPublisher *publisher = state->private_data;
-	MemoryContext context = AllocSetContextCreate(state->context,
-												  "outbox_nats settings",
-												  ALLOCSET_SMALL_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
-	NatsSettings *settings = palloc0(sizeof(NatsSettings));
-	bool		ok;
+	NatsSettings *settings = broker_settings_read(state, &kind, &gucs, reason);
 
-	settings->context = context;
-	ok = read_settings(state, settings, reason);
-	MemoryContextSwitchTo(old);
-	if (!ok)
-	{
-		*reason = pstrdup(*reason);
-		free_settings(settings);
+	if (settings == NULL)
 		return false;
-	}
 	nats_client_configure(publisher->client, &settings->options);
-	free_settings(publisher->settings);
+	broker_settings_free((BrokerSettings *) publisher->settings);
 	publisher->settings = settings;
-	state->max_messages = guc_max_messages;
+	state->max_messages = gucs.max_messages;
 	return true;
 }
 
@@ -334,7 +251,7 @@ nats_shutdown(OutboxPublisherState *state)
 	NatsPublisher *publisher = state->private_data;
 
 	nats_client_destroy(publisher->client);
-	free_settings(publisher->settings);
+	broker_settings_free((BrokerSettings *) publisher->settings);
 }
 
 static const OutboxPublisherCallbacks nats_callbacks = {

@@ -7,8 +7,7 @@
  * is delivered when Redis says that it has added it; with outbox_redis.wait, when
  * so many replicas have it, too.
  *
- * Settings are read when the relay says so, into a context that lives until they
- * are read again; so what is in use does not change in between.
+ * Settings are those that all have (broker_settings.c), and some more.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,22 +17,11 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
+#include "common/broker_settings.h"
 #include "common/module.h"
 #include "redis_client.h"
 
 PG_MODULE_MAGIC;
-
-typedef enum ContentMode
-{
-	CONTENT_MODE_BINARY,
-	CONTENT_MODE_STRUCTURED
-} ContentMode;
-
-static const struct config_enum_entry content_modes[] = {
-	{"binary", CONTENT_MODE_BINARY, false},
-	{"structured", CONTENT_MODE_STRUCTURED, false},
-	{NULL, 0, false}
-};
 
 /* Behind it is the path of a socket, from the root on. */
 #define UNIX_SCHEME "unix://"
@@ -44,22 +32,15 @@ static const AddressScheme schemes[] = {
 	{NULL}
 };
 
-static char *guc_url = NULL;
-static char *guc_user = NULL;
-static char *guc_password_file = NULL;
+static BrokerVariables gucs;
 static char *guc_stream = NULL;
-static char *guc_tls_ca_file = NULL;
-static char *guc_tls_cert_file = NULL;
-static char *guc_tls_key_file = NULL;
 static int	guc_maxlen = 0;
 static int	guc_wait = 0;
-static int	guc_content_mode = CONTENT_MODE_BINARY;
-static int	guc_max_messages = 0;
 
-/* What was read of the settings, in a context of its own */
+/* What was read of the settings */
 typedef struct RedisSettings
 {
-	MemoryContext context;
+	BrokerSettings broker;
 	RedisOptions options;
 } RedisSettings;
 
@@ -93,49 +74,33 @@ url_problem(const char *url, Address *address, bool *has_user)
 	return problem;
 }
 
+static bool check_url(char **newval, void **extra, GucSource source);
+static bool read_own_settings(const OutboxPublisherState *state, void *arg,
+							  const char **reason);
+
+static const BrokerKind kind = {
+	.prefix = "outbox_redis",
+	.url_description = "The server: redis://host:port, rediss://host:port with TLS, or unix:///path.",
+	.parse_url = url_problem,
+	.check_url = check_url,
+	.most_messages = 100000,
+	.size = sizeof(RedisSettings),
+	.read_own = read_own_settings
+};
+
 static bool
 check_url(char **newval, void **extra, GucSource source)
 {
-	Address		address;
-	bool		has_user = false;
-	bool		ok = **newval == '\0' ||
-	module_accept_unless(url_problem(*newval, &address, &has_user));
-
-	if (has_user)
-		GUC_check_errhint("Set outbox_redis.user and outbox_redis.password_file.");
-	return ok;
-}
-
-static void
-define_string(const char *name, const char *description, char **variable,
-			  const char *value, GucStringCheckHook check)
-{
-	DefineCustomStringVariable(name, description, NULL, variable, value,
-							   PGC_SUSET, 0, check, NULL, NULL);
+	return broker_check_url(&kind, *newval);
 }
 
 void
 _PG_init(void)
 {
-	define_string("outbox_redis.url",
-				  "The server: redis://host:port, rediss://host:port with TLS, or unix:///path.",
-				  &guc_url, "", check_url);
-	define_string("outbox_redis.user",
-				  "The user to log in as; empty means the default one.",
-				  &guc_user, "", NULL);
-	define_string("outbox_redis.password_file",
-				  "File with the user's password; empty means no login.",
-				  &guc_password_file, "", NULL);
-	define_string("outbox_redis.stream",
-				  "The stream of an event, made of {topic}, {key} and {type}.",
-				  &guc_stream, "{topic}", module_check_template);
-	define_string("outbox_redis.tls_ca_file",
-				  "File with the certificate authorities to trust; empty means that of outbox.tls_ca_file.",
-				  &guc_tls_ca_file, "", NULL);
-	define_string("outbox_redis.tls_cert_file", "File with our certificate.",
-				  &guc_tls_cert_file, "", NULL);
-	define_string("outbox_redis.tls_key_file", "File with our certificate's key.",
-				  &guc_tls_key_file, "", NULL);
+	broker_settings_define(&kind, &gucs);
+	broker_define_string(&kind, "stream",
+						 "The stream of an event, made of {topic}, {key} and {type}.",
+						 &guc_stream, "{topic}", module_check_template);
 	DefineCustomIntVariable("outbox_redis.maxlen",
 							"About how many entries a stream keeps; 0 means all.",
 							NULL, &guc_maxlen, 0, 0, INT_MAX, PGC_SUSET, 0,
@@ -143,14 +108,6 @@ _PG_init(void)
 	DefineCustomIntVariable("outbox_redis.wait",
 							"How many replicas must have an entry before its event is published.",
 							NULL, &guc_wait, 0, 0, 100, PGC_SUSET, 0,
-							NULL, NULL, NULL);
-	DefineCustomEnumVariable("outbox_redis.content_mode",
-							 "Whether an event's attributes are fields or in an envelope.",
-							 NULL, &guc_content_mode, CONTENT_MODE_BINARY,
-							 content_modes, PGC_SUSET, 0, NULL, NULL, NULL);
-	DefineCustomIntVariable("outbox_redis.max_messages",
-							"How many entries may be unanswered at a time.",
-							NULL, &guc_max_messages, 1000, 1, 100000, PGC_SUSET, 0,
 							NULL, NULL, NULL);
 	MarkGUCPrefixReserved("outbox_redis");
 }
@@ -165,61 +122,24 @@ redis_startup(OutboxPublisherState *state)
 	state->private_data = publisher;
 }
 
-/* Read whom to trust; false and the reason if that cannot be told. */
+/* As BrokerKind has it. */
 static bool
-read_tls(OutboxPublisherState *state, SSL_CTX **tls, const char **reason)
+read_own_settings(const OutboxPublisherState *state, void *arg,
+				  const char **reason)
 {
-	TlsFiles	files = {
-		.ca_file = guc_tls_ca_file[0] != '\0' ? guc_tls_ca_file :
-		state->tls_ca_file,
-		.cert_file = guc_tls_cert_file,
-		.key_file = guc_tls_key_file
-	};
-
-	*tls = tls_context_create(&files, reason);
-	return *tls != NULL;
-}
-
-/* Read all settings, in the current memory context. */
-static bool
-read_settings(OutboxPublisherState *state, RedisSettings *settings,
-			  const char **reason)
-{
+	RedisSettings *settings = arg;
+	const BrokerSettings *broker = &settings->broker;
 	RedisOptions *options = &settings->options;
-	const char *problem;
-	bool		has_user = false;
 
-	if (guc_url[0] == '\0')
-	{
-		*reason = "outbox_redis.url is not set";
-		return false;
-	}
-	problem = url_problem(guc_url, &options->address, &has_user);
-	if (problem != NULL)
-	{
-		*reason = psprintf("outbox_redis.url is invalid: %s", problem);
-		return false;
-	}
+	options->address = broker->address;
+	options->tls = broker->tls;
+	options->user = broker->user;
+	options->password = broker->password;
+	options->wait = guc_wait;
 	options->entry.stream = pstrdup(guc_stream);
 	options->entry.maxlen = guc_maxlen;
-	options->entry.structured = guc_content_mode == CONTENT_MODE_STRUCTURED;
-	options->wait = guc_wait;
-	if (guc_user[0] != '\0')
-		options->user = pstrdup(guc_user);
-	if (guc_password_file[0] != '\0' &&
-		!module_read_secret(guc_password_file, &options->password, reason))
-		return false;
-	return !options->address.tls || read_tls(state, &options->tls, reason);
-}
-
-/* Forget settings that nobody uses any more; NULL is allowed. */
-static void
-free_settings(RedisSettings *settings)
-{
-	if (settings == NULL)
-		return;
-	SSL_CTX_free(settings->options.tls);
-	MemoryContextDelete(settings->context);
+	options->entry.structured = broker->structured;
+	return true;
 }
 
 /* OutboxCheckConfiguredCB.  What is in flight goes on; see redis_client.c. */
@@ -227,26 +147,14 @@ static bool
 redis_check_configured(OutboxPublisherState *state, const char **reason)
 {
 	RedisPublisher *publisher = state->private_data;
-	MemoryContext context = AllocSetContextCreate(state->context,
-												  "outbox_redis settings",
-												  ALLOCSET_SMALL_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
-	RedisSettings *settings = palloc0(sizeof(RedisSettings));
-	bool		ok;
+	RedisSettings *settings = broker_settings_read(state, &kind, &gucs, reason);
 
-	settings->context = context;
-	ok = read_settings(state, settings, reason);
-	MemoryContextSwitchTo(old);
-	if (!ok)
-	{
-		*reason = pstrdup(*reason);
-		free_settings(settings);
+	if (settings == NULL)
 		return false;
-	}
 	redis_client_configure(publisher->client, &settings->options);
-	free_settings(publisher->settings);
+	broker_settings_free((BrokerSettings *) publisher->settings);
 	publisher->settings = settings;
-	state->max_messages = guc_max_messages;
+	state->max_messages = gucs.max_messages;
 	return true;
 }
 
@@ -309,7 +217,7 @@ redis_shutdown(OutboxPublisherState *state)
 	RedisPublisher *publisher = state->private_data;
 
 	redis_client_destroy(publisher->client);
-	free_settings(publisher->settings);
+	broker_settings_free((BrokerSettings *) publisher->settings);
 }
 
 static const OutboxPublisherCallbacks redis_callbacks = {

@@ -304,6 +304,15 @@ promise 'settings that cannot be are refused' => sub {
 		  $node->psql('postgres', "SET $name = '$value'");
 		like($stderr, $reason, $name);
 	}
+	my $file = $broker->dir . '/long';
+	write_secret($file, 'x' x 65536);
+	reload($node, 'outbox_mqtt.password_file' => $file);
+	poll_until(
+		sub {
+			check_value($node, 'publisher configured', 'detail') =~
+			  /password is too long for MQTT/;
+		},
+		'the reason to be shown');
 };
 
 done_testing();
