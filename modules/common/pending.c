@@ -100,6 +100,15 @@ pending_drop_first_unsent(PendingRing *ring)
 {
 	Assert(ring->unsent < ring->end);
 
+	/* with nothing before it, as when all is given up, nothing has to move */
+	if (ring->first == ring->unsent)
+	{
+		ring->first++;
+		ring->unsent++;
+		ring->start++;
+		return;
+	}
+
 	/* nobody knows a number of what comes behind it */
 	for (uint64 place = ring->unsent + 1; place < ring->end; place++)
 		*entry_at(ring, place - 1) = *entry_at(ring, place);

@@ -156,12 +156,9 @@ promise 'only JetStream says that an event is delivered' => sub {
 	is_dead($unheard, qr/no stream takes this subject/, 'nobody is there');
 	is(event_value($node, $unheard, 'last_status'), 503, 'the status is there');
 	my $answered = publish($node, 'nowhere.near');
-	poll_until(
-		sub {
-			event_value($node, $answered, 'last_error') =~
-			  /not an acknowledgement/;
-		},
-		'an answer that is none to be refused');
+	wait_relay_value($node, last_error => qr/not an acknowledgement/);
+	isnt(event_value($node, $answered, 'state'),
+		'published', 'an answer that is none delivers nothing');
 	Real::Nats::finish_responder($responder);
 
 	$nats->create_stream('HERE', 'unheard.>');
