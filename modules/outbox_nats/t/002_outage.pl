@@ -153,9 +153,7 @@ promise 'an event that is not acknowledged fails, and no other one' => sub {
 	my $id = publish($node, 'silent');
 	my $good = publish($node, 'events.beside');
 	wait_state($node, $good, 'published');
-	poll_until(
-		sub { event_value($node, $id, 'last_error') =~ /timed out waiting for JetStream/ },
-		'its failure', 60);
+	wait_relay_value($node, last_error => qr/timed out waiting for JetStream/);
 	my $next = publish($node, 'events.beside');
 	wait_state($node, $next, 'published');
 	is(event_value($node, $next, 'attempts'), 1, 'the others go on');
