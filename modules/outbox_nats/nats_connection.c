@@ -10,9 +10,9 @@
  * server says of itself is dealt with here; what it says of messages is for
  * whoever reads.
  *
- * Memory: the context that it was made in.  Buffers keep the size that they once
- * needed.  Errors: whatever is wrong with the server closes the connection, with a
- * reason; only out of memory is thrown.
+ * Memory: the context that it was made in.  The buffer for reading keeps the size
+ * that it once needed.  Errors: whatever is wrong with the server closes the
+ * connection, with a reason; only out of memory is thrown.
  *
  *-------------------------------------------------------------------------
  */
