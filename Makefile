@@ -82,6 +82,7 @@ OBJS = \
 	src/store/store_fit.o \
 	src/store/store_guard.o \
 	src/store/store_ids.o \
+	src/store/store_plan.o \
 	src/store/store_position.o \
 	src/store/store_prune.o \
 	src/store/store_prune_each.o \

@@ -84,7 +84,7 @@ static const struct
 	{"row_security", "off"},
 	{"jit", "off"},
 	{"plan_cache_mode", "force_generic_plan"},
-	/* a plan that was made while a table was empty must be an index scan */
+	/* every plan must be an index scan; see store_plan.c for which one */
 	{"enable_seqscan", "off"},
 	{"enable_bitmapscan", "off"},
 	{"enable_hashjoin", "off"},
@@ -464,6 +464,7 @@ outbox_relay_main(Datum arg)
 	CHECK_FOR_INTERRUPTS();
 	pin_user();
 	pin_settings();
+	store_plan_for_large_tables();
 	wait_event = wait_event_compat("OutboxRelay");
 	database_name = read_database_name();
 	context.callback = name_relay;

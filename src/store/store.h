@@ -217,6 +217,9 @@ extern StoreResult store_lift_sequences(void);
 extern void store_interrupt(void);
 extern void store_allow_last(int limit_ms);
 
+/* store_plan.c */
+extern void store_plan_for_large_tables(void);
+
 /* store_window.c: new events */
 extern StoreResult store_load_position(StorePosition *position);
 extern bool store_nothing_since(StoreSnapshot snapshot);
