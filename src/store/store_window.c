@@ -383,8 +383,8 @@ restore_window(StoreWindow *window, const StoreWindow *before)
  * The next events of the window, or as long as there are any of those that are
  * to be read first, at most "limit" and not many more than "max_bytes", in the
  * order of their ids; *events becomes the list of them, in the current memory
- * context.  With "rows_after", which is given "arg", those
- * are marked whose key has unsettled rows.  The first call opens the window; what it sets there is in
+ * context.  With "rows_after", which is given "arg", those are marked whose key
+ * has unsettled rows.  The first call opens the window; what it sets there is in
  * "window_context".  On failure the window is as before.
  */
 StoreResult
