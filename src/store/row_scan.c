@@ -1,17 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * row_scan.c
- *		Scans of outbox_delivery by its indexes, without a plan.
+ *		Scans of outbox_delivery and outbox_event by an index, without a plan.
  *
  * A plan depends on statistics, and on when it was made: asked for the first
  * row of a key, the planner was seen to filter the primary key of a table that
  * was empty when it was last analysed.  An index scan of our own reads what it
  * is asked for.
  *
- * While somebody holds an old snapshot, what the relay has settled leaves dead
- * entries in the indexes, and no scan may pass them all: it passes so many entries,
- * of rows that are there or not, and then stops.  Where it stands is known from the
- * entries themselves, so that the next one goes on behind them.
+ * While somebody holds an old snapshot, what the relay has settled or pruned leaves
+ * dead entries in the indexes, and no scan may pass them all: it passes so many
+ * entries, of rows that are there or not, and then stops.  Where it stands is known
+ * from the entries themselves, so that the next one goes on behind them.
  *
  * In a transaction of the store; what is opened is closed by the end of the scan
  * or of the transaction.  A scan has a snapshot of its own, taken when the table
@@ -54,14 +54,13 @@ enum
 #define SPARE_ENTRIES	100
 
 /*
- * Open an index; one of the functions below has to say what is wanted.  The scan
- * is limited to one row unless row_scan_limit() says otherwise.
+ * Open an index of a table; one of the functions below has to say what is wanted.
+ * The scan is limited to one row unless row_scan_limit() says otherwise.
  */
-void
-row_scan_begin(RowScan *rows, const char *index, int nkeys)
+static void
+scan_begin(RowScan *rows, const char *table, const char *index, int nkeys)
 {
-	rows->table = table_open(store_relation("outbox_delivery"),
-							 AccessShareLock);
+	rows->table = table_open(store_relation(table), AccessShareLock);
 	rows->index = index_open(store_relation(index), AccessShareLock);
 	if (!rows->index->rd_index->indisvalid)
 		ereport(ERROR,
@@ -77,6 +76,13 @@ row_scan_begin(RowScan *rows, const char *index, int nkeys)
 	rows->at_id = 0;
 	rows->at_due = 0;
 	row_scan_limit(rows, 1);
+}
+
+/* Begin a scan of outbox_delivery. */
+void
+row_scan_begin(RowScan *rows, const char *index, int nkeys)
+{
+	scan_begin(rows, "outbox_delivery", index, nkeys);
 }
 
 /* The same with the index for rows of a key, of one topic or of all. */
@@ -96,6 +102,16 @@ row_scan_begin_key(RowScan *rows, KeyRows which, bool all_topics)
 		row_scan_begin(rows, of_all[which], 2);
 	else
 		row_scan_begin(rows, of_topic[which], 3);
+}
+
+/*
+ * Begin a scan of outbox_event, the columns of whose rows are in the slot.  Of what
+ * the functions below tell of a row, it has the id.
+ */
+void
+row_scan_begin_events(RowScan *rows, const char *index, int nkeys)
+{
+	scan_begin(rows, "outbox_event", index, nkeys);
 }
 
 /* So many rows are wanted from here on: how many entries may be passed. */
@@ -287,5 +303,15 @@ row_scan_behind(RowScan *rows, int64 id)
 	ScanKeyData key;
 
 	ScanKeyInit(&key, 1, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(id));
+	index_rescan(rows->scan, &key, 1, NULL, 0);
+}
+
+/* Scan the events of a transaction and later ones, by the index on (xid, id). */
+void
+row_scan_since(RowScan *rows, Datum xid)
+{
+	ScanKeyData key;
+
+	ScanKeyInit(&key, 1, BTGreaterEqualStrategyNumber, F_XID8GE, xid);
 	index_rescan(rows->scan, &key, 1, NULL, 0);
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * row_scan.h
- *		Scans of outbox_delivery by its indexes, without a plan.
+ *		Scans of outbox_delivery and outbox_event by an index, without a plan.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,7 +16,7 @@
 
 #include "store/store.h"
 
-/* A scan of outbox_delivery by one of its indexes. */
+/* A scan of a table by one of its indexes. */
 typedef struct RowScan
 {
 	Relation	table;
@@ -41,6 +41,7 @@ typedef enum KeyRows
 } KeyRows;
 
 extern void row_scan_begin(RowScan *rows, const char *index, int nkeys);
+extern void row_scan_begin_events(RowScan *rows, const char *index, int nkeys);
 extern void row_scan_begin_key(RowScan *rows, KeyRows which, bool all_topics);
 extern void row_scan_limit(RowScan *rows, int nrows);
 extern void row_scan_key(RowScan *rows, const char *topic, const char *key,
@@ -49,6 +50,7 @@ extern void row_scan_topic(RowScan *rows, const char *topic, int64 after);
 extern void row_scan_due(RowScan *rows, const StoreDueCursor *cursor,
 						 TimestampTz until);
 extern void row_scan_behind(RowScan *rows, int64 id);
+extern void row_scan_since(RowScan *rows, Datum xid);
 extern bool row_scan_next(RowScan *rows);
 extern void row_scan_end(RowScan *rows);
 

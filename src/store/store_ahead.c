@@ -3,44 +3,43 @@
  * store_ahead.c
  *		Looking at events that are not read yet: is there one to be sent now?
  *
- * The look goes along the ids, behind the reader, and takes nothing but topics and
- * keys.  It remembers how far it has come, and what was visible then: an event with
- * a smaller id whose transaction commits later is found by that.  For those that
- * the snapshot saw running, this is a probe of the index on (xid, id) each; of
- * those that have begun since, the first ones are looked at, which alone can have
- * taken their ids before.
+ * The look goes along the ids, behind the reader, and takes nothing but topics
+ * and keys.  It remembers how far it has come, and what was visible then: an
+ * event with a smaller id whose transaction commits later is found by that.  For
+ * those that the snapshot saw running, and that have ended, this is a probe of
+ * the index on (xid, id) each; of those that have begun since, the first events
+ * are looked at, which alone can have taken their ids before.
  *
- * Nobody relies on what is found here but to choose what to do first.  So an event
- * that cannot be read counts as one to be sent: the reader shall see to it.
+ * What a transaction publishes that commits late may have smaller ids than much
+ * that is published and pruned, and an open one may have any number of events.
+ * So a look is at so many entries of an index, of whatever became of their
+ * events, and goes on behind them.
+ *
+ * Nobody relies on what is found here but to choose what to do first.  So an
+ * event that cannot be read counts as one to be sent: the reader shall see to it.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 
+#include "store/event_columns.h"
+#include "store/row_scan.h"
 #include "store/store_internal.h"
 
 /* Of the transactions that have begun since, so many events are looked at. */
-#define LATE_EVENTS		"100"
+#define LATE_EVENTS		100
 
-/* $1 snapshot, $2 id */
+/* $1 snapshot */
 static Statement look_for_late = {
 	"SELECT pg_current_snapshot(), EXISTS"
 	" (SELECT 1 FROM pg_snapshot_xip($1) x(xid),"
-	"  LATERAL (SELECT 1 FROM @s@.outbox_event e WHERE e.xid = x.xid LIMIT 1) e)"
-	" OR EXISTS (SELECT 1 FROM (SELECT e.id FROM @s@.outbox_event e"
-	"  WHERE e.xid >= pg_snapshot_xmax($1)"
-	"  ORDER BY e.xid, e.id LIMIT " LATE_EVENTS ") e WHERE e.id <= $2)",
-	2, {PG_SNAPSHOTOID, INT8OID}
-};
-
-/* $1 id, $2 limit */
-static Statement look_on = {
-	"SELECT e.id, e.topic, e.key FROM @s@.outbox_event e"
-	" WHERE e.id > $1 ORDER BY e.id LIMIT $2",
-	2, {INT8OID, INT8OID}
+	"  LATERAL (SELECT 1 FROM @s@.outbox_event e WHERE e.xid = x.xid LIMIT 1) e"
+	"  WHERE pg_visible_in_snapshot(x.xid, pg_current_snapshot()))",
+	1, {PG_SNAPSHOTOID}
 };
 
 typedef struct LookArgs
@@ -55,54 +54,84 @@ typedef struct LookArgs
 	StoreFound	found;
 } LookArgs;
 
-/* Does the event in this row of the result wait for others of its key? */
+/* Does the event that the scan is at wait for others of its key? */
 static bool
-row_waits(const LookArgs *args, int row)
+event_waits(const LookArgs *args, const RowScan *events)
 {
-	bool		no_topic;
-	bool		no_key;
-	Datum		topic = store_result(row, 2, &no_topic);
-	Datum		key = store_result(row, 3, &no_key);
+	const TupleTableSlot *slot = events->slot;
 
-	return !no_topic && !no_key &&
-		args->waits(store_utf8(topic), store_utf8(key), args->arg);
+	return !slot->tts_isnull[EVENT_COL_TOPIC] &&
+		!slot->tts_isnull[EVENT_COL_KEY] &&
+		args->waits(store_utf8(slot->tts_values[EVENT_COL_TOPIC]),
+					store_utf8(slot->tts_values[EVENT_COL_KEY]), args->arg);
+}
+
+/*
+ * Has a transaction, which had not begun when the look came to where it is,
+ * taken an id before that?
+ */
+static bool
+has_begun_since(const StoreAhead *ahead)
+{
+	RowScan		events;
+	bool		found = false;
+
+	row_scan_begin_events(&events, STORE_XID_INDEX, 1);
+	row_scan_limit(&events, LATE_EVENTS);
+	row_scan_since(&events, DirectFunctionCall1(pg_snapshot_xmax,
+												PointerGetDatum(ahead->seen)));
+	for (int i = 0; i < LATE_EVENTS && !found && row_scan_next(&events); i++)
+		found = row_id(&events) <= ahead->at;
+	row_scan_end(&events);
+	return found;
+}
+
+/* Go on until an event is found that does not wait, or up to the limit. */
+static void
+look_on(LookArgs *args)
+{
+	RowScan		events;
+	int			n = 0;
+	bool		waits = true;
+
+	row_scan_begin_events(&events, STORE_PRIMARY_KEY, 1);
+	row_scan_limit(&events, args->limit);
+	row_scan_behind(&events, args->at);
+	while (waits && n < args->limit && row_scan_next(&events))
+	{
+		n++;
+		waits = event_waits(args, &events);
+	}
+	if (waits)
+	{
+		args->found = n == args->limit || events.stopped ? FOUND_MORE : FOUND_END;
+		args->at = Max(args->at, events.at_id);
+	}
+	row_scan_end(&events);
 }
 
 static void
 look_body(void *arg)
 {
 	LookArgs   *args = arg;
-	Datum		values[2];
+	Datum		value = PointerGetDatum(args->ahead->seen);
 	MemoryContext old;
-	int			n;
 
-	values[0] = PointerGetDatum(args->ahead->seen);
-	values[1] = Int64GetDatum(args->ahead->at);
-	store_execute(&look_for_late, values, NULL);
 	args->found = FOUND_OTHER;
-	if (DatumGetBool(store_value(0, 2)))
+	store_execute(&look_for_late, &value, NULL);
+	if (DatumGetBool(store_value(0, 2)) || has_begun_since(args->ahead))
 		return;
 	old = MemoryContextSwitchTo(args->context);
 	args->seen = store_copy_snapshot((StoreSnapshot) DatumGetPointer(store_value(0, 1)));
 	MemoryContextSwitchTo(old);
-
-	values[0] = Int64GetDatum(args->ahead->at);
-	values[1] = Int64GetDatum(args->limit);
-	n = store_execute(&look_on, values, NULL);
-	for (int row = 0; row < n; row++)
-	{
-		if (!row_waits(args, row))
-			return;
-		args->at = DatumGetInt64(store_value(row, 1));
-	}
-	args->found = n < args->limit ? FOUND_END : FOUND_MORE;
+	look_on(args);
 }
 
 /*
- * Look at the next events, at most "limit", behind ahead->at, which moves to the
- * last one that waits for others of its key, as "waits" says when it is given
- * "arg".  ahead->seen, which is freed, becomes a new snapshot in "context".  On
- * failure they are as before.
+ * Look at the next events, at most "limit", behind ahead->at, which moves behind
+ * them if all wait for others of their keys, as "waits" says when it is given
+ * "arg".  ahead->seen, which is freed, becomes a new snapshot in "context" then.
+ * If one is found that does not, and on failure, they are as before.
  */
 StoreResult
 store_look_ahead(StoreAhead *ahead, MemoryContext context, int limit,

@@ -32,9 +32,6 @@
 #include "lib/compat.h"
 #include "store/store_internal.h"
 
-#define PRIMARY_KEY		"outbox_event_pkey" /* on (id) */
-#define XID_INDEX		"outbox_event_xid_id_idx"	/* on (xid, id) */
-
 typedef struct IdScan
 {
 	Relation	table;
@@ -92,7 +89,7 @@ ids_find_range(StoreWindow *window)
 	/* every entry is passed: ids are not in the order of transactions */
 	window->min_id = PG_INT64_MAX;
 	window->max_id = 0;
-	id_scan_begin(&ids, XID_INDEX, lengthof(keys));
+	id_scan_begin(&ids, STORE_XID_INDEX, lengthof(keys));
 	index_rescan(ids.scan, keys, lengthof(keys), NULL, 0);
 	while (index_getnext_tid(ids.scan, ForwardScanDirection))
 	{
@@ -112,7 +109,7 @@ ids_largest(void)
 	IdScan		ids;
 	int64		id = 0;
 
-	id_scan_begin(&ids, PRIMARY_KEY, 0);
+	id_scan_begin(&ids, STORE_PRIMARY_KEY, 0);
 	index_rescan(ids.scan, NULL, 0, NULL, 0);
 	if (index_getnext_tid(ids.scan, BackwardScanDirection))
 		id = DatumGetInt64(id_scan_column(&ids, 1));
@@ -130,7 +127,7 @@ ids_block(int64 id)
 	ItemPointer tid;
 
 	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
-	id_scan_begin(&ids, PRIMARY_KEY, 1);
+	id_scan_begin(&ids, STORE_PRIMARY_KEY, 1);
 	index_rescan(ids.scan, &key, 1, NULL, 0);
 	if ((tid = index_getnext_tid(ids.scan, ForwardScanDirection)) != NULL)
 		block = ItemPointerGetBlockNumber(tid);
@@ -207,7 +204,7 @@ ids_of_window(const StoreWindow *window, int limit, int64 **result)
 										 PointerGetDatum(window->hi));
 	IdScan		ids;
 
-	id_scan_begin(&ids, XID_INDEX, 2);
+	id_scan_begin(&ids, STORE_XID_INDEX, 2);
 	add_ids_of_range(&list, window, &ids, from, to);
 	if (window->late)
 	{

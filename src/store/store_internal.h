@@ -102,6 +102,9 @@ extern DestReceiver *store_event_receiver(List **events, Size max_bytes);
 extern bool store_event_receiver_stopped(DestReceiver *dest);
 
 /* store_ids.c */
+#define STORE_PRIMARY_KEY	"outbox_event_pkey" /* on (id) */
+#define STORE_XID_INDEX		"outbox_event_xid_id_idx"	/* on (xid, id) */
+
 extern void ids_find_range(StoreWindow *window);
 extern int64 ids_largest(void);
 extern BlockNumber ids_block(int64 id);

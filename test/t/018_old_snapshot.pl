@@ -7,6 +7,9 @@
 # - the rows of a key; nor is a row passed over that has many entries itself
 # - the look whether a new event's key has rows, when there are more keys with
 #   rows than are remembered
+# - the looks at what is behind a memory that is full: nor with what an open
+#   transaction has published
+# - rows by their id, when VACUUM has found hardly any
 #
 # Nor is anything passed over that is between them, and order by key holds
 # - for an event whose transaction commits late, and that fails
@@ -47,17 +50,17 @@ $old->query_safe(
 	'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class');
 
 # Entries of an index that were read so far.  The relay tells once a second, if it
-# has something to do.
+# has something to do, for which a few are read.
 sub entries_read
 {
 	my ($index) = @_;
-	my ($read, $since) = (-1, 0);
+	my ($read, $since) = (-ENTRIES, 0);
 	poll_until(
 		sub {
 			my $now = query($node, 'SELECT idx_tup_read FROM pg_stat_all_indexes'
 				  . ' WHERE indexrelname = ' . literal($index));
 			publish($node, 'tick');
-			($read, $since) = ($now, time) if $now != $read;
+			($read, $since) = ($now, time) if $now >= $read + ENTRIES;
 			return time - $since > STATISTICS;
 		},
 		'the statistics to be there');
@@ -208,6 +211,43 @@ sub commit_late
 	$writer->query_safe('COMMIT');
 	return $writer->quit;
 }
+
+# Events of a key fill memory.  They commit late: their ids are in front of those
+# of many that are gone, and of many that are not committed.
+promise 'looks behind a memory that is full' => sub {
+	my $batch_size = 10;
+	my $count = 30 * $batch_size;    # much more than is in memory
+	my $late = $node->background_psql('postgres');
+	my $open = $node->background_psql('postgres');
+	$late->query_safe('BEGIN; ' . publish_sql('late', key => 'k', count => $count));
+	publish($node, 'gone', count => GONE);
+	wait_states($node, 'gone', 'published*' . GONE);
+	query($node, q{DELETE FROM outbox_event WHERE topic = 'gone'});
+	wait_served();
+	$open->query_safe('BEGIN; ' . publish_sql('open', count => GONE));
+	reload($node, 'outbox.batch_size' => $batch_size);
+	$receiver->faults([ { match => { topic => 'late' }, delay_response => 0.02 } ]);
+	reads_little(
+		'outbox_event_xid_id_idx',
+		2 * GONE,
+		sub {
+			$late->query_safe('COMMIT');
+			poll_until(
+				sub { scalar($receiver->accepted(topic => 'late')) == $count },
+				'all to be sent');
+		});
+	$open->query_safe('ROLLBACK');
+	$_->quit foreach $late, $open;
+	reload($node, 'outbox.batch_size' => 500);
+};
+
+promise 'a table that seems to be empty' => sub {
+	publish($node, 'many', count => GONE);
+	query($node, q{UPDATE pg_class SET relpages = 100, reltuples = 0
+		WHERE oid = 'outbox_event'::regclass});
+	reads_little('outbox_event_xid_id_idx', FEW * ENTRIES,
+		sub { fail_once('seems empty') });
+};
 
 promise 'an event that comes late and fails keeps its place' => sub {
 	come_and_go('late');
