@@ -17,6 +17,8 @@
 #include "common/jsonapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "optimizer/pathnode.h"
+#include "optimizer/plancat.h"
 #include "storage/latch.h"
 #include "utils/acl.h"
 #include "utils/memutils.h"
@@ -47,6 +49,24 @@ owns_database_compat(Oid dboid)
 	return pg_database_ownercheck(dboid, GetUserId());
 #endif
 }
+
+/*
+ * 19: the planner asks another hook what it may know of a relation; "rel" is
+ * what it knows, REL_HOOK_RELATION the relation's OID.
+ */
+#if PG_VERSION_NUM >= 190000
+#define rel_hook_compat build_simple_rel_hook
+#define rel_hook_type_compat build_simple_rel_hook_type
+#define REL_HOOK_PARAMETERS PlannerInfo *root, RelOptInfo *rel, RangeTblEntry *rte
+#define REL_HOOK_ARGUMENTS root, rel, rte
+#define REL_HOOK_RELATION (rte->rtekind == RTE_RELATION ? rte->relid : InvalidOid)
+#else
+#define rel_hook_compat get_relation_info_hook
+#define rel_hook_type_compat get_relation_info_hook_type
+#define REL_HOOK_PARAMETERS PlannerInfo *root, Oid relation, bool inhparent, RelOptInfo *rel
+#define REL_HOOK_ARGUMENTS root, relation, inhparent, rel
+#define REL_HOOK_RELATION relation
+#endif
 
 /* 17: a wait event set belongs to a resource owner; NULL: until it is freed. */
 static inline WaitEventSet *

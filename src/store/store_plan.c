@@ -18,27 +18,26 @@
 #include "postgres.h"
 
 #include "access/transam.h"
-#include "optimizer/plancat.h"
 
+#include "lib/compat.h"
 #include "store/store.h"
 
 /* So many rows, and so many of them on a page of an index. */
 #define LARGE_ROWS		1e7
 #define INDEX_ROWS		100
 
-static get_relation_info_hook_type prev_get_relation_info_hook = NULL;
+static rel_hook_type_compat prev_rel_hook = NULL;
 
 static void
-tell_of_large_table(PlannerInfo *root, Oid relation, bool inhparent,
-					RelOptInfo *rel)
+tell_of_large_table(REL_HOOK_PARAMETERS)
 {
 	ListCell   *lc;
 
-	if (prev_get_relation_info_hook)
-		prev_get_relation_info_hook(root, relation, inhparent, rel);
+	if (prev_rel_hook)
+		prev_rel_hook(REL_HOOK_ARGUMENTS);
 
 	/* what is told of the system's catalogs is true */
-	if (relation < FirstNormalObjectId)
+	if (REL_HOOK_RELATION < FirstNormalObjectId)
 		return;
 	rel->tuples = Max(rel->tuples, LARGE_ROWS);
 	foreach(lc, rel->indexlist)
@@ -54,6 +53,6 @@ tell_of_large_table(PlannerInfo *root, Oid relation, bool inhparent,
 void
 store_plan_for_large_tables(void)
 {
-	prev_get_relation_info_hook = get_relation_info_hook;
-	get_relation_info_hook = tell_of_large_table;
+	prev_rel_hook = rel_hook_compat;
+	rel_hook_compat = tell_of_large_table;
 }
