@@ -94,6 +94,9 @@ class Rig:
         self.receiver.start()
         self.settings.update({'outbox.publisher': self.options.publisher, 'outbox.dapr_endpoint': self.receiver.url(),
                               'outbox.http_url': self.receiver.url() + '/{topic}'})
+        self.start_server()
+
+    def start_server(self):
         self.server.init(self.settings)
         self.server.start()
         self.server.execute('CREATE EXTENSION outbox')
@@ -102,9 +105,12 @@ class Rig:
 
     def new_load(self, **options):
         self.load = Load(self.server, self.options.seed, self.journal, **options)
-        self.injector = Injector(self.server, self.receiver, self.load, self.settings, self.directory)
+        self.injector = self.make_injector()
         self.injector.calm()
         return self.load
+
+    def make_injector(self):
+        return Injector(self.server, self.receiver, self.load, self.settings, self.directory)
 
     def publish(self, txn, *batches, server=None):
         """Publish all events of these batches in one transaction."""

@@ -27,6 +27,7 @@ import sys
 import tempfile
 import traceback
 
+import broker
 import mutants
 import phases
 from faults import draw_schedule
@@ -35,11 +36,14 @@ from rig import Rig
 
 def main_run(options, directory):
     """Load and faults of all kinds, for as long as was asked for."""
-    rig = Rig(options, directory)
+    if options.destination:
+        rig, schedule = broker.BrokerRig(options, directory), broker.schedule(options)
+    else:
+        rig, schedule = Rig(options, directory), draw_schedule(options.seed, options.duration)
     try:
         rig.set_up()
         rig.new_load(writers=options.writers, pause=options.pause)
-        rig.run(draw_schedule(options.seed, options.duration), options.duration)
+        rig.run(schedule, options.duration)
         rig.drain()
         return rig.judge()
     finally:
@@ -74,6 +78,7 @@ def parse_options():
     parser.add_argument('--writers', type=int, default=6)
     parser.add_argument('--pause', type=float, default=0.04, help='longest pause of a writer, in seconds')
     parser.add_argument('--publisher', choices=('dapr', 'http'), help='default: drawn from the seed')
+    parser.add_argument('--destination', choices=broker.NAMES, help='a real broker, in place of a receiver')
     parser.add_argument('--phases', default='', help=f'comma-separated, or "all": {", ".join(phases.PHASES)}')
     parser.add_argument('--mutants', metavar='DIR', help='see that each mutant is caught; their trees are staged in DIR')
     parser.add_argument('--only-phases', action='store_true', help='without the main run')
@@ -92,6 +97,8 @@ def parse_options():
     unknown = set(options.phases) - set(phases.PHASES) - {''}
     if unknown:
         parser.error(f'no such phase: {", ".join(sorted(unknown))}; there are {", ".join(phases.PHASES)}')
+    if options.destination and options.phases != ['']:
+        parser.error('with a destination, there are no phases')
     return options
 
 
