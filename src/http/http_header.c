@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * http_header.c
- *		Which headers a user may add to requests.
+ *		Which headers a user may add to requests, and where a response begins.
  *
  * libcurl sends a header as it is given, so that whatever could end one and
  * begin another is refused here.  So are the headers that a request or its
@@ -14,6 +14,8 @@
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
+
+#include <ctype.h>
 
 #include "http/http_header.h"
 #include "lib/text.h"
@@ -82,4 +84,26 @@ http_header_list_problem(const char *lines)
 			lines++;
 	}
 	return NULL;
+}
+
+/*
+ * Is it a response's first line?  libcurl takes whatever else begins like one
+ * for that of a response with status 200.
+ */
+bool
+http_header_is_status(const char *line, Size len)
+{
+	static const char form[] = "HTTP/9.9 999";
+	Size		n = 0;
+
+	/* HTTP/2 has no second digit */
+	for (const char *p = form; *p != '\0'; p++, n++)
+	{
+		if (*p == '.' && n < len && line[n] == ' ')
+			p += 2;
+		if (n >= len || (*p == '9' ? !isdigit((unsigned char) line[n]) :
+						 line[n] != *p))
+			return false;
+	}
+	return n == len || isspace((unsigned char) line[n]);
 }

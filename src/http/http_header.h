@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * http_header.h
- *		Which headers a user may add to requests.
+ *		Which headers a user may add to requests, and where a response begins.
  *
  *-------------------------------------------------------------------------
  */
@@ -10,5 +10,6 @@
 
 extern const char *http_header_problem(const char *line, Size len);
 extern const char *http_header_list_problem(const char *lines);
+extern bool http_header_is_status(const char *line, Size len);
 
 #endif							/* OUTBOX_HTTP_HEADER_H */

@@ -3,10 +3,9 @@
  * http_request.c
  *		One request to a server, its options and its result.
  *
- * A request, an easy handle of libcurl, is made once and used again and again;
- * what belongs to one use is in its memory context, which is reset after it.
- * An easy handle keeps the options that it was made with, an HttpConfig.  How
- * requests are kept, started and finished is http_client.c's business.
+ * A request, an easy handle of libcurl, is made once and used again; what belongs
+ * to one use is in its memory context, which is reset after it.  It keeps the
+ * options that it was made with.  The rest is http_client.c's business.
  *
  * libcurl looks at every header that it is given for longer than it takes to
  * send it.  It passes strings on verbatim, control characters included (see
@@ -21,11 +20,11 @@
  */
 #include "postgres.h"
 
-#include <ctype.h>
 #include <limits.h>
 
 #include "utils/memutils.h"
 
+#include "http/http_header.h"
 #include "http/http_internal.h"
 
 #define HTTP_USER_AGENT "outbox/" OUTBOX_VERSION
@@ -96,28 +95,6 @@ body_received(char *data, size_t size, size_t nmemb, void *arg)
 }
 
 /*
- * Is it a response's first line?  libcurl takes whatever else begins like one
- * for that of a response with status 200.
- */
-static bool
-is_status_line(const char *line, Size len)
-{
-	static const char form[] = "HTTP/9.9 999";
-	Size		n = 0;
-
-	/* HTTP/2 has no second digit */
-	for (const char *p = form; *p != '\0'; p++, n++)
-	{
-		if (*p == '.' && n < len && line[n] == ' ')
-			p += 2;
-		if (n >= len || (*p == '9' ? !isdigit((unsigned char) line[n]) :
-						 line[n] != *p))
-			return false;
-	}
-	return n == len || isspace((unsigned char) line[n]);
-}
-
-/*
  * Take a line of a response's headers: an empty one is the last.  There may be
  * several responses, of which all but the last are provisional (1xx).
  */
@@ -133,7 +110,7 @@ header_received(char *data, size_t size, size_t nmemb, void *arg)
 	else if (len >= 5 && memcmp(data, "HTTP/", 5) == 0)
 	{
 		request->headers_end = false;
-		request->has_status = is_status_line(data, len);
+		request->has_status = http_header_is_status(data, len);
 	}
 	return len;
 }
