@@ -219,21 +219,21 @@ promise 'looks behind a memory that is full' => sub {
 	my $count = 30 * $batch_size;    # much more than is in memory
 	my $late = $node->background_psql('postgres');
 	my $open = $node->background_psql('postgres');
-	$late->query_safe('BEGIN; ' . publish_sql('late', key => 'k', count => $count));
+	$late->query_safe('BEGIN; ' . publish_sql('full', key => 'k', count => $count));
 	publish($node, 'gone', count => GONE);
 	wait_states($node, 'gone', 'published*' . GONE);
 	query($node, q{DELETE FROM outbox_event WHERE topic = 'gone'});
 	wait_served();
 	$open->query_safe('BEGIN; ' . publish_sql('open', count => GONE));
 	reload($node, 'outbox.batch_size' => $batch_size);
-	$receiver->faults([ { match => { topic => 'late' }, delay_response => 0.02 } ]);
+	$receiver->faults([ { match => { topic => 'full' }, delay_response => 0.02 } ]);
 	reads_little(
 		'outbox_event_xid_id_idx',
 		2 * GONE,
 		sub {
 			$late->query_safe('COMMIT');
 			poll_until(
-				sub { scalar($receiver->accepted(topic => 'late')) == $count },
+				sub { scalar($receiver->accepted(topic => 'full')) == $count },
 				'all to be sent');
 		});
 	$open->query_safe('ROLLBACK');
