@@ -331,7 +331,7 @@ foreach my $setting ('role', 'session_authorization')
 foreach my $table ('outbox_delivery', 'outbox_progress', 'outbox_event')
 {
 	promise "while $table is locked, nothing is sent that cannot be written down" => sub {
-		$receiver->faults([ { action => 'pass', delay_response => 0.05 } ]);
+		$receiver->faults([ { action => 'pass', delay_response => 0.1 } ]);
 		reload($node, 'outbox.max_in_flight' => 8);
 		my @ids = publish($node, 'locked', count => 200);
 		poll_until(sub { $receiver->stats->{accepted} >= 8 },
@@ -341,6 +341,10 @@ foreach my $table ('outbox_delivery', 'outbox_progress', 'outbox_event')
 		my $locker = $node->background_psql('postgres');
 		$locker->query_safe(
 			"BEGIN; LOCK TABLE $table IN ACCESS EXCLUSIVE MODE");
+
+		# nothing goes there but exceptions: a time that has not come is one
+		publish($node, 'later', more => q{deliver_after => now() + '1 day'})
+		  if $table eq 'outbox_delivery';
 		my $timeout = qr/canceling statement due to lock timeout/;
 		wait_log($node, $timeout, $offset);
 		poll_until(sub { $receiver->stats->{concurrent} == 0 },
