@@ -135,6 +135,7 @@ read_all(const OutboxPublisherState *state, const BrokerKind *kind,
 		return false;
 	}
 	settings->structured = variables->content_mode == MODE_STRUCTURED;
+	settings->max_messages = variables->max_messages;
 	if (variables->user[0] != '\0')
 		settings->user = pstrdup(variables->user);
 	if (variables->password_file[0] != '\0' &&

@@ -59,6 +59,7 @@ typedef struct BrokerSettings
 	const char *user;			/* NULL: none */
 	char	   *password;		/* NULL: none */
 	bool		structured;		/* an envelope */
+	int			max_messages;	/* unanswered at a time */
 } BrokerSettings;
 
 extern bool broker_check_url(const BrokerKind *kind, const char *url);

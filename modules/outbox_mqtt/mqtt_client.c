@@ -25,11 +25,12 @@
  */
 #include "postgres.h"
 
+#include "common/broker_client.h"
 #include "common/byte_queue.h"
 #include "common/pipeline.h"
 #include "lib/clock.h"
 #include "lib/text.h"
-#include "mqtt_client.h"
+#include "mqtt_settings.h"
 #include "mqtt_reason.h"
 
 /* As long as so much waits to be written, no message is added to it. */
@@ -43,10 +44,10 @@
 /* Identifiers are from 1 to this. */
 #define MAX_IDENTIFIER	65535
 
-struct MqttClient
+struct BrokerClient
 {
 	OutboxPublisherState *state;
-	const MqttOptions *options;
+	const MqttSettings *settings;
 	NetConnection *net;
 	bool		in_use;			/* the connection: answers are expected of it */
 	bool		greeted;		/* CONNECT was sent */
@@ -65,11 +66,11 @@ struct MqttClient
 };
 
 /* A client of "state", without a connection. */
-MqttClient *
-mqtt_client_create(OutboxPublisherState *state)
+BrokerClient *
+broker_client_create(OutboxPublisherState *state)
 {
 	MemoryContext old = MemoryContextSwitchTo(state->context);
-	MqttClient *client = palloc0(sizeof(MqttClient));
+	BrokerClient *client = palloc0(sizeof(BrokerClient));
 
 	client->state = state;
 	client->net = net_create(state->context);
@@ -82,7 +83,7 @@ mqtt_client_create(OutboxPublisherState *state)
 
 /* Close the connection; nobody waits for an answer on it. */
 static void
-leave_connection(MqttClient *client)
+leave_connection(BrokerClient *client)
 {
 	net_close(client->net);
 	client->in_use = client->greeted = client->ready = false;
@@ -97,7 +98,7 @@ leave_connection(MqttClient *client)
  * "blame": then one of the messages that were sent may be it.
  */
 static void
-give_up_connection(MqttClient *client, const char *reason, bool blame)
+give_up_connection(BrokerClient *client, const char *reason, bool blame)
 {
 	char		error[OUTBOX_ERROR_SIZE];
 	Verdict		unsent = {.outcome = OUTBOX_UNAVAILABLE,.error = error};
@@ -119,7 +120,7 @@ give_up_connection(MqttClient *client, const char *reason, bool blame)
 
 /* Begin to connect, if there is a reason to. */
 static void
-connect_if_needed(MqttClient *client)
+connect_if_needed(BrokerClient *client)
 {
 	OutboxPublisherState *state = client->state;
 
@@ -130,16 +131,15 @@ connect_if_needed(MqttClient *client)
 	client->deadline = clock_ms() + state->connect_timeout +
 		state->request_timeout;
 	pending_restart_numbers(client->ring);
-	if (!net_connect(client->net, &client->options->address,
-					 client->options->tls, state->connect_timeout))
+	if (!net_connect(client->net, &client->settings->broker.address,
+					 client->settings->broker.tls, state->connect_timeout))
 		give_up_connection(client, net_error(client->net), false);
 }
 
-/* The settings have changed: "options" hold until the next call. */
 void
-mqtt_client_configure(MqttClient *client, const MqttOptions *options)
+broker_client_configure(BrokerClient *client, const BrokerSettings *settings)
 {
-	client->options = options;
+	client->settings = (const MqttSettings *) settings;
 
 	/* what was sent is answered on the connection that it was sent on */
 	if (pending_nsent(client->ring) > 0)
@@ -150,7 +150,7 @@ mqtt_client_configure(MqttClient *client, const MqttOptions *options)
 
 /* Ask the broker for a sign of life. */
 static void
-send_ping(MqttClient *client)
+send_ping(BrokerClient *client)
 {
 	mqtt_append_packet(&client->out, MQTT_PINGREQ, NULL, NULL, 0);
 	client->pinged_at = clock_ms();
@@ -158,7 +158,7 @@ send_ping(MqttClient *client)
 
 /* The broker has let us in, or not. */
 static void
-handle_connack(MqttClient *client, const MqttPacket *packet)
+handle_connack(BrokerClient *client, const MqttPacket *packet)
 {
 	int			keep_alive = packet->keep_alive >= 0 ? packet->keep_alive :
 	KEEP_ALIVE;
@@ -174,7 +174,7 @@ handle_connack(MqttClient *client, const MqttPacket *packet)
 		client->ready = true;
 		client->keep_alive_ms = keep_alive * 1000;
 		client->max_size = packet->maximum_size;
-		client->window = Min(client->options->max_messages,
+		client->window = Min(client->settings->broker.max_messages,
 							 packet->receive_maximum);
 		if (client->probing)
 			outbox_probe_answer(client->state, true, NULL);
@@ -191,7 +191,7 @@ identifier_of(uint64 number)
 
 /* An acknowledgement, which may be a refusal. */
 static void
-handle_puback(MqttClient *client, const MqttPacket *packet)
+handle_puback(BrokerClient *client, const MqttPacket *packet)
 {
 	uint64		oldest = pending_oldest_number(client->ring);
 	int			distance = packet->id - identifier_of(oldest);
@@ -207,12 +207,12 @@ handle_puback(MqttClient *client, const MqttPacket *packet)
 						   false);
 		return;
 	}
-	mqtt_reason_judge(packet, client->options->accept_unheard, &verdict);
+	mqtt_reason_judge(packet, client->settings->accept_unheard, &verdict);
 	pipeline_answer(client->state, client->ring, pending, &verdict);
 }
 
 static void
-handle_packet(MqttClient *client, const MqttPacket *packet)
+handle_packet(BrokerClient *client, const MqttPacket *packet)
 {
 	if (!client->ready && packet->kind != MQTT_CONNACK)
 	{
@@ -243,7 +243,7 @@ handle_packet(MqttClient *client, const MqttPacket *packet)
 
 /* Handle what packets are there as a whole. */
 static void
-handle_input(MqttClient *client)
+handle_input(BrokerClient *client)
 {
 	StringInfo	in = &client->in;
 
@@ -270,7 +270,7 @@ handle_input(MqttClient *client)
 
 /* Go on connecting, and read until nothing is there. */
 static void
-read_answers(MqttClient *client)
+read_answers(BrokerClient *client)
 {
 	Size		total = 0;
 
@@ -283,7 +283,7 @@ read_answers(MqttClient *client)
 	}
 	if (net_is_open(client->net) && !client->greeted)
 	{
-		mqtt_connect_append(&client->out, &client->options->identity, KEEP_ALIVE);
+		mqtt_connect_append(&client->out, &client->settings->identity, KEEP_ALIVE);
 		client->greeted = true;
 	}
 	while (client->in_use && net_is_open(client->net) &&
@@ -306,7 +306,7 @@ read_answers(MqttClient *client)
 
 /* Can a message be appended to what is written? */
 static bool
-can_send(MqttClient *client)
+can_send(BrokerClient *client)
 {
 	return client->ready && !client->draining &&
 		pending_first_unsent(client->ring) &&
@@ -317,12 +317,12 @@ can_send(MqttClient *client)
 
 /* Append the next message to what is written; or refuse it. */
 static void
-send_first_unsent(MqttClient *client)
+send_first_unsent(BrokerClient *client)
 {
 	const char *problem;
 
 	if (mqtt_message_append(&client->out, pending_first_unsent(client->ring),
-							&client->options->message, client->state->source,
+							&client->settings->message, client->state->source,
 							identifier_of(pending_next_number(client->ring)),
 							client->max_size, &problem))
 		(void) pending_mark_sent(client->ring);
@@ -332,7 +332,7 @@ send_first_unsent(MqttClient *client)
 
 /* Write what the socket takes: what waits to be, and then messages. */
 static void
-write_packets(MqttClient *client)
+write_packets(BrokerClient *client)
 {
 	Size		total = 0;
 
@@ -356,7 +356,7 @@ write_packets(MqttClient *client)
 
 /* When something has taken too long; PENDING_NO_DEADLINE: never. */
 static int64
-time_to_give_up(MqttClient *client)
+time_to_give_up(BrokerClient *client)
 {
 	Pending    *oldest = pending_oldest(client->ring);
 	int64		deadline = oldest ? oldest->deadline : PENDING_NO_DEADLINE;
@@ -371,7 +371,7 @@ time_to_give_up(MqttClient *client)
 
 /* When the broker has to hear of us; PENDING_NO_DEADLINE: never. */
 static int64
-time_to_ping(MqttClient *client)
+time_to_ping(BrokerClient *client)
 {
 	if (!client->ready || client->keep_alive_ms == 0 || client->pinged_at != 0)
 		return PENDING_NO_DEADLINE;
@@ -380,7 +380,7 @@ time_to_ping(MqttClient *client)
 
 /* Go on as far as that is possible now. */
 void
-mqtt_client_advance(MqttClient *client)
+broker_client_advance(BrokerClient *client)
 {
 	read_answers(client);
 	if (client->in_use && clock_ms() >= time_to_give_up(client))
@@ -395,9 +395,9 @@ mqtt_client_advance(MqttClient *client)
 	write_packets(client);
 }
 
-/* Take a message, to be sent by mqtt_client_advance(). */
+/* Take a message, to be sent by broker_client_advance(). */
 void
-mqtt_client_submit(MqttClient *client, const OutboxMessage *message)
+broker_client_submit(BrokerClient *client, const OutboxMessage *message)
 {
 	pending_put(client->ring, message,
 				clock_ms() + client->state->request_timeout);
@@ -405,7 +405,7 @@ mqtt_client_submit(MqttClient *client, const OutboxMessage *message)
 
 /* What to wait for, and for how long: as in OutboxSocketsCB. */
 int
-mqtt_client_wait_for(MqttClient *client, OutboxSocket *socket, long *timeout_ms)
+broker_client_wait_for(BrokerClient *client, OutboxSocket *socket, long *timeout_ms)
 {
 	int64		deadline = PENDING_NO_DEADLINE;
 	int			n = net_wait_for(client->net, byte_queue_len(&client->out) > 0,
@@ -424,14 +424,14 @@ mqtt_client_wait_for(MqttClient *client, OutboxSocket *socket, long *timeout_ms)
 
 /* Nobody waits any longer for the answer to this message. */
 void
-mqtt_client_cancel(MqttClient *client, int64 id)
+broker_client_cancel(BrokerClient *client, int64 id)
 {
 	pending_forget(client->ring, id);
 }
 
 /* Ask whether the broker is there. */
 void
-mqtt_client_probe(MqttClient *client)
+broker_client_probe(BrokerClient *client)
 {
 	client->probing = true;
 	if (client->ready && client->pinged_at == 0)
@@ -440,7 +440,7 @@ mqtt_client_probe(MqttClient *client)
 
 /* Close the connection without waiting for anything. */
 void
-mqtt_client_destroy(MqttClient *client)
+broker_client_destroy(BrokerClient *client)
 {
 	leave_connection(client);
 	net_destroy(client->net);

@@ -1,12 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * outbox_mqtt.c
- *		A publisher for MQTT 5: settings and callbacks.
+ *		A publisher for MQTT 5: settings.
  *
  * An event becomes a message (mqtt_message.c) on a connection (mqtt_client.c), and
  * is delivered when the broker has acknowledged it (QoS 1).
  *
- * Settings are those that all have (broker_settings.c), and some more.
+ * Settings are those that all have (broker_settings.c), and some more; the
+ * callbacks are broker_publisher.c's.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,9 +18,9 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
-#include "common/broker_settings.h"
+#include "common/broker_client.h"
 #include "common/module.h"
-#include "mqtt_client.h"
+#include "mqtt_settings.h"
 
 PG_MODULE_MAGIC;
 
@@ -41,25 +42,10 @@ static const AddressScheme schemes[] = {
 	{NULL}
 };
 
-static BrokerVariables gucs;
+BrokerVariables broker_variables;
 static char *guc_client_id = NULL;
 static char *guc_topic = NULL;
 static int	guc_no_subscriber = NO_SUBSCRIBER_FAIL;
-
-/* What was read of the settings */
-typedef struct MqttSettings
-{
-	BrokerSettings broker;
-	MqttOptions options;
-} MqttSettings;
-
-/* The publisher's, in state->private_data */
-typedef struct MqttPublisher
-{
-	MqttClient *client;
-	MqttSettings *settings;		/* NULL until they could be read */
-	OutboxSocket socket;		/* what is waited for */
-} MqttPublisher;
 
 PGDLLEXPORT void _PG_init(void);
 
@@ -78,7 +64,7 @@ static bool check_url(char **newval, void **extra, GucSource source);
 static bool read_own_settings(const OutboxPublisherState *state, void *arg,
 							  const char **reason);
 
-static const BrokerKind kind = {
+const BrokerKind broker_kind = {
 	.prefix = "outbox_mqtt",
 	.url_description = "The broker: mqtt://host:port, or mqtts://host:port with TLS.",
 	.parse_url = url_problem,
@@ -91,7 +77,7 @@ static const BrokerKind kind = {
 static bool
 check_url(char **newval, void **extra, GucSource source)
 {
-	return broker_check_url(&kind, *newval);
+	return broker_check_url(&broker_kind, *newval);
 }
 
 /* Strings of MQTT have a limit. */
@@ -105,11 +91,11 @@ check_string(char **newval, void **extra, GucSource source)
 void
 _PG_init(void)
 {
-	broker_settings_define(&kind, &gucs);
-	broker_define_string(&kind, "client_id",
+	broker_settings_define(&broker_kind, &broker_variables);
+	broker_define_string(&broker_kind, "client_id",
 						 "What the broker knows us by; empty means a name made of outbox.source.",
 						 &guc_client_id, "", check_string);
-	broker_define_string(&kind, "topic",
+	broker_define_string(&broker_kind, "topic",
 						 "The topic of a message, made of {topic}, {key} and {type}.",
 						 &guc_topic, "{topic}", module_check_template);
 	DefineCustomEnumVariable("outbox_mqtt.no_subscriber",
@@ -117,16 +103,6 @@ _PG_init(void)
 							 NULL, &guc_no_subscriber, NO_SUBSCRIBER_FAIL,
 							 no_subscriber_choices, PGC_SUSET, 0, NULL, NULL, NULL);
 	MarkGUCPrefixReserved("outbox_mqtt");
-}
-
-/* OutboxStartupCB */
-static void
-mqtt_startup(OutboxPublisherState *state)
-{
-	MqttPublisher *publisher = palloc0(sizeof(MqttPublisher));
-
-	publisher->client = mqtt_client_create(state);
-	state->private_data = publisher;
 }
 
 /*
@@ -149,18 +125,14 @@ read_own_settings(const OutboxPublisherState *state, void *arg,
 {
 	MqttSettings *settings = arg;
 	const BrokerSettings *broker = &settings->broker;
-	MqttOptions *options = &settings->options;
 
-	options->address = broker->address;
-	options->tls = broker->tls;
-	options->identity.user = broker->user;
-	options->identity.password = broker->password;
-	options->identity.client_id = guc_client_id[0] != '\0' ?
+	settings->identity.user = broker->user;
+	settings->identity.password = broker->password;
+	settings->identity.client_id = guc_client_id[0] != '\0' ?
 		pstrdup(guc_client_id) : make_client_id(state->source);
-	options->message.topic = pstrdup(guc_topic);
-	options->message.structured = broker->structured;
-	options->accept_unheard = guc_no_subscriber == NO_SUBSCRIBER_ACCEPT;
-	options->max_messages = gucs.max_messages;
+	settings->message.topic = pstrdup(guc_topic);
+	settings->message.structured = broker->structured;
+	settings->accept_unheard = guc_no_subscriber == NO_SUBSCRIBER_ACCEPT;
 	if ((broker->user && strlen(broker->user) > MQTT_MAX_STRING) ||
 		(broker->password && strlen(broker->password) > MQTT_MAX_STRING))
 	{
@@ -168,100 +140,4 @@ read_own_settings(const OutboxPublisherState *state, void *arg,
 		return false;
 	}
 	return true;
-}
-
-/* OutboxCheckConfiguredCB.  What is in flight goes on; see mqtt_client.c. */
-static bool
-mqtt_check_configured(OutboxPublisherState *state, const char **reason)
-{
-	MqttPublisher *publisher = state->private_data;
-	MqttSettings *settings = broker_settings_read(state, &kind, &gucs, reason);
-
-	if (settings == NULL)
-		return false;
-	mqtt_client_configure(publisher->client, &settings->options);
-	broker_settings_free((BrokerSettings *) publisher->settings);
-	publisher->settings = settings;
-	state->max_messages = gucs.max_messages;
-	return true;
-}
-
-/* OutboxSubmitCB */
-static void
-mqtt_submit(OutboxPublisherState *state, const OutboxMessage *const *messages,
-			int n)
-{
-	MqttPublisher *publisher = state->private_data;
-
-	for (int i = 0; i < n; i++)
-		mqtt_client_submit(publisher->client, messages[i]);
-	mqtt_client_advance(publisher->client);
-}
-
-/* OutboxSocketsCB */
-static int
-mqtt_sockets(OutboxPublisherState *state, const OutboxSocket **sockets,
-			 long *timeout_ms)
-{
-	MqttPublisher *publisher = state->private_data;
-
-	*sockets = &publisher->socket;
-	return mqtt_client_wait_for(publisher->client, &publisher->socket,
-								timeout_ms);
-}
-
-/* OutboxReadyCB */
-static void
-mqtt_ready(OutboxPublisherState *state, const OutboxSocket *ready, int n)
-{
-	MqttPublisher *publisher = state->private_data;
-
-	mqtt_client_advance(publisher->client);
-}
-
-/* OutboxCancelCB */
-static void
-mqtt_cancel(OutboxPublisherState *state, int64 id)
-{
-	MqttPublisher *publisher = state->private_data;
-
-	mqtt_client_cancel(publisher->client, id);
-}
-
-/* OutboxProbeCB */
-static void
-mqtt_probe(OutboxPublisherState *state)
-{
-	MqttPublisher *publisher = state->private_data;
-
-	mqtt_client_probe(publisher->client);
-	mqtt_client_advance(publisher->client);
-}
-
-/* OutboxShutdownCB */
-static void
-mqtt_shutdown(OutboxPublisherState *state)
-{
-	MqttPublisher *publisher = state->private_data;
-
-	mqtt_client_destroy(publisher->client);
-	broker_settings_free((BrokerSettings *) publisher->settings);
-}
-
-static const OutboxPublisherCallbacks mqtt_callbacks = {
-	OUTBOX_PUBLISHER_HEAD,
-	.startup_cb = mqtt_startup,
-	.check_configured_cb = mqtt_check_configured,
-	.submit_cb = mqtt_submit,
-	.sockets_cb = mqtt_sockets,
-	.ready_cb = mqtt_ready,
-	.cancel_cb = mqtt_cancel,
-	.probe_cb = mqtt_probe,
-	.shutdown_cb = mqtt_shutdown
-};
-
-const OutboxPublisherCallbacks *
-_PG_outbox_publisher_module_init(void)
-{
-	return &mqtt_callbacks;
 }

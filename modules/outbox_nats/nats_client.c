@@ -20,10 +20,11 @@
  */
 #include "postgres.h"
 
+#include "common/broker_client.h"
 #include "common/byte_queue.h"
 #include "common/pipeline.h"
 #include "lib/clock.h"
-#include "nats_client.h"
+#include "nats_settings.h"
 #include "nats_protocol.h"
 
 /* As long as so much waits to be written, no message is added to it. */
@@ -32,10 +33,10 @@
 /* A server has so long to answer a PING, even beyond a message's time. */
 #define PONG_MS		500
 
-struct NatsClient
+struct BrokerClient
 {
 	OutboxPublisherState *state;
-	const NatsOptions *options;
+	const NatsSettings *settings;
 	NatsConnection *connection;
 	PendingRing *ring;
 	bool		in_use;			/* the connection: answers are expected of it */
@@ -48,11 +49,11 @@ struct NatsClient
 };
 
 /* A client of "state", without a connection. */
-NatsClient *
-nats_client_create(OutboxPublisherState *state)
+BrokerClient *
+broker_client_create(OutboxPublisherState *state)
 {
-	NatsClient *client = MemoryContextAllocZero(state->context,
-												sizeof(NatsClient));
+	BrokerClient *client = MemoryContextAllocZero(state->context,
+												  sizeof(BrokerClient));
 
 	client->state = state;
 	client->connection = nats_connection_create(state->context);
@@ -62,7 +63,7 @@ nats_client_create(OutboxPublisherState *state)
 
 /* The connection is gone: answer all that was submitted, and who has asked. */
 static void
-answer_all(NatsClient *client, const char *error, bool blame)
+answer_all(BrokerClient *client, const char *error, bool blame)
 {
 	Verdict		unsent = {.outcome = OUTBOX_UNAVAILABLE,.error = error};
 	Verdict		sent = unsent;
@@ -80,7 +81,7 @@ answer_all(NatsClient *client, const char *error, bool blame)
 
 /* Close the connection; nobody waits for an answer on it. */
 static void
-leave_connection(NatsClient *client)
+leave_connection(BrokerClient *client)
 {
 	nats_connection_close(client->connection);
 	client->in_use = false;
@@ -89,7 +90,7 @@ leave_connection(NatsClient *client)
 
 /* If it was closed by what happened on it, answer what will not be answered now. */
 static void
-notice_closing(NatsClient *client)
+notice_closing(BrokerClient *client)
 {
 	bool		blame;
 	const char *error = nats_connection_error(client->connection, &blame);
@@ -102,7 +103,7 @@ notice_closing(NatsClient *client)
 
 /* Begin to connect, if there is a reason to. */
 static void
-connect_if_needed(NatsClient *client)
+connect_if_needed(BrokerClient *client)
 {
 	OutboxPublisherState *state = client->state;
 
@@ -112,16 +113,15 @@ connect_if_needed(NatsClient *client)
 	client->in_use = true;
 	client->asked_at = 0;
 	pending_restart_numbers(client->ring);
-	nats_connection_open(client->connection, &client->options->server,
+	nats_connection_open(client->connection, &client->settings->server,
 						 state->connect_timeout, state->request_timeout);
 	notice_closing(client);
 }
 
-/* The settings have changed: "options" hold until the next call. */
 void
-nats_client_configure(NatsClient *client, const NatsOptions *options)
+broker_client_configure(BrokerClient *client, const BrokerSettings *settings)
 {
-	client->options = options;
+	client->settings = (const NatsSettings *) settings;
 
 	/* what was sent is answered on the connection that it was sent on */
 	if (pending_nsent(client->ring) > 0)
@@ -132,7 +132,7 @@ nats_client_configure(NatsClient *client, const NatsOptions *options)
 
 /* An acknowledgement. */
 static void
-handle_reply(NatsClient *client, const NatsFrame *frame)
+handle_reply(BrokerClient *client, const NatsFrame *frame)
 {
 	uint64		number = nats_inbox_number(nats_connection_inbox(client->connection),
 										   &frame->subject);
@@ -150,7 +150,7 @@ handle_reply(NatsClient *client, const NatsFrame *frame)
  * there fails, since no other answer will come.
  */
 static void
-fail_subject(NatsClient *client, const NatsText *words)
+fail_subject(BrokerClient *client, const NatsText *words)
 {
 	const char *error = pnstrdup(words->data, words->len);
 	const char *subject = strchr(error, '"');
@@ -166,7 +166,7 @@ fail_subject(NatsClient *client, const NatsText *words)
 
 		if (pending == NULL || pending->message == NULL)
 			continue;
-		own = nats_message_subject(&client->options->message, pending->message,
+		own = nats_message_subject(&client->settings->message, pending->message,
 								   &reason);
 		if (own && strlen(own) == len && memcmp(own, subject, len) == 0)
 			pipeline_answer(client->state, client->ring, pending, &verdict);
@@ -175,7 +175,7 @@ fail_subject(NatsClient *client, const NatsText *words)
 
 /* Take what the server says. */
 static void
-read_answers(NatsClient *client)
+read_answers(BrokerClient *client)
 {
 	NatsFrame	frame;
 	Size		total = 0;
@@ -200,20 +200,20 @@ read_answers(NatsClient *client)
 
 /* Append the next message to what is written; or refuse it. */
 static void
-send_first_unsent(NatsClient *client)
+send_first_unsent(BrokerClient *client)
 {
 	const OutboxMessage *message = pending_first_unsent(client->ring);
 	const char *problem;
 	const char *subject;
 	const char *reply;
 
-	subject = nats_message_subject(&client->options->message, message,
+	subject = nats_message_subject(&client->settings->message, message,
 								   &problem);
 	reply = nats_inbox_subject(nats_connection_inbox(client->connection),
 							   pending_next_number(client->ring));
 	if (subject &&
 		nats_message_append(nats_connection_output(client->connection), message,
-							&client->options->message, client->state->source,
+							&client->settings->message, client->state->source,
 							subject, reply,
 							nats_connection_info(client->connection)->max_payload,
 							&problem))
@@ -226,7 +226,7 @@ send_first_unsent(NatsClient *client)
 
 /* Write what the socket takes: what waits to be, and then messages. */
 static void
-write_messages(NatsClient *client)
+write_messages(BrokerClient *client)
 {
 	StringInfo	out = nats_connection_output(client->connection);
 	Size		total = 0;
@@ -250,7 +250,7 @@ write_messages(NatsClient *client)
  * the oldest message is late, unless it says something anyway.
  */
 static int64
-time_to_ask(NatsClient *client, const Pending *oldest)
+time_to_ask(BrokerClient *client, const Pending *oldest)
 {
 	int			timeout = client->state->request_timeout;
 
@@ -263,7 +263,7 @@ time_to_ask(NatsClient *client, const Pending *oldest)
  * server is there or, when that has been done or is too late, to give it up.
  */
 static int64
-time_to_act(NatsClient *client, const Pending *oldest)
+time_to_act(BrokerClient *client, const Pending *oldest)
 {
 	if (client->asked_at == 0)
 		return Min(time_to_ask(client, oldest), oldest->deadline);
@@ -272,7 +272,7 @@ time_to_act(NatsClient *client, const Pending *oldest)
 
 /* The server has not answered in time: leave it. */
 static void
-leave_mute_server(NatsClient *client)
+leave_mute_server(BrokerClient *client)
 {
 	leave_connection(client);
 	answer_all(client, "timed out waiting for the server", false);
@@ -280,7 +280,7 @@ leave_mute_server(NatsClient *client)
 
 /* Look what has taken too long. */
 static void
-check_time(NatsClient *client)
+check_time(BrokerClient *client)
 {
 	int64		now = clock_ms();
 	Pending    *oldest;
@@ -312,7 +312,7 @@ check_time(NatsClient *client)
 
 /* Go on as far as that is possible now. */
 void
-nats_client_advance(NatsClient *client)
+broker_client_advance(BrokerClient *client)
 {
 	read_answers(client);
 	check_time(client);
@@ -323,9 +323,9 @@ nats_client_advance(NatsClient *client)
 	write_messages(client);
 }
 
-/* Take a message, to be sent by nats_client_advance(). */
+/* Take a message, to be sent by broker_client_advance(). */
 void
-nats_client_submit(NatsClient *client, const OutboxMessage *message)
+broker_client_submit(BrokerClient *client, const OutboxMessage *message)
 {
 	pending_put(client->ring, message,
 				clock_ms() + client->state->request_timeout);
@@ -333,7 +333,7 @@ nats_client_submit(NatsClient *client, const OutboxMessage *message)
 
 /* What to wait for, and for how long: as in OutboxSocketsCB. */
 int
-nats_client_wait_for(NatsClient *client, OutboxSocket *socket, long *timeout_ms)
+broker_client_wait_for(BrokerClient *client, OutboxSocket *socket, long *timeout_ms)
 {
 	int64		deadline = PENDING_NO_DEADLINE;
 	Pending    *oldest = pending_oldest(client->ring);
@@ -355,14 +355,14 @@ nats_client_wait_for(NatsClient *client, OutboxSocket *socket, long *timeout_ms)
 
 /* Nobody waits any longer for the answer to this message. */
 void
-nats_client_cancel(NatsClient *client, int64 id)
+broker_client_cancel(BrokerClient *client, int64 id)
 {
 	pending_forget(client->ring, id);
 }
 
 /* Ask whether the server is there. */
 void
-nats_client_probe(NatsClient *client)
+broker_client_probe(BrokerClient *client)
 {
 	if (client->probing)
 		return;
@@ -375,7 +375,7 @@ nats_client_probe(NatsClient *client)
 
 /* Close the connection without waiting for anything. */
 void
-nats_client_destroy(NatsClient *client)
+broker_client_destroy(BrokerClient *client)
 {
 	nats_connection_destroy(client->connection);
 }

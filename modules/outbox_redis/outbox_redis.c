@@ -1,13 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * outbox_redis.c
- *		A publisher for Redis Streams: settings and callbacks.
+ *		A publisher for Redis Streams: settings.
  *
  * An event becomes an entry (redis_entry.c) on a connection (redis_client.c), and
  * is delivered when Redis says that it has added it; with outbox_redis.wait, when
  * so many replicas have it, too.
  *
- * Settings are those that all have (broker_settings.c), and some more.
+ * Settings are those that all have (broker_settings.c), and some more; the
+ * callbacks are broker_publisher.c's.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,9 +18,9 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
-#include "common/broker_settings.h"
+#include "common/broker_client.h"
 #include "common/module.h"
-#include "redis_client.h"
+#include "redis_settings.h"
 
 PG_MODULE_MAGIC;
 
@@ -32,25 +33,10 @@ static const AddressScheme schemes[] = {
 	{NULL}
 };
 
-static BrokerVariables gucs;
+BrokerVariables broker_variables;
 static char *guc_stream = NULL;
 static int	guc_maxlen = 0;
 static int	guc_wait = 0;
-
-/* What was read of the settings */
-typedef struct RedisSettings
-{
-	BrokerSettings broker;
-	RedisOptions options;
-} RedisSettings;
-
-/* The publisher's, in state->private_data */
-typedef struct RedisPublisher
-{
-	RedisClient *client;
-	RedisSettings *settings;	/* NULL until they could be read */
-	OutboxSocket socket;		/* what is waited for */
-} RedisPublisher;
 
 PGDLLEXPORT void _PG_init(void);
 
@@ -78,7 +64,7 @@ static bool check_url(char **newval, void **extra, GucSource source);
 static bool read_own_settings(const OutboxPublisherState *state, void *arg,
 							  const char **reason);
 
-static const BrokerKind kind = {
+const BrokerKind broker_kind = {
 	.prefix = "outbox_redis",
 	.url_description = "The server: redis://host:port, rediss://host:port with TLS, or unix:///path.",
 	.parse_url = url_problem,
@@ -91,14 +77,14 @@ static const BrokerKind kind = {
 static bool
 check_url(char **newval, void **extra, GucSource source)
 {
-	return broker_check_url(&kind, *newval);
+	return broker_check_url(&broker_kind, *newval);
 }
 
 void
 _PG_init(void)
 {
-	broker_settings_define(&kind, &gucs);
-	broker_define_string(&kind, "stream",
+	broker_settings_define(&broker_kind, &broker_variables);
+	broker_define_string(&broker_kind, "stream",
 						 "The stream of an event, made of {topic}, {key} and {type}.",
 						 &guc_stream, "{topic}", module_check_template);
 	DefineCustomIntVariable("outbox_redis.maxlen",
@@ -112,16 +98,6 @@ _PG_init(void)
 	MarkGUCPrefixReserved("outbox_redis");
 }
 
-/* OutboxStartupCB */
-static void
-redis_startup(OutboxPublisherState *state)
-{
-	RedisPublisher *publisher = palloc0(sizeof(RedisPublisher));
-
-	publisher->client = redis_client_create(state);
-	state->private_data = publisher;
-}
-
 /* As BrokerKind has it. */
 static bool
 read_own_settings(const OutboxPublisherState *state, void *arg,
@@ -129,111 +105,10 @@ read_own_settings(const OutboxPublisherState *state, void *arg,
 {
 	RedisSettings *settings = arg;
 	const BrokerSettings *broker = &settings->broker;
-	RedisOptions *options = &settings->options;
 
-	options->address = broker->address;
-	options->tls = broker->tls;
-	options->user = broker->user;
-	options->password = broker->password;
-	options->wait = guc_wait;
-	options->entry.stream = pstrdup(guc_stream);
-	options->entry.maxlen = guc_maxlen;
-	options->entry.structured = broker->structured;
+	settings->wait = guc_wait;
+	settings->entry.stream = pstrdup(guc_stream);
+	settings->entry.maxlen = guc_maxlen;
+	settings->entry.structured = broker->structured;
 	return true;
-}
-
-/* OutboxCheckConfiguredCB.  What is in flight goes on; see redis_client.c. */
-static bool
-redis_check_configured(OutboxPublisherState *state, const char **reason)
-{
-	RedisPublisher *publisher = state->private_data;
-	RedisSettings *settings = broker_settings_read(state, &kind, &gucs, reason);
-
-	if (settings == NULL)
-		return false;
-	redis_client_configure(publisher->client, &settings->options);
-	broker_settings_free((BrokerSettings *) publisher->settings);
-	publisher->settings = settings;
-	state->max_messages = gucs.max_messages;
-	return true;
-}
-
-/* OutboxSubmitCB */
-static void
-redis_submit(OutboxPublisherState *state, const OutboxMessage *const *messages,
-			 int n)
-{
-	RedisPublisher *publisher = state->private_data;
-
-	for (int i = 0; i < n; i++)
-		redis_client_submit(publisher->client, messages[i]);
-	redis_client_advance(publisher->client);
-}
-
-/* OutboxSocketsCB */
-static int
-redis_sockets(OutboxPublisherState *state, const OutboxSocket **sockets,
-			  long *timeout_ms)
-{
-	RedisPublisher *publisher = state->private_data;
-
-	*sockets = &publisher->socket;
-	return redis_client_wait_for(publisher->client, &publisher->socket,
-								 timeout_ms);
-}
-
-/* OutboxReadyCB */
-static void
-redis_ready(OutboxPublisherState *state, const OutboxSocket *ready, int n)
-{
-	RedisPublisher *publisher = state->private_data;
-
-	redis_client_advance(publisher->client);
-}
-
-/* OutboxCancelCB */
-static void
-redis_cancel(OutboxPublisherState *state, int64 id)
-{
-	RedisPublisher *publisher = state->private_data;
-
-	redis_client_cancel(publisher->client, id);
-}
-
-/* OutboxProbeCB */
-static void
-redis_probe(OutboxPublisherState *state)
-{
-	RedisPublisher *publisher = state->private_data;
-
-	redis_client_probe(publisher->client);
-	redis_client_advance(publisher->client);
-}
-
-/* OutboxShutdownCB */
-static void
-redis_shutdown(OutboxPublisherState *state)
-{
-	RedisPublisher *publisher = state->private_data;
-
-	redis_client_destroy(publisher->client);
-	broker_settings_free((BrokerSettings *) publisher->settings);
-}
-
-static const OutboxPublisherCallbacks redis_callbacks = {
-	OUTBOX_PUBLISHER_HEAD,
-	.startup_cb = redis_startup,
-	.check_configured_cb = redis_check_configured,
-	.submit_cb = redis_submit,
-	.sockets_cb = redis_sockets,
-	.ready_cb = redis_ready,
-	.cancel_cb = redis_cancel,
-	.probe_cb = redis_probe,
-	.shutdown_cb = redis_shutdown
-};
-
-const OutboxPublisherCallbacks *
-_PG_outbox_publisher_module_init(void)
-{
-	return &redis_callbacks;
 }

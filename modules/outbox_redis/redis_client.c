@@ -27,11 +27,12 @@
  */
 #include "postgres.h"
 
+#include "common/broker_client.h"
 #include "common/byte_queue.h"
 #include "common/pipeline.h"
 #include "lib/clock.h"
 #include "lib/text.h"
-#include "redis_client.h"
+#include "redis_settings.h"
 #include "redis_reply.h"
 
 /* As long as so much waits to be written, no entry is added to it. */
@@ -51,10 +52,10 @@
 /* The status of a pending entry that is in the stream, and waits for replicas. */
 #define STORED 1
 
-struct RedisClient
+struct BrokerClient
 {
 	OutboxPublisherState *state;
-	const RedisOptions *options;
+	const RedisSettings *settings;
 	NetConnection *net;
 	bool		in_use;			/* the connection: answers are expected of it */
 	bool		greeted;		/* AUTH and PING were sent */
@@ -74,11 +75,11 @@ struct RedisClient
 };
 
 /* A client of "state", without a connection. */
-RedisClient *
-redis_client_create(OutboxPublisherState *state)
+BrokerClient *
+broker_client_create(OutboxPublisherState *state)
 {
 	MemoryContext old = MemoryContextSwitchTo(state->context);
-	RedisClient *client = palloc0(sizeof(RedisClient));
+	BrokerClient *client = palloc0(sizeof(BrokerClient));
 
 	client->state = state;
 	client->net = net_create(state->context);
@@ -91,7 +92,7 @@ redis_client_create(OutboxPublisherState *state)
 
 /* Close the connection; nobody waits for an answer on it. */
 static void
-leave_connection(RedisClient *client)
+leave_connection(BrokerClient *client)
 {
 	net_close(client->net);
 	if (client->reader)
@@ -109,7 +110,7 @@ leave_connection(RedisClient *client)
  * all that was submitted, and who has asked.
  */
 static void
-give_up_connection(RedisClient *client, const char *reason)
+give_up_connection(BrokerClient *client, const char *reason)
 {
 	char		error[OUTBOX_ERROR_SIZE];
 	Verdict		verdict = {.outcome = OUTBOX_UNAVAILABLE,.error = error};
@@ -125,7 +126,7 @@ give_up_connection(RedisClient *client, const char *reason)
 
 /* Send a command of these words; "expect" is its kind. */
 static void
-send_command(RedisClient *client, char expect, int argc,
+send_command(BrokerClient *client, char expect, int argc,
 			 const char *const *argv)
 {
 	/* both or, out of memory, none */
@@ -136,7 +137,7 @@ send_command(RedisClient *client, char expect, int argc,
 
 /* Begin to connect, if there is a reason to. */
 static void
-connect_if_needed(RedisClient *client)
+connect_if_needed(BrokerClient *client)
 {
 	OutboxPublisherState *state = client->state;
 
@@ -152,34 +153,33 @@ connect_if_needed(RedisClient *client)
 	client->reader = redisReaderCreate();
 	if (client->reader == NULL)
 		give_up_connection(client, "out of memory");
-	else if (!net_connect(client->net, &client->options->address,
-						  client->options->tls, state->connect_timeout))
+	else if (!net_connect(client->net, &client->settings->broker.address,
+						  client->settings->broker.tls, state->connect_timeout))
 		give_up_connection(client, net_error(client->net));
 }
 
 /* Say who we are, and ask whether the server is ready. */
 static void
-greet_server(RedisClient *client)
+greet_server(BrokerClient *client)
 {
-	const RedisOptions *options = client->options;
-	const char *login[] = {"AUTH", options->user, options->password};
-	const char *login_default[] = {"AUTH", options->password};
+	const BrokerSettings *broker = &client->settings->broker;
+	const char *login[] = {"AUTH", broker->user, broker->password};
+	const char *login_default[] = {"AUTH", broker->password};
 	const char *ping[] = {"PING"};
 
-	if (options->password && options->user)
+	if (broker->password && broker->user)
 		send_command(client, EXPECT_AUTH, lengthof(login), login);
-	else if (options->password)
+	else if (broker->password)
 		send_command(client, EXPECT_AUTH, lengthof(login_default),
 					 login_default);
 	send_command(client, EXPECT_PING, lengthof(ping), ping);
 	client->greeted = true;
 }
 
-/* The settings have changed: "options" hold until the next call. */
 void
-redis_client_configure(RedisClient *client, const RedisOptions *options)
+broker_client_configure(BrokerClient *client, const BrokerSettings *settings)
 {
-	client->options = options;
+	client->settings = (const RedisSettings *) settings;
 
 	/* what was sent is answered on the connection that it was sent on */
 	if (pending_nsent(client->ring) > 0)
@@ -190,7 +190,7 @@ redis_client_configure(RedisClient *client, const RedisOptions *options)
 
 /* Tell it at once if nobody's entries can be stored, before any is an attempt. */
 static void
-tell_outage(RedisClient *client, const Verdict *verdict)
+tell_outage(BrokerClient *client, const Verdict *verdict)
 {
 	if (verdict->outcome == OUTBOX_UNAVAILABLE)
 		outbox_probe_answer(client->state, false, verdict->error);
@@ -198,7 +198,7 @@ tell_outage(RedisClient *client, const Verdict *verdict)
 
 /* The answer to an XADD. */
 static void
-handle_added(RedisClient *client, const redisReply *reply)
+handle_added(BrokerClient *client, const redisReply *reply)
 {
 	Pending    *pending = pending_find(client->ring, client->next_answer++);
 	Verdict		verdict = {.outcome = OUTBOX_DELIVERED};
@@ -227,7 +227,7 @@ handle_added(RedisClient *client, const redisReply *reply)
 
 /* The answer to a WAIT: settle its group. */
 static void
-handle_waited(RedisClient *client, const redisReply *reply)
+handle_waited(BrokerClient *client, const redisReply *reply)
 {
 	char		error[OUTBOX_ERROR_SIZE];
 	Verdict		verdict;
@@ -246,7 +246,7 @@ handle_waited(RedisClient *client, const redisReply *reply)
 
 /* The answer to a PING: the server is there, and writes if it is the master. */
 static void
-handle_ping(RedisClient *client)
+handle_ping(BrokerClient *client)
 {
 	client->ready = true;
 	if (client->probing)
@@ -255,7 +255,7 @@ handle_ping(RedisClient *client)
 }
 
 static void
-handle_reply(RedisClient *client, const redisReply *reply)
+handle_reply(BrokerClient *client, const redisReply *reply)
 {
 	char		expect = '\0';
 
@@ -291,7 +291,7 @@ handle_reply(RedisClient *client, const redisReply *reply)
 
 /* Handle what answers are there as a whole. */
 static void
-handle_replies(RedisClient *client)
+handle_replies(BrokerClient *client)
 {
 	void	   *reply;
 
@@ -312,7 +312,7 @@ handle_replies(RedisClient *client)
 
 /* Go on connecting, and read until nothing is there. */
 static void
-read_answers(RedisClient *client)
+read_answers(BrokerClient *client)
 {
 	char		chunk[IN_CHUNK];
 	Size		total = 0;
@@ -350,13 +350,13 @@ read_answers(RedisClient *client)
 
 /* Append the next entry to what is written; or refuse it. */
 static void
-send_first_unsent(RedisClient *client)
+send_first_unsent(BrokerClient *client)
 {
 	const OutboxMessage *message = pending_first_unsent(client->ring);
 	const char *problem;
 
 	enlargeStringInfo(&client->expected, 1);
-	if (redis_entry_append(&client->out, message, &client->options->entry,
+	if (redis_entry_append(&client->out, message, &client->settings->entry,
 						   client->state->source, &problem))
 	{
 		appendStringInfoChar(&client->expected, EXPECT_XADD);
@@ -368,9 +368,9 @@ send_first_unsent(RedisClient *client)
 
 /* Append as many entries as there is room for; with WAIT, one group. */
 static void
-send_entries(RedisClient *client)
+send_entries(BrokerClient *client)
 {
-	int			replicas = client->options->wait;
+	int			replicas = client->settings->wait;
 	const char *wait[] = {
 		"WAIT", psprintf("%d", replicas),
 		psprintf("%d", client->state->request_timeout / 2)
@@ -387,7 +387,7 @@ send_entries(RedisClient *client)
 
 /* Write what the socket takes: what waits to be, and then entries. */
 static void
-write_commands(RedisClient *client)
+write_commands(BrokerClient *client)
 {
 	Size		total = 0;
 
@@ -411,7 +411,7 @@ write_commands(RedisClient *client)
 
 /* When something has taken too long; PENDING_NO_DEADLINE: never. */
 static int64
-time_to_give_up(RedisClient *client)
+time_to_give_up(BrokerClient *client)
 {
 	Pending    *oldest = pending_oldest(client->ring);
 	int64		deadline = oldest ? oldest->deadline : PENDING_NO_DEADLINE;
@@ -423,7 +423,7 @@ time_to_give_up(RedisClient *client)
 
 /* Go on as far as that is possible now. */
 void
-redis_client_advance(RedisClient *client)
+broker_client_advance(BrokerClient *client)
 {
 	read_answers(client);
 	if (client->in_use && clock_ms() >= time_to_give_up(client))
@@ -436,9 +436,9 @@ redis_client_advance(RedisClient *client)
 	write_commands(client);
 }
 
-/* Take a message, to be sent by redis_client_advance(). */
+/* Take a message, to be sent by broker_client_advance(). */
 void
-redis_client_submit(RedisClient *client, const OutboxMessage *message)
+broker_client_submit(BrokerClient *client, const OutboxMessage *message)
 {
 	pending_put(client->ring, message,
 				clock_ms() + client->state->request_timeout);
@@ -446,8 +446,8 @@ redis_client_submit(RedisClient *client, const OutboxMessage *message)
 
 /* What to wait for, and for how long: as in OutboxSocketsCB. */
 int
-redis_client_wait_for(RedisClient *client, OutboxSocket *socket,
-					  long *timeout_ms)
+broker_client_wait_for(BrokerClient *client, OutboxSocket *socket,
+					   long *timeout_ms)
 {
 	int64		deadline = PENDING_NO_DEADLINE;
 	int			n = net_wait_for(client->net, byte_queue_len(&client->out) > 0,
@@ -465,14 +465,14 @@ redis_client_wait_for(RedisClient *client, OutboxSocket *socket,
 
 /* Nobody waits any longer for the answer to this message. */
 void
-redis_client_cancel(RedisClient *client, int64 id)
+broker_client_cancel(BrokerClient *client, int64 id)
 {
 	pending_forget(client->ring, id);
 }
 
 /* Ask whether the server is there. */
 void
-redis_client_probe(RedisClient *client)
+broker_client_probe(BrokerClient *client)
 {
 	const char *ping[] = {"PING"};
 
@@ -486,7 +486,7 @@ redis_client_probe(RedisClient *client)
 
 /* Close the connection without waiting for anything. */
 void
-redis_client_destroy(RedisClient *client)
+broker_client_destroy(BrokerClient *client)
 {
 	leave_connection(client);
 	net_destroy(client->net);

@@ -1,0 +1,22 @@
+/*-------------------------------------------------------------------------
+ *
+ * redis_settings.h
+ *		What the publisher for Redis goes by.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REDIS_SETTINGS_H
+#define REDIS_SETTINGS_H
+
+#include "common/broker_settings.h"
+#include "redis_entry.h"
+
+/* From one reading of the settings to the next. */
+typedef struct RedisSettings
+{
+	BrokerSettings broker;
+	int			wait;			/* replicas that must have an entry */
+	RedisEntryOptions entry;
+} RedisSettings;
+
+#endif							/* REDIS_SETTINGS_H */
