@@ -24,6 +24,7 @@ use Time::HiRes qw(time);
 
 use lib 'test/lib';
 use OutboxTest;
+use OutboxTest::Outage qw(relay_ends_soon);
 use PostgreSQL::Test::Utils;
 use Real::Kafka;
 
@@ -82,21 +83,6 @@ sub wait_rest
 		'all to be published', 120);
 }
 
-# The relay ends when it is told to, in a second and what it takes to see it.
-sub ends_soon
-{
-	my ($name) = @_;
-	my $pid = wait_relay($node);
-	my $start = time();
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-
-	query($node, "SELECT pg_terminate_backend($pid)");
-	poll_until(sub { !kill(0, $pid) }, 'the relay to end');
-	my $seconds = time() - $start;
-	cmp_ok($seconds, '<', 1.5, sprintf('%s, the relay ends in %.2f s', $name, $seconds));
-	return;
-}
-
 promise 'a broker that is killed twice under load loses and repeats nothing' => sub {
 	# so that nothing times out while the broker starts
 	reload($node, 'outbox.request_timeout' => '2min');
@@ -153,7 +139,7 @@ promise 'with 30 MB in flight to a broker that hangs, the relay ends in a second
 	$broker->hang;
 	my @ids = publish($node, 'large', %large);
 	wait_relay_value($node, in_flight => 60);
-	ends_soon('with 30 MB in flight');
+	relay_ends_soon($node, 'with 30 MB in flight');
 	wait_relay($node);
 	my @more = publish($node, 'larger', %large);
 	reload(
@@ -227,7 +213,7 @@ promise 'a name server that does not answer keeps nobody waiting' => sub {
 	reload($node, 'outbox_kafka.bootstrap_servers' => $broker->bootstrap);
 	wait_state($node, $id, 'published');
 	is(wait_relay($node), $pid, 'the relay goes on with other brokers');
-	ends_soon('while a thread still asks');
+	relay_ends_soon($node, 'while a thread still asks');
 };
 
 promise 'a connection that was closed while nothing was sent is no outage' => sub {

@@ -20,10 +20,10 @@ use warnings FATAL => 'all';
 use IO::Socket::INET;
 use JSON::PP ();
 use Test::More;
-use Time::HiRes qw(time);
 
 use lib 'test/lib';
 use OutboxTest;
+use OutboxTest::Outage;
 use PostgreSQL::Test::Utils;
 use Real::Certificates;
 use Real::Mosquitto;
@@ -86,28 +86,12 @@ sub is_dead
 	return;
 }
 
-sub wait_sent
-{
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return poll_until(sub { stat_value($node, 'backlog') eq '0' },
-		'all to be sent', 120);
-}
-
-# With these settings an event is not sent, for this reason and without an
-# attempt; without them it is.
-sub is_outage
+# With these settings nothing is sent, for this reason; without them it is.
+sub is_outage_of
 {
 	my ($error, %other) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-
-	reload($node, %other);
-	my $id = publish($node, 'events/outage');
-	wait_relay_value($node, state => 'endpoint down');
-	wait_relay_value($node, last_error => $error);
-	is(event_value($node, $id, 'state, attempts'), 'pending|0', "no attempt: $error");
-	reload($node, (map { $_ => undef } keys %other), %settings);
-	wait_state($node, $id, 'published');
-	return;
+	return is_outage_with($node, 'events/outage', $error, \%settings, %other);
 }
 
 promise 'a subscriber has an event as it was published' => sub {
@@ -197,7 +181,7 @@ promise 'that nobody has subscribed is a failure, or none' => sub {
 
 promise 'the events of a key arrive in their order' => sub {
 	publish($node, 'events/keys', count => 3000, more => q{key => 'k' || n % 7});
-	wait_sent();
+	wait_sent($node);
 	poll_until(sub { scalar($broker->messages('events/keys')) >= 3000 }, 'all to arrive');
 	my %last;
 	my @late;
@@ -218,7 +202,7 @@ promise 'a broker that ends under load, or is killed, loses nothing of ours' => 
 	$broker->start;
 	poll_until(sub { scalar($broker->messages('events/killed')) > 100 }, 'more to arrive');
 	$broker->restart;
-	wait_sent();
+	wait_sent($node);
 	all_have_arrived(\@ids, 'events/killed', 2000);
 
 	$broker->kill;
@@ -237,40 +221,30 @@ promise 'a broker that hangs is noticed, and goes on' => sub {
 	wait_relay_value($node, state => 'endpoint down');
 	like(relay_value($node, 'last_error'), qr/timed out/, 'the reason is shown');
 	$broker->go_on;
-	wait_sent();
+	wait_sent($node);
 	all_have_arrived(\@ids, 'events/hung', 1000);
 };
 
 promise 'with 30 MB in flight to a broker that hangs, the relay ends in a second' => sub {
-	my $pid = wait_relay($node);
-	$broker->hang;
-	my @ids = publish($node, 'large', count => 60,
-		payload => q{to_jsonb(repeat('x', 500000))});
-	wait_relay_value($node, in_flight => 60);
-	my $start = time();
-	query($node, "SELECT pg_terminate_backend($pid)");
-	poll_until(sub { !kill(0, $pid) }, 'the relay to end');
-	my $seconds = time() - $start;
-	cmp_ok($seconds, '<', 1.5, sprintf('it took %.2f s', $seconds));
-	$broker->go_on;
-	wait_sent();
+	relay_ends_beside_hanging($node, $broker, 'events/large');
+	wait_states($node, 'events/large', 'published*60', 'all are published');
 };
 
 promise 'an outage is shown with its reason, and costs no attempt' => sub {
 	my $port = Real::Server::free_port();
-	is_outage(qr/could not connect to "127\.0\.0\.1": Connection refused/,
+	is_outage_of(qr/could not connect to "127\.0\.0\.1": Connection refused/,
 		'outbox_mqtt.url' => "mqtt://127.0.0.1:$port");
-	is_outage(qr/could not resolve "nowhere\.invalid"/,
+	is_outage_of(qr/could not resolve "nowhere\.invalid"/,
 		'outbox_mqtt.url' => 'mqtt://nowhere.invalid');
 	write_secret($broker->dir . '/wrong', "wrong\n");
-	is_outage(qr/refused the connection: not authorized/,
+	is_outage_of(qr/refused the connection: not authorized/,
 		'outbox_mqtt.password_file' => $broker->dir . '/wrong');
 	my $mute = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 1) or die;
-	is_outage(qr/timed out logging in/,
+	is_outage_of(qr/timed out logging in/,
 		'outbox.connect_timeout' => '300ms',
 		'outbox.request_timeout' => '300ms',
 		'outbox_mqtt.url' => 'mqtt://127.0.0.1:' . $mute->sockport);
-	is_outage(qr/closed the connection|could not receive/,
+	is_outage_of(qr/closed the connection|could not receive/,
 		'outbox_mqtt.url' => 'mqtt://127.0.0.1:' . $broker->tls_port);
 };
 
@@ -283,11 +257,11 @@ promise 'with TLS, both show who they are' => sub {
 	reload($node, %tls);
 	my @ids = publish($node, 'events/tls', count => 300,
 		payload => q{to_jsonb(repeat('x', 20000))});
-	wait_sent();
+	wait_sent($node);
 	all_have_arrived(\@ids, 'events/tls', 0);
-	is_outage(qr/certificate/,
+	is_outage_of(qr/certificate/,
 		%tls, 'outbox_mqtt.tls_ca_file' => Real::Certificates->new->authority);
-	is_outage(qr/hostname mismatch/,
+	is_outage_of(qr/hostname mismatch/,
 		%tls, 'outbox_mqtt.url' => 'mqtts://localhost:' . $broker->tls_port);
 };
 

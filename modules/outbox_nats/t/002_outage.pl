@@ -21,10 +21,10 @@ use warnings FATAL => 'all';
 
 use IO::Socket::INET;
 use Test::More;
-use Time::HiRes qw(time);
 
 use lib 'test/lib';
 use OutboxTest;
+use OutboxTest::Outage;
 use PostgreSQL::Test::Utils;
 use Real::Certificates;
 use Real::Nats;
@@ -72,29 +72,12 @@ sub all_are_there_once
 	return;
 }
 
-# Wait until nothing is left to be sent, however slow the machine.
-sub wait_sent
+# With these settings nothing is sent, for this reason; without them it is.
+sub is_outage_of
 {
+	my ($error, %other) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return poll_until(sub { stat_value($node, 'backlog') eq '0' },
-		'all to be sent', 120);
-}
-
-# With these settings an event is not sent, for this reason and without an
-# attempt; without them it is.
-sub is_outage
-{
-	my ($error, %settings) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-
-	reload($node, %settings);
-	my $id = publish($node, 'events.outage');
-	wait_relay_value($node, state => 'endpoint down');
-	wait_relay_value($node, last_error => $error);
-	is(event_value($node, $id, 'state, attempts'), 'pending|0', 'no attempt');
-	reload($node, (map { $_ => undef } keys %settings), %login);
-	wait_state($node, $id, 'published');
-	return;
+	return is_outage_with($node, 'events.outage', $error, \%login, %other);
 }
 
 promise 'a server that is killed twice under load loses nothing' => sub {
@@ -110,7 +93,7 @@ promise 'a server that is killed twice under load loses nothing' => sub {
 		'more to be published', 120);
 	$nats->kill;
 	$nats->start;
-	wait_sent();
+	wait_sent($node);
 	all_are_there_once(\@ids);
 };
 
@@ -123,23 +106,12 @@ promise 'a server that hangs is noticed, and goes on' => sub {
 	wait_relay_value($node, state => 'endpoint down');
 	like(relay_value($node, 'last_error'), qr/timed out/, 'the reason is shown');
 	$nats->go_on;
-	wait_sent();
+	wait_sent($node);
 	all_are_there_once(\@ids);
 };
 
 promise 'with 30 MB in flight to a server that hangs, the relay ends in a second' => sub {
-	my $pid = wait_relay($node);
-	$nats->hang;
-	my @ids = publish($node, 'events.large', count => 60,
-		payload => q{to_jsonb(repeat('x', 500000))});
-	wait_relay_value($node, in_flight => 60);
-	my $start = time();
-	query($node, "SELECT pg_terminate_backend($pid)");
-	poll_until(sub { !kill(0, $pid) }, 'the relay to end');
-	my $seconds = time() - $start;
-	cmp_ok($seconds, '<', 1.5, sprintf('it took %.2f s', $seconds));
-	$nats->go_on;
-	wait_sent();
+	my @ids = relay_ends_beside_hanging($node, $nats, 'events.large');
 	all_are_there_once(\@ids);
 };
 
@@ -176,16 +148,16 @@ promise 'what we may not publish is held, with the reason, and nothing else is' 
 
 promise 'an outage is shown with its reason, and costs no attempt' => sub {
 	my $port = Real::Server::free_port();
-	is_outage(qr/could not connect to "127\.0\.0\.1": Connection refused/,
+	is_outage_of(qr/could not connect to "127\.0\.0\.1": Connection refused/,
 		'outbox_nats.url' => "nats://127.0.0.1:$port");
-	is_outage(qr/could not resolve "nowhere\.invalid"/,
+	is_outage_of(qr/could not resolve "nowhere\.invalid"/,
 		'outbox_nats.url' => 'nats://nowhere.invalid');
-	is_outage(qr/Authorization Violation/, 'outbox_nats.user' => 'somebody');
-	is_outage(qr/Permissions Violation for Subscription/, 'outbox_nats.user' => 'deaf');
-	is_outage(qr/does not offer TLS/,
+	is_outage_of(qr/Authorization Violation/, 'outbox_nats.user' => 'somebody');
+	is_outage_of(qr/Permissions Violation for Subscription/, 'outbox_nats.user' => 'deaf');
+	is_outage_of(qr/does not offer TLS/,
 		'outbox_nats.url' => 'tls://127.0.0.1:' . $nats->port);
 	my $mute = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 1) or die;
-	is_outage(qr/timed out logging in/,
+	is_outage_of(qr/timed out logging in/,
 		'outbox.connect_timeout' => '300ms',
 		'outbox.request_timeout' => '300ms',
 		'outbox_nats.url' => 'nats://127.0.0.1:' . $mute->sockport);
@@ -232,14 +204,14 @@ promise 'with TLS, both show who they are' => sub {
 	reload($node, %tls);
 	my @ids = publish($node, 'secure', count => 300,
 		payload => q{to_jsonb(repeat('x', 20000))});
-	wait_sent();
+	wait_sent($node);
 	all_are_there_once(\@ids, $secure, 'SECURE');
 
-	is_outage(qr/certificate/,
+	is_outage_of(qr/certificate/,
 		%tls, 'outbox_nats.tls_ca_file' => Real::Certificates->new->authority);
-	is_outage(qr/hostname mismatch/,
+	is_outage_of(qr/hostname mismatch/,
 		%tls, 'outbox_nats.url' => 'tls://localhost:' . $secure->port);
-	is_outage(qr/TLS|closed the connection|could not receive/,
+	is_outage_of(qr/TLS|closed the connection|could not receive/,
 		%tls,
 		'outbox_nats.tls_cert_file' => '',
 		'outbox_nats.tls_key_file' => '');
@@ -287,11 +259,11 @@ promise 'a credentials file logs in, and only that of a user the server knows' =
 	write_secret($file, "$begin\n$seed\n$end\n");
 	reload($node, %keyed);
 	my @ids = publish($node, 'keyed', count => 10);
-	wait_sent();
+	wait_sent($node);
 	all_are_there_once(\@ids, $keyed, 'KEYED');
 
 	write_secret($file, "$begin\n$other\n$end\n");
-	is_outage(qr/Authorization Violation/, %keyed);
+	is_outage_of(qr/Authorization Violation/, %keyed);
 	unlike(slurp_file($node->logfile), qr/$seed|$other/, 'no seed is in the log');
 };
 
@@ -302,7 +274,7 @@ promise 'a server that is about to end is left in time' => sub {
 	poll_until(sub { !$nats->is_running }, 'the server to end', 60);
 	$nats->start;
 	my @ids = ($id, publish($node, 'events.lame'));
-	wait_sent();
+	wait_sent($node);
 	all_are_there_once(\@ids);
 };
 

@@ -19,10 +19,10 @@ use warnings FATAL => 'all';
 
 use IO::Socket::INET;
 use Test::More;
-use Time::HiRes qw(time);
 
 use lib 'test/lib';
 use OutboxTest;
+use OutboxTest::Outage qw(relay_ends_beside_hanging relay_ends_soon wait_sent);
 use PostgreSQL::Test::Utils;
 use Real::Certificates;
 use Real::RabbitMQ;
@@ -127,7 +127,7 @@ promise 'a broker that is killed twice under load loses nothing' => sub {
 	wait_published($before + 200);
 	$broker->kill;
 	$broker->start;
-	poll_until(sub { stat_value($node, 'backlog') eq '0' }, 'the rest', 120);
+	wait_sent($node);
 	all_are_there(\@ids, 2 * $window);
 	is(query($node, q{SELECT count(*) FROM outbox_events WHERE state <> 'published'}),
 		0, 'all are published');
@@ -165,18 +165,7 @@ promise 'an idle connection is kept by heartbeats, and one to a broker that hang
 };
 
 promise 'with 30 MB in flight to a broker that hangs, the relay ends in a second' => sub {
-	my $pid = wait_relay($node);
-	$broker->hang;
-	my @ids = publish($node, 'large', count => 60,
-		payload => q{to_jsonb(repeat('x', 500000))});
-	wait_relay_value($node, in_flight => 60);
-	my $start = time();
-	query($node, "SELECT pg_terminate_backend($pid)");
-	poll_until(sub { !kill(0, $pid) }, 'the relay to end');
-	my $seconds = time() - $start;
-	cmp_ok($seconds, '<', 1.5, sprintf('it took %.2f s', $seconds));
-	$broker->go_on;
-	poll_until(sub { stat_value($node, 'backlog') eq '0' }, 'all to arrive', 120);
+	my @ids = relay_ends_beside_hanging($node, $broker, 'large');
 	all_are_there(\@ids, 60);
 };
 
@@ -218,10 +207,7 @@ promise 'a name server that does not answer keeps nobody waiting' => sub {
 	is(wait_relay($node), $pid, 'it is the same process');
 	my $threads = () = glob("/proc/$pid/task/*");
 	is($threads, 2, 'one thread still asks');
-	my $start = time();
-	query($node, "SELECT pg_terminate_backend($pid)");
-	poll_until(sub { !kill(0, $pid) }, 'the relay to end');
-	cmp_ok(time() - $start, '<', 1.5, 'and the relay ends all the same');
+	relay_ends_soon($node, 'all the same');
 };
 
 promise 'with TLS, both show who they are' => sub {

@@ -23,10 +23,10 @@ use warnings FATAL => 'all';
 use IO::Socket::INET;
 use JSON::PP ();
 use Test::More;
-use Time::HiRes qw(time);
 
 use lib 'test/lib';
 use OutboxTest;
+use OutboxTest::Outage;
 use PostgreSQL::Test::Utils;
 use Real::Certificates;
 use Real::Listener;
@@ -73,14 +73,6 @@ sub all_are_there
 	return;
 }
 
-# Wait until nothing is left to be sent, however slow the machine.
-sub wait_sent
-{
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return poll_until(sub { stat_value($node, 'backlog') eq '0' },
-		'all to be sent', 120);
-}
-
 # Wait until so many events have been published.
 sub wait_published
 {
@@ -90,32 +82,12 @@ sub wait_published
 		"$n events to be published", 120);
 }
 
-# After $break, an event is not sent, for this reason and without an attempt;
-# after $mend it is.
-sub is_outage
-{
-	my ($error, $break, $mend) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-
-	$break->();
-	my $id = publish($node, 'outage');
-	wait_relay_value($node, state => 'endpoint down');
-	wait_relay_value($node, last_error => $error);
-	is(event_value($node, $id, 'state, attempts'), 'pending|0', "no attempt: $error");
-	$mend->();
-	wait_state($node, $id, 'published');
-	return;
-}
-
-# The same, with other settings
-sub is_outage_with
+# With these settings nothing is sent, for this reason; without them it is.
+sub is_outage_of
 {
 	my ($error, %other) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return is_outage(
-		$error,
-		sub { reload($node, %other) },
-		sub { reload($node, (map { $_ => undef } keys %other), %settings) });
+	return is_outage_with($node, 'outage', $error, \%settings, %other);
 }
 
 promise 'an event is in the stream as it was published' => sub {
@@ -163,7 +135,7 @@ promise 'in structured mode it is an envelope, in a stream that is made by a tem
 		[ $id, 'enveloped', 'k1', { n => 1 } ], 'the envelope');
 
 	publish($node, 'many', count => 5000);
-	wait_sent();
+	wait_sent($node);
 	my $length = $redis->cli('XLEN', 'outbox:many');
 	ok($length >= 1000 && $length < 2000, "the stream has $length entries");
 };
@@ -201,7 +173,7 @@ promise 'the events of a key are in their order' => sub {
 };
 
 promise 'with "wait", replicas have an event before it is published' => sub {
-	is_outage_with(qr/0 of 1 replicas have stored it/,
+	is_outage_of(qr/0 of 1 replicas have stored it/,
 		'outbox.request_timeout' => '1s', 'outbox_redis.wait' => 1);
 	my $replica = Real::Redis->new(
 		arguments => [ '--replicaof' => '127.0.0.1 ' . $redis->port ]);
@@ -209,7 +181,7 @@ promise 'with "wait", replicas have an event before it is published' => sub {
 		'the replica to follow');
 	reload($node, 'outbox_redis.wait' => 1);
 	my @ids = publish($node, 'replicated', count => 500);
-	wait_sent();
+	wait_sent($node);
 	is($replica->cli('XLEN', 'replicated'), 500, 'the replica has them');
 	all_are_there(\@ids, 'replicated', 0);
 };
@@ -225,7 +197,7 @@ promise 'a server that is killed twice under load loses nothing' => sub {
 	wait_published($before + 100);
 	$redis->kill;
 	$redis->start;
-	wait_sent();
+	wait_sent($node);
 	all_are_there(\@ids, 'killed', 2000);
 };
 
@@ -238,7 +210,7 @@ promise 'a server that hangs is noticed, and goes on' => sub {
 	wait_relay_value($node, state => 'endpoint down');
 	like(relay_value($node, 'last_error'), qr/timed out/, 'the reason is shown');
 	$redis->go_on;
-	wait_sent();
+	wait_sent($node);
 	all_are_there(\@ids, 'hung', 1000);
 };
 
@@ -285,38 +257,28 @@ promise 'a server that stops answering while it is probed is left' => sub {
 };
 
 promise 'with 30 MB in flight to a server that hangs, the relay ends in a second' => sub {
-	my $pid = wait_relay($node);
-	$redis->hang;
-	my @ids = publish($node, 'large', count => 60,
-		payload => q{to_jsonb(repeat('x', 500000))});
-	wait_relay_value($node, in_flight => 60);
-	my $start = time();
-	query($node, "SELECT pg_terminate_backend($pid)");
-	poll_until(sub { !kill(0, $pid) }, 'the relay to end');
-	my $seconds = time() - $start;
-	cmp_ok($seconds, '<', 1.5, sprintf('it took %.2f s', $seconds));
-	$redis->go_on;
-	wait_sent();
-	is(query($node, q{SELECT count(*) FROM outbox_events
-		WHERE topic = 'large' AND state = 'published'}), 60, 'all are published');
+	relay_ends_beside_hanging($node, $redis, 'large');
+	wait_states($node, 'large', 'published*60', 'all are published');
 };
 
 promise 'an outage is shown with its reason, and costs no attempt' => sub {
 	my $port = Real::Server::free_port();
-	is_outage_with(qr/could not connect to "127\.0\.0\.1": Connection refused/,
+	is_outage_of(qr/could not connect to "127\.0\.0\.1": Connection refused/,
 		'outbox_redis.url' => "redis://127.0.0.1:$port");
-	is_outage_with(qr/could not resolve "nowhere\.invalid"/,
+	is_outage_of(qr/could not resolve "nowhere\.invalid"/,
 		'outbox_redis.url' => 'redis://nowhere.invalid');
 	my $mute = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 1) or die;
-	is_outage_with(qr/timed out logging in/,
+	is_outage_of(qr/timed out logging in/,
 		'outbox.connect_timeout' => '300ms',
 		'outbox.request_timeout' => '300ms',
 		'outbox_redis.url' => 'redis://127.0.0.1:' . $mute->sockport);
 	is_outage(
+		$node, 'outage',
 		qr/^OOM /,
 		sub { $redis->cli('CONFIG', 'SET', 'maxmemory', '1mb') },
 		sub { $redis->cli('CONFIG', 'SET', 'maxmemory', '0') });
 	is_outage(
+		$node, 'outage',
 		qr/^READONLY /,
 		sub { $redis->cli('REPLICAOF', '127.0.0.1', $port) },
 		sub { $redis->cli('REPLICAOF', 'NO', 'ONE') });
@@ -371,7 +333,7 @@ promise 'a user logs in with the password of a file, and has to have the right o
 	query($node, "SELECT outbox_discard('$forbidden')");
 	wait_settled($node);
 	write_secret($file, "wrong\n");
-	is_outage_with(qr/^WRONGPASS/, %login);
+	is_outage_of(qr/^WRONGPASS/, %login);
 	unlike(slurp_file($node->logfile), qr/secret\b/, 'no password is in the log');
 };
 
@@ -384,11 +346,11 @@ promise 'with TLS, both show who they are; a Unix-domain socket will do' => sub 
 	reload($node, %tls);
 	my @ids = publish($node, 'tls', count => 300,
 		payload => q{to_jsonb(repeat('x', 20000))});
-	wait_sent();
+	wait_sent($node);
 	all_are_there(\@ids, 'tls', 0);
-	is_outage_with(qr/certificate/,
+	is_outage_of(qr/certificate/,
 		%tls, 'outbox_redis.tls_ca_file' => Real::Certificates->new->authority);
-	is_outage_with(qr/hostname mismatch/,
+	is_outage_of(qr/hostname mismatch/,
 		%tls, 'outbox_redis.url' => "rediss://localhost:$tls_port");
 
 	reload($node, 'outbox_redis.url' => 'unix://' . $redis->socket);
