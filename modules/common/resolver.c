@@ -136,9 +136,9 @@ start_thread(Resolver *resolver)
 }
 
 /*
- * Begin to look up a host and a port; a host that begins with a slash is the path
- * of a Unix-domain socket, and its port says nothing.  NULL, and errno, if there is not enough
- * of something.
+ * Begin to look up a host and a port; a host that begins with a slash is the
+ * path of a Unix-domain socket, and its port says nothing.  NULL, and errno,
+ * if there is not enough of something.
  */
 Resolver *
 resolver_start(const char *host, const char *port)

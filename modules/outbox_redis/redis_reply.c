@@ -9,7 +9,8 @@
  *
  * No state; nothing is thrown.
  *
- * Facts: src/server.c, createSharedObjects(), of https://github.com/redis/redis, 7.0.
+ * Facts: src/server.c, createSharedObjects(), of
+ * https://github.com/redis/redis, 7.0.
  *
  *-------------------------------------------------------------------------
  */

@@ -12,8 +12,8 @@
  * built like it (pglogical, Spock), applies rows in background workers; a
  * restore is a client's session.  Some replication is that as well: so the
  * session is told what becomes of its events.  Of a client only new rows are
- * taken, and none of outbox_progress and outbox_restore: a position means nothing elsewhere, and
- * what was restored elsewhere has not been here.
+ * taken, and none of outbox_progress and outbox_restore: a position means
+ * nothing elsewhere, and what was restored elsewhere has not been here.
  *
  * What is neither: a trigger on a subscriber's table, ENABLE REPLICA or ALWAYS,
  * publishes because a row was applied there.  That is this database's own event.

@@ -55,10 +55,10 @@ secret_file_problem(int fd, const char *path)
 }
 
 /*
- * Read a small regular file that nobody else can: *str is its contents, and a NUL.  False and a
- * reason, which shows nothing of the contents, if that is not possible.  A NUL
- * inside is not possible, either: what is behind it would be lost without a
- * word.  Both texts are in the current memory context.
+ * Read a small regular file that nobody else can: *str is its contents, and a
+ * NUL.  False and a reason, which shows nothing of the contents, if that is
+ * not possible.  A NUL inside is not possible, either: what is behind it would
+ * be lost without a word.  Both texts are in the current memory context.
  */
 bool
 secret_file_read(const char *path, char **str, const char **reason)

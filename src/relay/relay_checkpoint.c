@@ -6,8 +6,9 @@
  * Exceptions are collected and written together with the position, in one
  * transaction: the position may pass an event only with the row that says why
  * it was not published, or if it names the event as open.  Checkpoints are
- * frequent and not flushed; what a crash undoes is sent again.  Only what is written about the tries after a
- * crash is flushed: it has to tell who caused the next one.
+ * frequent and not flushed; what a crash undoes is sent again.  Only what is
+ * written about the tries after a crash is flushed: it has to tell who caused
+ * the next one.
  *
  * When a checkpoint fails (the disk is full, somebody has locked the table),
  * everything stays in memory and is written by the next one.  Until one has

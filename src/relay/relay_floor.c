@@ -9,7 +9,8 @@
  * from which the next one begins.  Whoever gives an event a row, or finds one, says
  * so before the key is read again, which lowers the floor.
  *
- * Floors are a cache of a fixed size.  A key without one is read from its beginning.
+ * Floors are a cache of a fixed size.  A key without one is read from its
+ * beginning.
  *
  *-------------------------------------------------------------------------
  */

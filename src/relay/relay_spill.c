@@ -4,11 +4,12 @@
  *		What must not stay in memory alone: it gets a row in outbox_delivery.
  *
  * What takes long must not hold the position, or a crash would have everything
- * behind it sent again.  The position passes some of that (relay_window.c), but
- * not all, and people shall see it: an entry that is in flight, to be tried
- * again, ready in a lane that others have overtaken, or behind such a one of its
- * key for more than a second gets a row, and stays in memory.  But a key whose events go one
- * after the other, beyond which nothing is settled yet, moves the position itself.
+ * behind it sent again.  The position passes some of that (relay_window.c),
+ * but not all, and people shall see it: an entry that is in flight, to be
+ * tried again, ready in a lane that others have overtaken, or behind such a
+ * one of its key for more than a second gets a row, and stays in memory.  But
+ * a key whose events go one after the other, beyond which nothing is settled
+ * yet, moves the position itself.
  *
  * What waits must not fill the memory: when that is full and there is too
  * little to send, lanes that are not in order keep a few entries, and so do keys

@@ -175,8 +175,8 @@ shmem_forget_refused(Oid dboid)
 }
 
 /*
- * As shmem_find_slot(), but a database that has no slot gets one; NULL if all are taken.
- * The caller holds the lock exclusively.
+ * As shmem_find_slot(), but a database that has no slot gets one; NULL if all
+ * are taken.  The caller holds the lock exclusively.
  */
 RelaySlot *
 shmem_find_or_make_slot(Oid dboid)

@@ -20,11 +20,11 @@
  * So it does when a transaction takes too long or the relay shall end, which
  * store_guard.c sees to; the latter is no error to be logged.
  *
- * Plans are kept for the life of the process, or until the extension's
- * schema has another name.  A relay begins anew when the extension has another
- * version, so that what the relay's plans name is there.  Names are qualified with that schema; operators
- * and functions are pg_catalog's, because the relay's search_path is pinned
- * and the SQL functions pin theirs.
+ * Plans are kept for the life of the process, or until the extension's schema
+ * has another name.  A relay begins anew when the extension has another
+ * version, so that what the relay's plans name is there.  Names are qualified
+ * with that schema; operators and functions are pg_catalog's, because the
+ * relay's search_path is pinned and the SQL functions pin theirs.
  *
  *-------------------------------------------------------------------------
  */

@@ -460,11 +460,12 @@ serve_body(void *arg)
 }
 
 /*
- * Serve at most "limit" requests behind the cursor, which moves, and of one that means many events as many of
- * these.  What is to be sent again is due "now"; "window" is the one that is
- * being read, and "in_memory" says, when it is given "arg", whether the relay has
- * an event.  *served becomes a list of StoreServed *, in the current memory
- * context, and *more tells whether there is more to be done.
+ * Serve at most "limit" requests behind the cursor, which moves, and of one
+ * that means many events as many of these.  What is to be sent again is due
+ * "now"; "window" is the one that is being read, and "in_memory" says, when it
+ * is given "arg", whether the relay has an event.  *served becomes a list of
+ * StoreServed *, in the current memory context, and *more tells whether there
+ * is more to be done.
  */
 StoreResult
 store_serve_requests(StoreRequestCursor *cursor, const StoreWindow *window,

@@ -6,6 +6,8 @@
 #	OutboxTest/Node.pm		servers, settings, time
 #	OutboxTest/Receiver.pm	the receiver as an object
 #
+# (Those of modules/ have OutboxTest/Outage.pm besides.)
+#
 # and has promises (subtests that can run alone) and what receivers have taken.
 #
 # Nothing here sleeps and hopes.  Whatever takes its time is polled with a

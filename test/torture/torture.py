@@ -114,7 +114,7 @@ def main():
         print('\n'.join(map(str, draw_schedule(options.seed, options.duration))))
         return 0
     directory = options.directory or tempfile.mkdtemp(prefix='outbox-torture.', dir='/tmp')
-    print(f'SEED={options.seed} DURATION={options.duration:g} publisher={options.publisher} in {directory}', flush=True)
+    print(f'SEED={options.seed} DURATION={options.duration:g} publisher={options.destination or options.publisher} in {directory}', flush=True)
     try:
         if options.mutants:
             status = mutants.run_all(options, directory)
