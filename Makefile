@@ -77,6 +77,7 @@ OBJS = \
 	src/store/store.o \
 	src/store/store_ahead.o \
 	src/store/store_commit.o \
+	src/store/store_dead.o \
 	src/store/store_delivery.o \
 	src/store/store_event.o \
 	src/store/store_fit.o \

@@ -37,7 +37,7 @@ typedef struct RelayRows
 	bool		asked;			/* somebody may have asked for something */
 	StoreRequestCursor requests;	/* what was asked for and is served */
 	bool		sweep;			/* events may have been deleted */
-	StoreDueCursor due;			/* rows due up to here are taken */
+	StoreTimeCursor due;		/* rows due up to here are taken */
 	TimestampTz next_due;		/* of the next one; wall clock */
 	bool		walking;		/* rows behind "walked" are to be looked at */
 	int64		walked;

@@ -50,7 +50,7 @@ static void
 forget_due(RelayRows *rows)
 {
 	rows->next_due = DT_NOBEGIN;
-	rows->due.due = DT_NOBEGIN;
+	rows->due.time = DT_NOBEGIN;
 	rows->due.id = 0;
 }
 
@@ -59,9 +59,9 @@ static void
 hear_of_due_at(RelayRows *rows, TimestampTz due)
 {
 	rows->next_due = Min(rows->next_due, due);
-	if (due <= rows->due.due)
+	if (due <= rows->due.time)
 	{
-		rows->due.due = due;
+		rows->due.time = due;
 		rows->due.id = 0;
 	}
 }
@@ -292,7 +292,7 @@ is_due(Relay *relay, TimestampTz now)
 	RelayRows  *rows = &relay->rows;
 
 	hear_of_due(relay);
-	if (now < rows->due.due)
+	if (now < rows->due.time)
 		forget_due(rows);		/* the clock was set back */
 	return rows->next_due <= now;
 }

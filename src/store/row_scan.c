@@ -26,6 +26,7 @@
 #include "access/stratnum.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "utils/fmgroids.h"
@@ -74,7 +75,7 @@ scan_begin(RowScan *rows, const char *table, const char *index, int nkeys)
 	rows->scan->xs_want_itup = true;
 	rows->ndead = 0;
 	rows->at_id = 0;
-	rows->at_due = 0;
+	rows->at_time = 0;
 	row_scan_limit(rows, 1);
 }
 
@@ -135,25 +136,26 @@ entry_column(const RowScan *rows, int column)
  * Go to the entry that was read, unless no more may be passed.  A row has an
  * entry for each of its versions, of which the last one to come may be the one
  * that is there: a scan never stops between them.  The id is the last column of
- * every index that is scanned here.
+ * every index that is scanned here, and a time, if there is one, comes before it.
  */
 static bool
 pass_entry(RowScan *rows)
 {
 	TupleDesc	desc = RelationGetDescr(rows->index);
 	int64		id = DatumGetInt64(entry_column(rows, desc->natts));
-	TimestampTz due = 0;
+	TimestampTz time = 0;
 
-	if (TupleDescAttr(desc, 0)->atttypid == TIMESTAMPTZOID)
-		due = DatumGetTimestampTz(entry_column(rows, 1));
-	if (rows->left <= 0 && (id != rows->at_id || due != rows->at_due))
+	if (desc->natts > 1 &&
+		TupleDescAttr(desc, desc->natts - 2)->atttypid == TIMESTAMPTZOID)
+		time = DatumGetTimestampTz(entry_column(rows, desc->natts - 1));
+	if (rows->left <= 0 && (id != rows->at_id || time != rows->at_time))
 	{
 		rows->stopped = true;
 		return false;
 	}
 	rows->left--;
 	rows->at_id = id;
-	rows->at_due = due;
+	rows->at_time = time;
 	return true;
 }
 
@@ -195,6 +197,16 @@ int64
 row_id(const RowScan *rows)
 {
 	return DatumGetInt64(rows->slot->tts_values[COL_ID]);
+}
+
+/* Is the row of this topic, a text? */
+bool
+row_has_topic(const RowScan *rows, Datum topic)
+{
+	return !rows->slot->tts_isnull[COL_TOPIC] &&
+		DatumGetBool(DirectFunctionCall2Coll(texteq, C_COLLATION_OID,
+											 rows->slot->tts_values[COL_TOPIC],
+											 topic));
 }
 
 bool
@@ -272,27 +284,48 @@ row_scan_topic(RowScan *rows, const char *topic, int64 after)
 }
 
 /*
- * Scan the rows that become due behind the cursor, up to a time: (due, id) >
- * (cursor->due, cursor->id).  Many may be due at the same time.
+ * Two keys of a scan, for (time, id) behind the cursor and a time up to "until",
+ * where the time is this column of the index.  Many rows may have the same time.
  */
-void
-row_scan_due(RowScan *rows, const StoreDueCursor *cursor, TimestampTz until)
+static void
+make_time_keys(RowScan *rows, ScanKeyData *keys, AttrNumber column,
+			   const StoreTimeCursor *cursor, TimestampTz until)
 {
-	ScanKeyData keys[2];
-
-	ScanKeyEntryInitialize(&rows->cursor[0], SK_ROW_MEMBER, 1,
+	ScanKeyEntryInitialize(&rows->cursor[0], SK_ROW_MEMBER, column,
 						   BTGreaterStrategyNumber, InvalidOid, InvalidOid,
-						   F_TIMESTAMPTZ_CMP, TimestampTzGetDatum(cursor->due));
-	ScanKeyEntryInitialize(&rows->cursor[1], SK_ROW_MEMBER | SK_ROW_END, 2,
+						   F_TIMESTAMPTZ_CMP, TimestampTzGetDatum(cursor->time));
+	ScanKeyEntryInitialize(&rows->cursor[1], SK_ROW_MEMBER | SK_ROW_END,
+						   column + 1,
 						   BTGreaterStrategyNumber, InvalidOid, InvalidOid,
 						   F_BTINT8CMP, Int64GetDatum(cursor->id));
 	memset(&keys[0], 0, sizeof(keys[0]));
 	keys[0].sk_flags = SK_ROW_HEADER;
-	keys[0].sk_attno = 1;
+	keys[0].sk_attno = column;
 	keys[0].sk_strategy = BTGreaterStrategyNumber;
 	keys[0].sk_argument = PointerGetDatum(rows->cursor);
-	ScanKeyInit(&keys[1], 1, BTLessEqualStrategyNumber, F_TIMESTAMPTZ_LE,
-				TimestampTzGetDatum(until));
+	ScanKeyInit(&keys[1], column, BTLessEqualStrategyNumber,
+				F_TIMESTAMPTZ_LE, TimestampTzGetDatum(until));
+}
+
+/* Scan the rows that become due behind the cursor, up to a time. */
+void
+row_scan_due(RowScan *rows, const StoreTimeCursor *cursor, TimestampTz until)
+{
+	ScanKeyData keys[2];
+
+	make_time_keys(rows, keys, 1, cursor, until);
+	index_rescan(rows->scan, keys, lengthof(keys), NULL, 0);
+}
+
+/* Scan the dead rows that died behind the cursor, up to a time. */
+void
+row_scan_died(RowScan *rows, const StoreTimeCursor *cursor, TimestampTz until)
+{
+	ScanKeyData keys[3];
+
+	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ,
+				store_text(store_state_name(DELIVERY_DEAD)));
+	make_time_keys(rows, &keys[1], 2, cursor, until);
 	index_rescan(rows->scan, keys, lengthof(keys), NULL, 0);
 }
 

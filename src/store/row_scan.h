@@ -29,8 +29,8 @@ typedef struct RowScan
 	int			ndead;			/* entries passed whose rows are not there */
 	int64		at_id;			/* where the scan stands: of the last entry
 								 * ... */
-	TimestampTz at_due;			/* ... by the index of what is due */
-	ScanKeyData cursor[2];		/* row_scan_due(): has to last */
+	TimestampTz at_time;		/* ... by an index that has a time */
+	ScanKeyData cursor[2];		/* of a time and an id: has to last */
 } RowScan;
 
 /* Which rows of a key. */
@@ -47,14 +47,17 @@ extern void row_scan_limit(RowScan *rows, int nrows);
 extern void row_scan_key(RowScan *rows, const char *topic, const char *key,
 						 int64 after);
 extern void row_scan_topic(RowScan *rows, const char *topic, int64 after);
-extern void row_scan_due(RowScan *rows, const StoreDueCursor *cursor,
+extern void row_scan_due(RowScan *rows, const StoreTimeCursor *cursor,
 						 TimestampTz until);
+extern void row_scan_died(RowScan *rows, const StoreTimeCursor *cursor,
+						  TimestampTz until);
 extern void row_scan_behind(RowScan *rows, int64 id);
 extern void row_scan_since(RowScan *rows, Datum xid);
 extern bool row_scan_next(RowScan *rows);
 extern void row_scan_end(RowScan *rows);
 
 extern int64 row_id(const RowScan *rows);
+extern bool row_has_topic(const RowScan *rows, Datum topic);
 extern bool row_has_key(const RowScan *rows);
 extern StoreKey *row_key(const RowScan *rows);
 extern DeliveryState row_state(const RowScan *rows);

@@ -77,12 +77,15 @@ typedef struct StoreKey
 	int64		id;
 } StoreKey;
 
-/* Where a reader of rows that become due stands; see store_walk.c. */
-typedef struct StoreDueCursor
+/*
+ * Where a reader of rows by a time stands: when they become due (store_walk.c), or
+ * died (store_dead.c).
+ */
+typedef struct StoreTimeCursor
 {
-	TimestampTz due;
+	TimestampTz time;
 	int64		id;
-} StoreDueCursor;
+} StoreTimeCursor;
 
 /* Rows that were read back: what can be sent, and keys to be looked into. */
 typedef struct StoreRows
@@ -146,6 +149,8 @@ typedef struct StoreRequestCursor
 	int64		seen;			/* those up to this id were served ... */
 	uint64		seen_before;	/* ... as far as transactions before this one
 								 * had not ended later */
+	int64		retrying;		/* the one for the dead that is served ... */
+	StoreTimeCursor died;		/* ... and up to where: store_dead.c */
 } StoreRequestCursor;
 
 /* An event that a request has concerned. */
@@ -235,9 +240,9 @@ extern StoreResult store_look_ahead(StoreAhead *ahead, MemoryContext context,
 									StoreFound *found);
 
 /* store_walk.c: taking exceptions back */
-extern StoreResult store_read_due(StoreDueCursor *cursor, TimestampTz now,
+extern StoreResult store_read_due(StoreTimeCursor *cursor, TimestampTz now,
 								  int limit, StoreRows *rows);
-extern StoreResult store_next_due(const StoreDueCursor *cursor,
+extern StoreResult store_next_due(const StoreTimeCursor *cursor,
 								  TimestampTz *due);
 extern void store_free_keys(List *keys);
 extern StoreResult store_walk_rows(int64 *cursor, int limit, int max_events,

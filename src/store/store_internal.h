@@ -47,6 +47,11 @@ typedef struct Statement
 	" (SELECT " columns " FROM @s@.outbox_event e" \
 	"  WHERE e.id BETWEEN " id " AND " id " ORDER BY e.id LIMIT 1)"
 
+/* What a row becomes whose event is to be sent again. */
+#define FRESH(now) \
+	" SET state = 'pending', attempts = 0, crashes = 0," \
+	" next_attempt_at = " now ", updated_at = clock_timestamp()"
+
 /* A transaction of the relay that runs; on the stack of who runs it. */
 typedef struct Guard
 {
@@ -96,6 +101,11 @@ extern Datum store_text(const char *utf8);
 
 /* store_commit.c */
 extern void store_flush_commits(List *events);
+
+/* store_dead.c */
+extern bool dead_retry(StoreRequestCursor *cursor, int64 request,
+					   const Datum *topic, TimestampTz until, TimestampTz now,
+					   int limit);
 
 /* store_event.c */
 extern DestReceiver *store_event_receiver(List **events, Size max_bytes);

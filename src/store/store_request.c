@@ -45,10 +45,6 @@ static Statement read_requests = {
 	2, {INT8OID, INT8OID}
 };
 
-#define FRESH(now) \
-	" SET state = 'pending', attempts = 0, crashes = 0," \
-	" next_attempt_at = " now ", updated_at = clock_timestamp()"
-
 #define DISCARDED \
 	" DO UPDATE SET state = excluded.state, next_attempt_at = NULL," \
 	"  last_error = excluded.last_error, updated_at = clock_timestamp()" \
@@ -139,16 +135,6 @@ static Statement find_published = {
 	" AND NOT EXISTS (SELECT 1 FROM @s@.outbox_delivery d"
 	"  WHERE d.id = e.id AND d.state = 'discarded')",
 	1, {INT8OID}
-};
-
-/* $1 topic, $2 every topic, $3 died before, $4 limit, $5 now */
-static Statement retry_dead = {
-	"UPDATE @s@.outbox_delivery d" FRESH("$5")
-	" FROM (SELECT x.id FROM @s@.outbox_delivery x"
-	"  WHERE x.state = 'dead' AND (x.topic = $1 OR $2) AND x.updated_at <= $3"
-	"  ORDER BY x.topic, x.key, x.id LIMIT $4) x"
-	" WHERE d.id = x.id RETURNING d.id, d.topic, d.key",
-	5, {TEXTOID, BOOLOID, TIMESTAMPTZOID, INT8OID, TIMESTAMPTZOID}
 };
 
 /* $1 id */
@@ -346,9 +332,8 @@ static bool
 serve_request(ServeArgs *args, const Request *request)
 {
 	OneRequest	one = {args, request};
-	Datum		values[5];
+	Datum		event = request->event;
 
-	values[0] = request->event;
 	if (strcmp(request->action, "retry") == 0 ||
 		strcmp(request->action, "discard") == 0)
 	{
@@ -359,21 +344,22 @@ serve_request(ServeArgs *args, const Request *request)
 	}
 	else if (strcmp(request->action, "forget") == 0)
 	{
-		store_execute(&forget, values, NULL);
+		store_execute(&forget, &event, NULL);
 		if (add_served(args, true) == 0)
-			add_unknown(args, request->event);
+			add_unknown(args, event);
 	}
 	else
 	{
 		/* many at a time, but not all: the request stays until none is left */
-		values[0] = request->topic;
-		values[1] = BoolGetDatum(request->all_topics);
-		values[2] = request->requested_at;
-		values[3] = Int64GetDatum(args->limit);
-		values[4] = TimestampTzGetDatum(args->now);
-		store_execute(&retry_dead, values,
-					  request->all_topics ? "n    " : NULL);
-		return add_served(args, false) < args->limit;
+		bool		more = dead_retry(args->cursor,
+									  DatumGetInt64(request->id),
+									  request->all_topics ? NULL :
+									  &request->topic,
+									  DatumGetTimestampTz(request->requested_at),
+									  args->now, args->limit);
+
+		(void) add_served(args, false);
+		return !more;
 	}
 	return true;
 }

@@ -38,7 +38,7 @@ static Statement make_pending = {
 typedef struct RowsArgs
 {
 	MemoryContext context;		/* of the result */
-	StoreDueCursor *due;		/* of one reader */
+	StoreTimeCursor *due;		/* of one reader */
 	int64	   *walked;			/* of a walk */
 	const char *topic;			/* it is one over a topic; or NULL */
 	TimestampTz now;
@@ -76,7 +76,7 @@ static void
 read_due_body(void *arg)
 {
 	RowsArgs   *args = arg;
-	StoreDueCursor *cursor = args->due;
+	StoreTimeCursor *cursor = args->due;
 	int64	   *ids = palloc(sizeof(int64) * args->limit);
 	int64	   *scheduled = palloc(sizeof(int64) * args->limit);
 	int			n = 0;
@@ -94,9 +94,9 @@ read_due_body(void *arg)
 			scheduled[nscheduled++] = row_id(&rows);
 		take_row(args, &rows, ids, &n);
 	}
-	if (rows.at_due != 0)
+	if (rows.at_time != 0)
 	{
-		cursor->due = rows.at_due;
+		cursor->time = rows.at_time;
 		cursor->id = rows.at_id;
 	}
 	row_scan_end(&rows);
@@ -142,7 +142,7 @@ forget_result(StoreRows *rows)
 static StoreResult
 read_rows(void (*body) (void *arg), RowsArgs *args)
 {
-	StoreDueCursor due = {0, 0};
+	StoreTimeCursor due = {0, 0};
 	int64		walked = 0;
 	StoreResult result;
 
@@ -173,7 +173,7 @@ read_rows(void (*body) (void *arg), RowsArgs *args)
  * moves behind them; the result is in the current memory context.
  */
 StoreResult
-store_read_due(StoreDueCursor *cursor, TimestampTz now, int limit,
+store_read_due(StoreTimeCursor *cursor, TimestampTz now, int limit,
 			   StoreRows *rows)
 {
 	RowsArgs	args = {.due = cursor,.now = now,.limit = limit,
@@ -184,7 +184,7 @@ store_read_due(StoreDueCursor *cursor, TimestampTz now, int limit,
 
 typedef struct NextDueArgs
 {
-	const StoreDueCursor *cursor;
+	const StoreTimeCursor *cursor;
 	TimestampTz due;
 } NextDueArgs;
 
@@ -197,7 +197,7 @@ next_due_body(void *arg)
 	row_scan_begin(&rows, "outbox_delivery_due_idx", 2);
 	row_scan_due(&rows, args->cursor, DT_NOEND);
 	if (row_scan_next(&rows) || rows.stopped)
-		args->due = rows.at_due;
+		args->due = rows.at_time;
 	row_scan_end(&rows);
 }
 
@@ -206,7 +206,7 @@ next_due_body(void *arg)
  * many dead ones it is a time before that, at which to look again.
  */
 StoreResult
-store_next_due(const StoreDueCursor *cursor, TimestampTz *due)
+store_next_due(const StoreTimeCursor *cursor, TimestampTz *due)
 {
 	NextDueArgs args = {cursor, DT_NOEND};
 	StoreResult result = store_transaction(next_due_body, &args);

@@ -3,6 +3,7 @@
 #
 # Promises: what is read for these does not grow with what has come and gone
 # - what people ask for
+# - the dead that shall be sent again
 # - the rows that are due
 # - the rows of a key; nor is a row passed over that has many entries itself
 # - the look whether a new event's key has rows, when there are more keys with
@@ -49,7 +50,7 @@ my $old = $node->background_psql('postgres');
 $old->query_safe(
 	'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class');
 
-# Entries of an index that were read so far.  The relay tells once a second, if it
+# Entries of the indexes of this name that were read so far.  The relay tells once a second, if it
 # has something to do, for which a few are read.
 sub entries_read
 {
@@ -57,8 +58,8 @@ sub entries_read
 	my ($read, $since) = (-ENTRIES, 0);
 	poll_until(
 		sub {
-			my $now = query($node, 'SELECT idx_tup_read FROM pg_stat_all_indexes'
-				  . ' WHERE indexrelname = ' . literal($index));
+			my $now = query($node, 'SELECT sum(idx_tup_read) FROM pg_stat_all_indexes'
+				  . ' WHERE indexrelname ~ ' . literal($index));
 			publish($node, 'tick');
 			($read, $since) = ($now, time) if $now >= $read + ENTRIES;
 			return time - $since > STATISTICS;
@@ -142,6 +143,28 @@ promise 'requests' => sub {
 		FROM outbox_event WHERE topic = 'restored'});
 	wait_served();
 	wait_state($node, $id, 'discarded');
+};
+
+# Many at a time, of which each was dead before; not those of another topic.
+promise 'the dead that shall be sent again' => sub {
+	my $dead = sub {
+		my ($topic) = @_;
+		$receiver->faults(
+			[ { match => { topic => $topic }, status => 413, times => GONE } ]);
+		publish($node, $topic, count => GONE);
+		wait_states($node, $topic, 'dead*' . GONE);
+	};
+	$dead->('others');
+	$dead->('dead');
+	reads_little(
+		'outbox_delivery_(dead|state)_idx',
+		5 * GONE + FEW * ENTRIES,
+		sub {
+			query($node, q{SELECT outbox_retry_dead('dead')});
+			poll_until(sub { scalar($receiver->accepted(topic => 'dead')) == GONE },
+				'them to be sent');
+		});
+	is(states($node, 'others'), 'dead*' . GONE, 'the others are dead');
 };
 
 promise 'rows that are due' => sub {
