@@ -18,8 +18,9 @@
  *
  * Nobody asks for a probe: a message that is tried is one, which librdkafka
  * delivers as soon as it has a connection.  When it has none, and somebody waits
- * for it, the relay is told that the destination is down, and why; and that it
- * is up again, when a message has gone through.
+ * for it, the relay is told that the destination is down, and why, also when that
+ * changes: librdkafka may know more after some tries.  It is told that the
+ * destination is up again when a message has gone through.
  *
  * Memory: everything is in the publisher's context but what librdkafka has.
  * Errors: those of a message are answers; only what goes wrong here is thrown.
@@ -39,6 +40,7 @@
 #include "common/module.h"
 #include "common/pending.h"
 #include "lib/clock.h"
+#include "lib/text.h"
 #include "outcome.h"
 #include "producer.h"
 #include "record.h"
@@ -63,7 +65,8 @@ typedef struct KafkaPublisher
 	OldProducer *old;
 	PendingRing *pending;		/* deadlines are librdkafka's */
 	OutboxSocket wakeup;
-	bool		told_down;		/* the relay believes that nobody is there */
+	bool		told_down;		/* the relay believes that nobody is there, */
+	char		told[OUTBOX_ERROR_SIZE];	/* for this reason */
 } KafkaPublisher;
 
 PGDLLEXPORT void _PG_init(void);
@@ -230,9 +233,10 @@ kafka_sockets(OutboxPublisherState *state, const OutboxSocket **sockets,
 			  long *timeout_ms)
 {
 	KafkaPublisher *self = state->private_data;
+	int64		until = self->producer ? producer_time(self->producer) : PG_INT64_MAX;
 
 	*sockets = &self->wakeup;
-	*timeout_ms = -1;
+	*timeout_ms = until == PG_INT64_MAX ? -1 : (long) Max(until - clock_ms(), 0);
 	return 1;
 }
 
@@ -303,11 +307,15 @@ tell_destination(OutboxPublisherState *state)
 	KafkaPublisher *self = state->private_data;
 	ProducerReach reach = producer_reach(self->producer);
 
-	if (reach == PRODUCER_LOST && !self->told_down)
+	if (reach == PRODUCER_LOST)
 	{
-		outbox_probe_answer(state, false,
-							producer_trouble(self->producer, 0));
+		const char *trouble = producer_trouble(self->producer, 0);
+
+		if (self->told_down && strcmp(self->told, trouble) == 0)
+			return;
+		outbox_probe_answer(state, false, trouble);
 		self->told_down = true;
+		strlcpy(self->told, trouble, sizeof(self->told));
 	}
 	else if (reach == PRODUCER_REACHED && self->told_down)
 	{
@@ -332,6 +340,7 @@ kafka_ready(OutboxPublisherState *state, const OutboxSocket *ready, int n)
 	if (self->producer != NULL)
 	{
 		all = take_reports(state, self->producer);
+		producer_check_time(self->producer);
 		tell_destination(state);
 		if (producer_is_broken(self->producer))
 			retire_producer(state);

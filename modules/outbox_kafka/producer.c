@@ -30,6 +30,12 @@
 #include "lib/text.h"
 #include "producer.h"
 
+/*
+ * After so long without an answer, what librdkafka has said of brokers while there
+ * was nothing to send is believed to be true still: it does not say that again.
+ */
+#define DOUBT_MS 1000
+
 struct KafkaProducer
 {
 	rd_kafka_t *handle;
@@ -40,6 +46,10 @@ struct KafkaProducer
 
 	/* What it has said of brokers. */
 	ProducerReach reach;
+	bool		failing;		/* PRODUCER_CLOSED, and it could not connect
+								 * since */
+	int64		waiting_since;	/* the first of what is unreported was sent
+								 * then, in clock_ms() */
 	bool		broken;			/* it will never send anything again */
 	int64		trouble_at;		/* in clock_ms() */
 	char		trouble[OUTBOX_ERROR_SIZE]; /* "": none */
@@ -147,10 +157,10 @@ producer_send(KafkaProducer *producer, const KafkaRecord *record,
 							  RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
 							  RD_KAFKA_V_OPAQUE((void *) (uintptr_t) number),
 							  RD_KAFKA_V_END);
-	if (error == RD_KAFKA_RESP_ERR_NO_ERROR)
-		producer->nunreported++;
-	else
+	if (error != RD_KAFKA_RESP_ERR_NO_ERROR)
 		rd_kafka_headers_destroy(headers);
+	else if (producer->nunreported++ == 0)
+		producer->waiting_since = clock_ms();
 	return error;
 }
 
@@ -207,7 +217,10 @@ note_error(KafkaProducer *producer, rd_kafka_event_t *event)
 			return;
 	}
 	else if (producer->reach == PRODUCER_CLOSED)
+	{
+		producer->failing = true;
 		note_loss(producer);
+	}
 	note_trouble(producer, rd_kafka_event_error_string(event));
 }
 
@@ -274,7 +287,10 @@ producer_next_report(KafkaProducer *producer, KafkaReport *report)
 	report->error = message->err;
 	producer->nunreported--;
 	if (report->error == RD_KAFKA_RESP_ERR_NO_ERROR)
+	{
 		producer->reach = PRODUCER_REACHED;
+		producer->failing = false;
+	}
 	return true;
 }
 
@@ -296,6 +312,26 @@ ProducerReach
 producer_reach(const KafkaProducer *producer)
 {
 	return producer->reach;
+}
+
+/*
+ * When a producer that could not connect is given up, in clock_ms(), unless it can
+ * by then; PG_INT64_MAX: it is not.
+ */
+int64
+producer_time(const KafkaProducer *producer)
+{
+	return producer->failing && producer->reach == PRODUCER_CLOSED &&
+		producer->nunreported > 0 ? producer->waiting_since + DOUBT_MS :
+		PG_INT64_MAX;
+}
+
+/* Give it up if that time has come. */
+void
+producer_check_time(KafkaProducer *producer)
+{
+	if (clock_ms() >= producer_time(producer))
+		producer->reach = PRODUCER_LOST;
 }
 
 /*

@@ -45,6 +45,8 @@ extern bool producer_next_report(KafkaProducer *producer, KafkaReport *report);
 extern int	producer_nunreported(const KafkaProducer *producer);
 extern bool producer_is_broken(const KafkaProducer *producer);
 extern ProducerReach producer_reach(const KafkaProducer *producer);
+extern int64 producer_time(const KafkaProducer *producer);
+extern void producer_check_time(KafkaProducer *producer);
 extern const char *producer_trouble(const KafkaProducer *producer,
 									int64 deadline);
 extern void producer_destroy(KafkaProducer *producer);

@@ -13,7 +13,8 @@
 #   on with another publisher.
 # - An outage (nobody there, a name that is not known, a name server that does not
 #   answer, no TLS where we want it) is shown at once with its reason, costs no
-#   attempt, and is over without anybody's doing when its cause is.
+#   attempt, and is over without anybody's doing when its cause is.  When the reason
+#   changes meanwhile, the new one is shown.
 # - A connection that was closed while nothing was sent is no outage.
 
 use strict;
@@ -27,6 +28,7 @@ use OutboxTest;
 use OutboxTest::Outage qw(relay_ends_soon);
 use PostgreSQL::Test::Utils;
 use Real::Kafka;
+use Real::Listener;
 
 my $missing = Real::Kafka->missing;
 plan skip_all => $missing if $missing;
@@ -185,16 +187,37 @@ promise 'an outage is shown with its reason, and costs no attempt' => sub {
 	is_outage(qr/Failed to resolve 'nowhere\.invalid/, 'nowhere.invalid');
 	my $file = $node->basedir . '/tls';
 	write_secret($file, "security.protocol = ssl\n");
-	is_outage(
-		qr/SSL handshake failed|Disconnected/, $broker->bootstrap,
+	is_outage(qr/in state SSL_HANDSHAKE/, $broker->bootstrap,
 		'outbox_kafka.options_file' => $file);
+};
+
+promise 'when the reason of an outage changes, the new one is shown' => sub {
+	my $hasty = Real::Listener->new(sub { close($_[0]) });
+	$broker->create_topic('changing');
+	reload($node, 'outbox_kafka.bootstrap_servers' => '127.0.0.1:' . $hasty->port);
+	my $start = time();
+	my $id = publish($node, 'changing');
+	wait_relay_value($node, last_error => qr/Disconnected/i);
+	undef $hasty;
+	wait_relay_value($node, last_error => qr/Connection refused/);
+	my $seconds = time() - $start;
+	cmp_ok($seconds, '<', 10, sprintf('both are noticed in %.1f s', $seconds));
+	reload($node, 'outbox_kafka.bootstrap_servers' => $broker->bootstrap);
+	wait_state($node, $id, 'published');
 };
 
 promise 'an outage ends when the broker is there' => sub {
 	$broker->create_topic('stopped');
+	wait_state($node, scalar publish($node, 'stopped'), 'published');
 	$broker->stop;
+
+	# by then, librdkafka has said all that it has to say of that
+	my $start = time();
+	poll_until(sub { time() > $start + 2 }, 'two seconds to pass');
 	my @ids = publish($node, 'stopped', count => 100);
+	$start = time();
 	wait_relay_value($node, state => 'endpoint down');
+	cmp_ok(time() - $start, '<', 10, 'it is noticed soon');
 	$broker->start;
 	wait_state($node, $ids[-1], 'published');
 	wait_rest();
