@@ -94,28 +94,41 @@ leave_connection(BrokerClient *client)
 }
 
 /*
- * The connection is of no use, for this reason, which is the destination's unless
- * "blame": then one of the messages that were sent may be it.
+ * The connection is of no use, for this reason: say so to all who wait.  That is
+ * the "outcome" of what was sent on it; with "blame", one of that may be the reason.
  */
 static void
-give_up_connection(BrokerClient *client, const char *reason, bool blame)
+give_up_for(BrokerClient *client, const char *reason, OutboxOutcome outcome,
+			bool blame)
 {
 	char		error[OUTBOX_ERROR_SIZE];
-	Verdict		unsent = {.outcome = OUTBOX_UNAVAILABLE,.error = error};
-	Verdict		sent = unsent;
+	Verdict		sent = {.outcome = outcome,.alone = blame,.error = error};
+	bool		tell = client->probing || !client->ready ||
+	outcome == OUTBOX_UNAVAILABLE;
 
 	/* it may be the connection's own, which the next one overwrites */
 	text_copy_line(error, sizeof(error), reason);
-	if (blame)
-	{
-		sent.outcome = OUTBOX_RETRY;
-		sent.alone = true;
-	}
 	leave_connection(client);
-	pipeline_answer_all(client->state, client->ring, &sent, &unsent);
-	if (client->probing)
-		outbox_probe_answer(client->state, false, error);
 	client->probing = false;
+	pipeline_lost(client->state, client->ring, &sent, tell);
+}
+
+/* The same if nobody can tell whose fault it is. */
+static void
+give_up_connection(BrokerClient *client, const char *reason)
+{
+	give_up_for(client, reason, OUTBOX_RETRY, false);
+}
+
+/* The broker has said why it ends the connection. */
+static void
+handle_disconnect(BrokerClient *client, const MqttPacket *packet)
+{
+	bool		blame = mqtt_reason_blames(packet->reason);
+
+	give_up_for(client, psprintf("the broker disconnected: %s",
+								 mqtt_reason_text(packet)),
+				blame ? OUTBOX_RETRY : OUTBOX_UNAVAILABLE, blame);
 }
 
 /* Begin to connect, if there is a reason to. */
@@ -133,7 +146,7 @@ connect_if_needed(BrokerClient *client)
 	pending_restart_numbers(client->ring);
 	if (!net_connect(client->net, &client->settings->broker.address,
 					 client->settings->broker.tls, state->connect_timeout))
-		give_up_connection(client, net_error(client->net), false);
+		give_up_connection(client, net_error(client->net));
 }
 
 void
@@ -165,10 +178,9 @@ handle_connack(BrokerClient *client, const MqttPacket *packet)
 
 	if (packet->reason != 0)
 		give_up_connection(client, psprintf("the broker refused the connection: %s",
-											mqtt_reason_text(packet)), false);
+											mqtt_reason_text(packet)));
 	else if (packet->maximum_qos < 1)
-		give_up_connection(client, "the broker does not acknowledge messages (QoS 0 only)",
-						   false);
+		give_up_connection(client, "the broker does not acknowledge messages (QoS 0 only)");
 	else
 	{
 		client->ready = true;
@@ -203,8 +215,7 @@ handle_puback(BrokerClient *client, const MqttPacket *packet)
 	pending = pending_find(client->ring, oldest + distance);
 	if (packet->id == 0 || pending == NULL)
 	{
-		give_up_connection(client, "the broker acknowledges what was not sent",
-						   false);
+		give_up_connection(client, "the broker acknowledges what was not sent");
 		return;
 	}
 	mqtt_reason_judge(packet, client->settings->accept_unheard, &verdict);
@@ -216,7 +227,7 @@ handle_packet(BrokerClient *client, const MqttPacket *packet)
 {
 	if (!client->ready && packet->kind != MQTT_CONNACK)
 	{
-		give_up_connection(client, "the server does not speak MQTT 5", false);
+		give_up_connection(client, "the server does not speak MQTT 5");
 		return;
 	}
 	switch (packet->kind)
@@ -234,9 +245,7 @@ handle_packet(BrokerClient *client, const MqttPacket *packet)
 			client->probing = false;
 			break;
 		default:
-			give_up_connection(client, psprintf("the broker disconnected: %s",
-												mqtt_reason_text(packet)),
-							   mqtt_reason_blames(packet->reason));
+			handle_disconnect(client, packet);
 			break;
 	}
 }
@@ -257,7 +266,7 @@ handle_input(BrokerClient *client)
 			break;
 		if (packet.kind == MQTT_INVALID)
 		{
-			give_up_connection(client, "the server does not speak MQTT 5", false);
+			give_up_connection(client, "the server does not speak MQTT 5");
 			return;
 		}
 		in->cursor += len;
@@ -278,7 +287,7 @@ read_answers(BrokerClient *client)
 		return;
 	if (!net_advance(client->net))
 	{
-		give_up_connection(client, net_error(client->net), false);
+		give_up_connection(client, net_error(client->net));
 		return;
 	}
 	if (net_is_open(client->net) && !client->greeted)
@@ -295,7 +304,7 @@ read_answers(BrokerClient *client)
 		enlargeStringInfo(in, IN_CHUNK);
 		len = net_read(client->net, in->data + in->len, IN_CHUNK);
 		if (len < 0)
-			give_up_connection(client, net_error(client->net), false);
+			give_up_connection(client, net_error(client->net));
 		if (len <= 0)
 			return;
 		total += len;
@@ -346,7 +355,7 @@ write_packets(BrokerClient *client)
 			return;
 		len = byte_queue_write(&client->out, client->net);
 		if (len < 0)
-			give_up_connection(client, net_error(client->net), false);
+			give_up_connection(client, net_error(client->net));
 		if (len <= 0)
 			return;
 		total += len;
@@ -386,7 +395,7 @@ broker_client_advance(BrokerClient *client)
 	if (client->in_use && clock_ms() >= time_to_give_up(client))
 		give_up_connection(client, client->ready ?
 						   "timed out waiting for the broker's answer" :
-						   "timed out logging in to the broker", false);
+						   "timed out logging in to the broker");
 	if (client->draining && pending_nsent(client->ring) == 0)
 		leave_connection(client);
 	connect_if_needed(client);

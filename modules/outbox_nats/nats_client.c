@@ -40,6 +40,7 @@ struct BrokerClient
 	NatsConnection *connection;
 	PendingRing *ring;
 	bool		in_use;			/* the connection: answers are expected of it */
+	bool		was_ready;		/* messages may have been sent on it */
 	bool		draining;		/* send nothing more on it */
 	int64		asked_at;		/* when the server was asked whether it is
 								 * there; 0: it has said something since */
@@ -61,44 +62,38 @@ broker_client_create(OutboxPublisherState *state)
 	return client;
 }
 
-/* The connection is gone: answer all that was submitted, and who has asked. */
-static void
-answer_all(BrokerClient *client, const char *error, bool blame)
-{
-	Verdict		unsent = {.outcome = OUTBOX_UNAVAILABLE,.error = error};
-	Verdict		sent = unsent;
-
-	if (blame)
-	{
-		sent.outcome = OUTBOX_RETRY;
-		sent.alone = true;
-	}
-	pipeline_answer_all(client->state, client->ring, &sent, &unsent);
-	if (client->probing)
-		outbox_probe_answer(client->state, false, error);
-	client->probing = false;
-}
-
 /* Close the connection; nobody waits for an answer on it. */
 static void
 leave_connection(BrokerClient *client)
 {
 	nats_connection_close(client->connection);
-	client->in_use = false;
+	client->in_use = client->was_ready = false;
 	client->draining = false;
+}
+
+/*
+ * The connection is of no use: say this of what was sent on it, and to all others
+ * that wait.
+ */
+static void
+give_up_connection(BrokerClient *client, const Verdict *sent)
+{
+	bool		tell = client->probing || !client->was_ready ||
+	sent->outcome == OUTBOX_UNAVAILABLE;
+
+	leave_connection(client);
+	client->probing = false;
+	pipeline_lost(client->state, client->ring, sent, tell);
 }
 
 /* If it was closed by what happened on it, answer what will not be answered now. */
 static void
 notice_closing(BrokerClient *client)
 {
-	bool		blame;
-	const char *error = nats_connection_error(client->connection, &blame);
+	Verdict		verdict = nats_connection_verdict(client->connection);
 
-	if (!client->in_use || !nats_connection_is_closed(client->connection))
-		return;
-	leave_connection(client);
-	answer_all(client, error, blame);
+	if (client->in_use && nats_connection_is_closed(client->connection))
+		give_up_connection(client, &verdict);
 }
 
 /* Begin to connect, if there is a reason to. */
@@ -190,6 +185,7 @@ read_answers(BrokerClient *client)
 	if (nats_connection_heard_at(client->connection) >= client->asked_at)
 		client->asked_at = 0;
 	notice_closing(client);
+	client->was_ready |= nats_connection_is_ready(client->connection);
 	if (client->probing && nats_connection_is_ready(client->connection) &&
 		nats_connection_npongs(client->connection) > client->npongs)
 	{
@@ -274,8 +270,12 @@ time_to_act(BrokerClient *client, const Pending *oldest)
 static void
 leave_mute_server(BrokerClient *client)
 {
-	leave_connection(client);
-	answer_all(client, "timed out waiting for the server", false);
+	Verdict		late = {
+		.outcome = OUTBOX_RETRY,
+		.error = "timed out waiting for the server"
+	};
+
+	give_up_connection(client, &late);
 }
 
 /* Look what has taken too long. */

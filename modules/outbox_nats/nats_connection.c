@@ -28,7 +28,7 @@
 /* What is said of one subject, after which the connection goes on. */
 #define PUBLISH_VIOLATION "Permissions Violation for Publish"
 
-/* Errors that one of our messages may be to blame for; others are the server's. */
+/* Errors that one of our messages may be to blame for; others are everybody's. */
 static const char *const blaming_errors[] = {
 	"Maximum Payload", "Maximum Control Line", "Unknown Protocol", "Parser Error",
 	"Invalid"
@@ -56,7 +56,8 @@ struct NatsConnection
 	char		inbox[NATS_INBOX_SIZE];
 	StringInfoData in;			/* handled up to its cursor */
 	StringInfoData out;			/* written up to its cursor */
-	bool		blame;			/* a message may be the reason for its end */
+	OutboxOutcome outcome;		/* of what was sent, since it was closed */
+	bool		blame;			/* one of these may be the reason for its end */
 	char		error[OUTBOX_ERROR_SIZE];
 };
 
@@ -107,12 +108,17 @@ nats_connection_inbox(const NatsConnection *connection)
 	return connection->inbox;
 }
 
-/* Why it was closed, by the server or by what it did; may a message be the reason? */
-const char *
-nats_connection_error(const NatsConnection *connection, bool *blame)
+/* Why it was closed, by the server or by what it did: what is to be said of messages. */
+Verdict
+nats_connection_verdict(const NatsConnection *connection)
 {
-	*blame = connection->blame;
-	return connection->error;
+	Verdict		verdict = {
+		.outcome = connection->outcome,
+		.alone = connection->blame,
+		.error = connection->error
+	};
+
+	return verdict;
 }
 
 /* How many answers to PINGs have been read, ever. */
@@ -174,6 +180,7 @@ nats_connection_open(NatsConnection *connection, const NatsServer *server,
 	connection->phase = NATS_CONNECTING;
 	connection->server = server;
 	connection->tls_is_on = false;
+	connection->outcome = OUTBOX_RETRY;
 	connection->blame = false;
 	connection->deadline = clock_ms() + connect_ms + login_ms;
 	if (!net_connect(connection->net, &server->address, NULL, connect_ms))
@@ -250,11 +257,14 @@ handle_error(NatsConnection *connection, const NatsFrame *frame)
 
 	if (connection->phase == NATS_READY && is_of_one_subject(error))
 		return true;
+	connection->outcome = OUTBOX_UNAVAILABLE;
 	for (int i = 0; i < lengthof(blaming_errors); i++)
 	{
 		if (pg_strncasecmp(error, blaming_errors[i],
-						   strlen(blaming_errors[i])) == 0)
-			connection->blame = connection->phase == NATS_READY;
+						   strlen(blaming_errors[i])) != 0)
+			continue;
+		connection->outcome = OUTBOX_RETRY;
+		connection->blame = true;
 	}
 	connection_failed(connection, psprintf("the server said: %s", error));
 	return false;

@@ -8,6 +8,7 @@
 #ifndef NATS_CONNECTION_H
 #define NATS_CONNECTION_H
 
+#include "common/module.h"
 #include "common/net.h"
 #include "nats_login.h"
 
@@ -30,8 +31,7 @@ extern bool nats_connection_is_ready(const NatsConnection *connection);
 extern bool nats_connection_is_leaving(const NatsConnection *connection);
 extern const NatsInfo *nats_connection_info(const NatsConnection *connection);
 extern const char *nats_connection_inbox(const NatsConnection *connection);
-extern const char *nats_connection_error(const NatsConnection *connection,
-										 bool *blame);
+extern Verdict nats_connection_verdict(const NatsConnection *connection);
 extern void nats_connection_ping(NatsConnection *connection);
 extern uint64 nats_connection_npongs(const NatsConnection *connection);
 extern int64 nats_connection_heard_at(const NatsConnection *connection);

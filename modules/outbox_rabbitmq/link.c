@@ -221,15 +221,7 @@ fill_buffer(RabbitLink *link)
 		if (problem == NULL)
 			pending_mark_sent(link->pending);
 		else
-		{
-			Verdict		verdict = {
-				.outcome = OUTBOX_REJECTED,
-				.error = problem
-			};
-
-			module_answer(link->state, message->id, &verdict);
-			pending_drop_first_unsent(link->pending);
-		}
+			pipeline_refuse(link->state, link->pending, problem);
 	}
 }
 

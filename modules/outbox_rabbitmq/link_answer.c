@@ -24,15 +24,6 @@ link_tell(RabbitLink *link, bool up, const char *error)
 	link->probing = false;
 }
 
-/* Answer one that was sent, if the relay waits for it. */
-static void
-answer_pending(RabbitLink *link, Pending *pending, const Verdict *verdict)
-{
-	if (pending->message)
-		module_answer(link->state, pending->message->id, verdict);
-	pending_answered(link->pending, pending);
-}
-
 /* RabbitMQ has confirmed a message, or said that it could not take it. */
 static void
 confirm_pending(RabbitLink *link, Pending *pending, bool taken)
@@ -51,7 +42,7 @@ confirm_pending(RabbitLink *link, Pending *pending, bool taken)
 		verdict.status = pending->status;
 		verdict.error = pending->remark;
 	}
-	answer_pending(link, pending, &verdict);
+	pipeline_answer(link->state, link->pending, pending, &verdict);
 }
 
 /*
@@ -86,27 +77,6 @@ link_note_return(RabbitLink *link, const char *event_id, Size len)
 						   link->return_text);
 }
 
-/* Say this of all that was sent and not confirmed. */
-void
-link_answer_sent(RabbitLink *link, const Verdict *verdict)
-{
-	while (pending_nsent(link->pending) > 0)
-		answer_pending(link, pending_oldest(link->pending), verdict);
-}
-
-/* Say this of all that was not sent. */
-void
-link_answer_unsent(RabbitLink *link, const Verdict *verdict)
-{
-	const OutboxMessage *message;
-
-	while ((message = pending_first_unsent(link->pending)) != NULL)
-	{
-		module_answer(link->state, message->id, verdict);
-		pending_drop_first_unsent(link->pending);
-	}
-}
-
 /*
  * The connection is of no use any longer: end it, and say this of what was sent.
  * What was not sent is unavailable for the same reason.
@@ -114,19 +84,13 @@ link_answer_unsent(RabbitLink *link, const Verdict *verdict)
 void
 link_fail(RabbitLink *link, const Verdict *verdict)
 {
-	bool		was_ready = link->phase == LINK_READY;
-	Verdict		unsent = *verdict;
+	bool		tell = link->probing || link->phase != LINK_READY ||
+	verdict->outcome == OUTBOX_UNAVAILABLE;
 
 	net_close(link->net);
 	link->phase = LINK_CLOSED;
-	link_answer_sent(link, verdict);
-	unsent.outcome = OUTBOX_UNAVAILABLE;
-	unsent.alone = false;
-	link_answer_unsent(link, &unsent);
-
-	/* it is known at once, not only when some have failed */
-	if (link->probing || !was_ready || verdict->outcome == OUTBOX_UNAVAILABLE)
-		link_tell(link, false, verdict->error);
+	link->probing = false;
+	pipeline_lost(link->state, link->pending, verdict, tell && !link->retired);
 }
 
 /* The same with an error of ours, and no status. */

@@ -9,9 +9,8 @@
 #ifndef OUTBOX_RABBITMQ_LINK_INTERNAL_H
 #define OUTBOX_RABBITMQ_LINK_INTERNAL_H
 
-#include "common/module.h"
 #include "common/byte_queue.h"
-#include "common/pending.h"
+#include "common/pipeline.h"
 #include "frame.h"
 #include "lib/text.h"
 #include "link.h"
@@ -68,8 +67,6 @@ extern void link_tell(RabbitLink *link, bool up, const char *error);
 extern void link_confirm(RabbitLink *link, uint64 number, bool multiple,
 						 bool taken);
 extern void link_note_return(RabbitLink *link, const char *event_id, Size len);
-extern void link_answer_sent(RabbitLink *link, const Verdict *verdict);
-extern void link_answer_unsent(RabbitLink *link, const Verdict *verdict);
 extern void link_fail(RabbitLink *link, const Verdict *verdict);
 extern void link_fail_for(RabbitLink *link, OutboxOutcome outcome,
 						  const char *format,...) pg_attribute_printf(3, 4);

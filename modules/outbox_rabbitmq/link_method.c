@@ -236,7 +236,7 @@ take_channel_close(RabbitLink *link, uint16 channel,
 		return;
 	}
 	judge_channel_close(link, closed->reply_code, &verdict);
-	link_answer_sent(link, &verdict);
+	pipeline_answer_sent(link->state, link->pending, &verdict);
 	pending_restart_numbers(link->pending);
 	link->returning = false;
 	say(link, CHANNEL_PUBLISH, AMQP_CHANNEL_CLOSE_OK_METHOD, &ok);
@@ -287,7 +287,7 @@ take_blocked(RabbitLink *link, const amqp_connection_blocked_t *blocked)
 	snprintf(link->blocked, sizeof(link->blocked),
 			 "RabbitMQ takes no messages for now: %.*s",
 			 TEXT_ARGS(blocked->reason));
-	link_answer_unsent(link, &verdict);
+	pipeline_answer_unsent(link->state, link->pending, &verdict);
 	link_tell(link, false, link->blocked);
 }
 

@@ -5,7 +5,7 @@
  *
  * An event becomes an entry (redis_entry.c) on a connection (redis_client.c), and
  * is delivered when Redis says that it has added it; with outbox_redis.wait, when
- * so many replicas have it, too.
+ * so many replicas have it, too, and with outbox_redis.waitaof, when it is on disk.
  *
  * Settings are those that all have (broker_settings.c), and some more; the
  * callbacks are broker_publisher.c's.
@@ -37,6 +37,8 @@ BrokerVariables broker_variables;
 static char *guc_stream = NULL;
 static int	guc_maxlen = 0;
 static int	guc_wait = 0;
+static bool guc_waitaof = false;
+static bool guc_idmp = false;
 
 PGDLLEXPORT void _PG_init(void);
 
@@ -95,6 +97,14 @@ _PG_init(void)
 							"How many replicas must have an entry before its event is published.",
 							NULL, &guc_wait, 0, 0, 100, PGC_SUSET, 0,
 							NULL, NULL, NULL);
+	DefineCustomBoolVariable("outbox_redis.waitaof",
+							 "Whether it must be on disk there, and at the server, as well.",
+							 NULL, &guc_waitaof, false, PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomBoolVariable("outbox_redis.idmp",
+							 "Whether the server is asked to drop what it has already.",
+							 NULL, &guc_idmp, false, PGC_SUSET, 0,
+							 NULL, NULL, NULL);
 	MarkGUCPrefixReserved("outbox_redis");
 }
 
@@ -106,9 +116,11 @@ read_own_settings(const OutboxPublisherState *state, void *arg,
 	RedisSettings *settings = arg;
 	const BrokerSettings *broker = &settings->broker;
 
-	settings->wait = guc_wait;
+	settings->wait.replicas = guc_wait;
+	settings->wait.on_disk = guc_waitaof;
 	settings->entry.stream = pstrdup(guc_stream);
 	settings->entry.maxlen = guc_maxlen;
+	settings->entry.idmp = guc_idmp;
 	settings->entry.structured = broker->structured;
 	return true;
 }

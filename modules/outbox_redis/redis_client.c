@@ -1,17 +1,19 @@
 /*-------------------------------------------------------------------------
  *
  * redis_client.c
- *		A connection to a server of Redis, and the entries on their way to it.
+ *		The entries on their way to a server of Redis.
  *
- * There is one connection, made when there is something to send, and kept.  It
- * begins with AUTH, if there is a password, and PING, whose answer says that the
- * server is ready.  Commands are written as fast as the socket takes them, and
- * Redis answers them in their order: what is expected next is a queue of one
- * character a command.
+ * There is one connection (redis_connection.c), made when there is something to
+ * send, and kept.  Entries are written as fast as the socket takes them.
  *
- * With outbox_redis.wait, entries go in groups.  Behind each is a WAIT, which says
- * how many replicas have the group; only then are its entries delivered, and only
- * then the next group is sent, since Redis does nothing else for us while it waits.
+ * With outbox_redis.wait or waitaof, entries go in groups.  Behind each is a WAIT,
+ * which says how many replicas have the group, or a WAITAOF, which says that of
+ * disks; only then are its entries delivered, and only then the next group is sent,
+ * since Redis does nothing else for us while it waits.
+ *
+ * A node of a cluster may say that a stream is on another one.  That is followed
+ * once: what was sent is answered, and all that comes goes there.  Whoever sends us
+ * on from there has streams on several nodes, which is said: we have one connection.
  *
  * A server that does not answer in time is gone, since its answers are in order:
  * the connection is closed, and what was sent is to be sent again, and may be in
@@ -20,8 +22,8 @@
  * When settings change, nothing more is sent; when all answers are there, what
  * comes next makes a new connection.
  *
- * Memory: state->context.  hiredis, which takes answers apart, has its own, and
- * throws nothing; nor is anything thrown while it is at work.
+ * Memory: state->context.  Errors: those of the server are answers; only out of
+ * memory is thrown.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,61 +34,53 @@
 #include "common/pipeline.h"
 #include "lib/clock.h"
 #include "lib/text.h"
+#include "redis_connection.h"
 #include "redis_settings.h"
-#include "redis_reply.h"
 
 /* As long as so much waits to be written, no entry is added to it. */
 #define OUT_ENOUGH	(256 * 1024)
 
-#define IN_CHUNK	(16 * 1024)
-
-/* No answer that we ask for has more than a line. */
-#define MAX_ANSWER	(64 * 1024)
-
-/* Commands whose answers are expected */
-#define EXPECT_AUTH	'A'
-#define EXPECT_PING	'P'
-#define EXPECT_XADD	'X'
-#define EXPECT_WAIT	'W'
-
-/* The status of a pending entry that is in the stream, and waits for replicas. */
+/* The status of a pending entry that is in the stream, and waits for others. */
 #define STORED 1
+
+/* Does the connection go where the settings say? */
+typedef enum RedisCourse
+{
+	COURSE_AS_SET,
+	COURSE_MOVED,				/* the next one goes to "place" */
+	COURSE_FOLLOWED				/* this one does */
+} RedisCourse;
 
 struct BrokerClient
 {
 	OutboxPublisherState *state;
 	const RedisSettings *settings;
-	NetConnection *net;
+	RedisConnection *connection;
+	RedisServer server;			/* that it was opened to */
+	RedisCourse course;
+	RedisPlace	place;
+	Address		address;		/* of this place */
 	bool		in_use;			/* the connection: answers are expected of it */
-	bool		greeted;		/* AUTH and PING were sent */
-	bool		ready;			/* and answered */
+	bool		was_ready;		/* entries may have been sent on it */
 	bool		draining;		/* send nothing more on it */
 	bool		probing;		/* somebody waits for the answer to a PING */
-	int			group_wait;		/* a WAIT for so many replicas is sent; 0:
-								 * none */
-	int64		deadline;		/* until it has to be ready, or has to answer
-								 * who is probing; in clock_ms() */
-	redisReader *reader;
-	Size		unanswered;		/* bytes of an answer that is not whole */
+	int64		probe_deadline; /* until this, in clock_ms() */
+	bool		in_group;		/* a group is sent, which waits for */
+	RedisWait	group;			/* these */
 	PendingRing *ring;
 	uint64		next_answer;	/* number of the next entry to be answered */
-	StringInfoData expected;	/* answered up to its cursor */
-	StringInfoData out;			/* written up to its cursor */
 };
 
 /* A client of "state", without a connection. */
 BrokerClient *
 broker_client_create(OutboxPublisherState *state)
 {
-	MemoryContext old = MemoryContextSwitchTo(state->context);
-	BrokerClient *client = palloc0(sizeof(BrokerClient));
+	BrokerClient *client = MemoryContextAllocZero(state->context,
+												  sizeof(BrokerClient));
 
 	client->state = state;
-	client->net = net_create(state->context);
+	client->connection = redis_connection_create(state->context);
 	client->ring = pending_create(state->context);
-	initStringInfo(&client->expected);
-	initStringInfo(&client->out);
-	MemoryContextSwitchTo(old);
 	return client;
 }
 
@@ -94,45 +88,35 @@ broker_client_create(OutboxPublisherState *state)
 static void
 leave_connection(BrokerClient *client)
 {
-	net_close(client->net);
-	if (client->reader)
-		redisReaderFree(client->reader);
-	client->reader = NULL;
-	client->in_use = client->greeted = client->ready = false;
-	client->draining = false;
-	client->group_wait = 0;
-	resetStringInfo(&client->expected);
-	resetStringInfo(&client->out);
+	redis_connection_close(client->connection);
+	client->in_use = client->was_ready = false;
+	client->draining = client->in_group = false;
+	if (client->course == COURSE_FOLLOWED)
+		client->course = COURSE_AS_SET;
 }
 
 /*
- * The connection is of no use, for this reason, which is the destination's: answer
- * all that was submitted, and who has asked.
+ * The connection is of no use, for this reason, which is not in one of its buffers:
+ * answer all that was submitted, and who has asked.
  */
 static void
 give_up_connection(BrokerClient *client, const char *reason)
 {
-	char		error[OUTBOX_ERROR_SIZE];
-	Verdict		verdict = {.outcome = OUTBOX_UNAVAILABLE,.error = error};
+	Verdict		sent = {.outcome = OUTBOX_RETRY,.error = reason};
+	bool		tell = client->probing || !client->was_ready;
 
-	/* the reason may be the reader's, or in a reply */
-	text_copy_line(error, sizeof(error), reason);
 	leave_connection(client);
-	pipeline_answer_all(client->state, client->ring, &verdict, &verdict);
-	if (client->probing)
-		outbox_probe_answer(client->state, false, error);
+	client->course = COURSE_AS_SET;
 	client->probing = false;
+	pipeline_lost(client->state, client->ring, &sent, tell);
 }
 
-/* Send a command of these words; "expect" is its kind. */
+/* If it was closed by what happened on it, answer what will not be answered now. */
 static void
-send_command(BrokerClient *client, char expect, int argc,
-			 const char *const *argv)
+notice_closing(BrokerClient *client)
 {
-	/* both or, out of memory, none */
-	enlargeStringInfo(&client->expected, 1);
-	redis_append_command(&client->out, argc, argv);
-	appendStringInfoChar(&client->expected, expect);
+	if (client->in_use && redis_connection_is_closed(client->connection))
+		give_up_connection(client, redis_connection_error(client->connection));
 }
 
 /* Begin to connect, if there is a reason to. */
@@ -140,46 +124,38 @@ static void
 connect_if_needed(BrokerClient *client)
 {
 	OutboxPublisherState *state = client->state;
+	const RedisSettings *settings = client->settings;
 
 	if (client->in_use ||
 		(!client->probing && !pending_first_unsent(client->ring)))
 		return;
 	client->in_use = true;
-	client->deadline = clock_ms() + state->connect_timeout +
-		state->request_timeout;
 	client->next_answer = 1;
-	client->unanswered = 0;
 	pending_restart_numbers(client->ring);
-	client->reader = redisReaderCreate();
-	if (client->reader == NULL)
-		give_up_connection(client, "out of memory");
-	else if (!net_connect(client->net, &client->settings->broker.address,
-						  client->settings->broker.tls, state->connect_timeout))
-		give_up_connection(client, net_error(client->net));
-}
-
-/* Say who we are, and ask whether the server is ready. */
-static void
-greet_server(BrokerClient *client)
-{
-	const BrokerSettings *broker = &client->settings->broker;
-	const char *login[] = {"AUTH", broker->user, broker->password};
-	const char *login_default[] = {"AUTH", broker->password};
-	const char *ping[] = {"PING"};
-
-	if (broker->password && broker->user)
-		send_command(client, EXPECT_AUTH, lengthof(login), login);
-	else if (broker->password)
-		send_command(client, EXPECT_AUTH, lengthof(login_default),
-					 login_default);
-	send_command(client, EXPECT_PING, lengthof(ping), ping);
-	client->greeted = true;
+	client->server.address = &settings->broker.address;
+	client->server.tls = settings->broker.tls;
+	client->server.user = settings->broker.user;
+	client->server.password = settings->broker.password;
+	client->server.needs_waitaof = settings->wait.on_disk;
+	if (client->course == COURSE_MOVED)
+	{
+		client->course = COURSE_FOLLOWED;
+		client->address = settings->broker.address;
+		if (client->place.host[0] != '\0')
+			client->address.host = client->place.host;
+		client->address.port = client->place.port;
+		client->server.address = &client->address;
+	}
+	redis_connection_open(client->connection, &client->server,
+						  state->connect_timeout, state->request_timeout);
+	notice_closing(client);
 }
 
 void
 broker_client_configure(BrokerClient *client, const BrokerSettings *settings)
 {
 	client->settings = (const RedisSettings *) settings;
+	client->course = COURSE_AS_SET;
 
 	/* what was sent is answered on the connection that it was sent on */
 	if (pending_nsent(client->ring) > 0)
@@ -196,6 +172,28 @@ tell_outage(BrokerClient *client, const Verdict *verdict)
 		outbox_probe_answer(client->state, false, verdict->error);
 }
 
+/*
+ * Send this entry, whose stream is on another node, once more: there.  False if we
+ * were sent on already, or it does not say where.
+ */
+static bool
+follow_stream(BrokerClient *client, Pending *pending, const char *error)
+{
+	const OutboxMessage *message = pending->message;
+	int64		deadline = pending->deadline;
+	RedisPlace	place;
+
+	if (client->course == COURSE_FOLLOWED || !redis_error_moves(error, &place))
+		return false;
+	client->course = COURSE_MOVED;
+	client->place = place;
+	client->draining = true;
+	pending_answered(client->ring, pending);
+	if (message)
+		pending_put(client->ring, message, deadline);
+	return true;
+}
+
 /* The answer to an XADD. */
 static void
 handle_added(BrokerClient *client, const redisReply *reply)
@@ -208,7 +206,9 @@ handle_added(BrokerClient *client, const redisReply *reply)
 	if (reply->type == REDIS_REPLY_ERROR)
 	{
 		text_copy_line(error, sizeof(error), reply->str);
-		redis_error_judge(error, &verdict);
+		if (follow_stream(client, pending, error))
+			return;
+		redis_error_judge(error, client->settings->entry.idmp, &verdict);
 		tell_outage(client, &verdict);
 	}
 	else if (reply->type != REDIS_REPLY_STRING)
@@ -217,7 +217,7 @@ handle_added(BrokerClient *client, const redisReply *reply)
 		give_up_connection(client, "the server does not answer XADD with an id");
 		return;
 	}
-	else if (client->group_wait > 0)
+	else if (client->in_group)
 	{
 		pending->status = STORED;
 		return;
@@ -233,7 +233,7 @@ handle_waited(BrokerClient *client, const redisReply *reply)
 	Verdict		verdict;
 	Pending    *oldest;
 
-	redis_wait_judge(reply, client->group_wait, error, &verdict);
+	redis_wait_judge(reply, &client->group, error, &verdict);
 	tell_outage(client, &verdict);
 	while (pending_nsent(client->ring) > 0)
 	{
@@ -241,110 +241,41 @@ handle_waited(BrokerClient *client, const redisReply *reply)
 		Assert(oldest->status == STORED);
 		pipeline_answer(client->state, client->ring, oldest, &verdict);
 	}
-	client->group_wait = 0;
+	client->in_group = false;
 }
 
-/* The answer to a PING: the server is there, and writes if it is the master. */
+/* The server is there, and writes if it is the master. */
 static void
-handle_ping(BrokerClient *client)
+tell_ready(BrokerClient *client)
 {
-	client->ready = true;
 	if (client->probing)
 		outbox_probe_answer(client->state, true, NULL);
 	client->probing = false;
 }
 
-static void
-handle_reply(BrokerClient *client, const redisReply *reply)
-{
-	char		expect = '\0';
-
-	if (byte_queue_len(&client->expected) > 0)
-	{
-		expect = client->expected.data[client->expected.cursor];
-		byte_queue_take(&client->expected, 1);
-	}
-	switch (expect)
-	{
-		case EXPECT_AUTH:
-			if (reply->type == REDIS_REPLY_ERROR)
-				give_up_connection(client, reply->str);
-			break;
-		case EXPECT_PING:
-			if (reply->type == REDIS_REPLY_ERROR)
-				give_up_connection(client, reply->str);
-			else
-				handle_ping(client);
-			break;
-		case EXPECT_XADD:
-			handle_added(client, reply);
-			break;
-		case EXPECT_WAIT:
-			handle_waited(client, reply);
-			break;
-		default:
-			give_up_connection(client, reply->type == REDIS_REPLY_ERROR ?
-							   reply->str : "the server says what it was not asked");
-			break;
-	}
-}
-
-/* Handle what answers are there as a whole. */
-static void
-handle_replies(BrokerClient *client)
-{
-	void	   *reply;
-
-	while (client->reader)
-	{
-		if (redisReaderGetReply(client->reader, &reply) != REDIS_OK)
-		{
-			give_up_connection(client, client->reader->errstr);
-			return;
-		}
-		if (reply == NULL)
-			return;
-		client->unanswered = 0;
-		handle_reply(client, reply);
-		freeReplyObject(reply);
-	}
-}
-
-/* Go on connecting, and read until nothing is there. */
+/* Take what the server says. */
 static void
 read_answers(BrokerClient *client)
 {
-	char		chunk[IN_CHUNK];
 	Size		total = 0;
+	RedisRequest request;
+	const redisReply *reply;
 
-	if (!client->in_use)
-		return;
-	if (!net_advance(client->net))
+	while ((reply = redis_connection_read(client->connection, &request,
+										  &total)) != NULL)
 	{
-		give_up_connection(client, net_error(client->net));
-		return;
-	}
-	if (net_is_open(client->net) && !client->greeted)
-		greet_server(client);
-	while (client->in_use && net_is_open(client->net) &&
-		   total < NET_TURN_BYTES)
-	{
-		ssize_t		len = net_read(client->net, chunk, sizeof(chunk));
-
-		if (len < 0)
-			give_up_connection(client, net_error(client->net));
-		if (len <= 0)
-			return;
-		total += len;
-		client->unanswered += len;
-		if (redisReaderFeed(client->reader, chunk, len) != REDIS_OK)
-			give_up_connection(client, client->reader->errstr);
+		if (request == REDIS_XADD)
+			handle_added(client, reply);
+		else if (request == REDIS_WAIT)
+			handle_waited(client, reply);
 		else
-			handle_replies(client);
-
-		/* hiredis would keep whatever comes, until all of it has */
-		if (client->in_use && client->unanswered > MAX_ANSWER)
-			give_up_connection(client, "the server's answer is too long");
+			tell_ready(client);
+	}
+	notice_closing(client);
+	if (!client->was_ready && redis_connection_is_ready(client->connection))
+	{
+		client->was_ready = true;
+		tell_ready(client);
 	}
 }
 
@@ -353,36 +284,48 @@ static void
 send_first_unsent(BrokerClient *client)
 {
 	const OutboxMessage *message = pending_first_unsent(client->ring);
+	StringInfo	out = redis_connection_output(client->connection);
 	const char *problem;
 
-	enlargeStringInfo(&client->expected, 1);
-	if (redis_entry_append(&client->out, message, &client->settings->entry,
+	if (redis_entry_append(out, message, &client->settings->entry,
 						   client->state->source, &problem))
 	{
-		appendStringInfoChar(&client->expected, EXPECT_XADD);
+		redis_connection_expect(client->connection, REDIS_XADD);
 		(void) pending_mark_sent(client->ring);
 		return;
 	}
 	pipeline_refuse(client->state, client->ring, problem);
 }
 
+/* Have the server say when those have the entries that must. */
+static void
+send_wait(BrokerClient *client, const RedisWait *wanted)
+{
+	const char *replicas = psprintf("%d", wanted->replicas);
+	const char *timeout = psprintf("%d", client->state->request_timeout / 2);
+	const char *wait[] = {"WAIT", replicas, timeout};
+	const char *waitaof[] = {"WAITAOF", "1", replicas, timeout};
+
+	if (wanted->on_disk)
+		redis_connection_send(client->connection, REDIS_WAIT, lengthof(waitaof),
+							  waitaof);
+	else
+		redis_connection_send(client->connection, REDIS_WAIT, lengthof(wait), wait);
+	client->in_group = true;
+	client->group = *wanted;
+}
+
 /* Append as many entries as there is room for; with WAIT, one group. */
 static void
 send_entries(BrokerClient *client)
 {
-	int			replicas = client->settings->wait;
-	const char *wait[] = {
-		"WAIT", psprintf("%d", replicas),
-		psprintf("%d", client->state->request_timeout / 2)
-	};
+	StringInfo	out = redis_connection_output(client->connection);
 
-	while (pending_first_unsent(client->ring) &&
-		   byte_queue_len(&client->out) < OUT_ENOUGH)
+	while (pending_first_unsent(client->ring) && byte_queue_len(out) < OUT_ENOUGH)
 		send_first_unsent(client);
-	if (replicas == 0 || pending_nsent(client->ring) == 0)
-		return;
-	send_command(client, EXPECT_WAIT, lengthof(wait), wait);
-	client->group_wait = replicas;
+	if (redis_wait_is_wanted(&client->settings->wait) &&
+		pending_nsent(client->ring) > 0)
+		send_wait(client, &client->settings->wait);
 }
 
 /* Write what the socket takes: what waits to be, and then entries. */
@@ -390,23 +333,18 @@ static void
 write_commands(BrokerClient *client)
 {
 	Size		total = 0;
+	Size		len;
 
-	while (client->in_use && net_is_open(client->net))
+	do
 	{
-		ssize_t		len;
-
-		if (client->ready && !client->draining && client->group_wait == 0 &&
-			pending_first_unsent(client->ring))
+		if (redis_connection_is_ready(client->connection) && !client->draining &&
+			!client->in_group && pending_first_unsent(client->ring))
 			send_entries(client);
-		if (byte_queue_len(&client->out) == 0 || total >= NET_TURN_BYTES)
-			return;
-		len = byte_queue_write(&client->out, client->net);
-		if (len < 0)
-			give_up_connection(client, net_error(client->net));
-		if (len <= 0)
-			return;
+		len = total < NET_TURN_BYTES ?
+			redis_connection_write(client->connection) : 0;
 		total += len;
-	}
+	} while (len > 0);
+	notice_closing(client);
 }
 
 /* When something has taken too long; PENDING_NO_DEADLINE: never. */
@@ -416,9 +354,10 @@ time_to_give_up(BrokerClient *client)
 	Pending    *oldest = pending_oldest(client->ring);
 	int64		deadline = oldest ? oldest->deadline : PENDING_NO_DEADLINE;
 
-	if (!client->ready)
-		return client->deadline;
-	return client->probing ? Min(deadline, client->deadline) : deadline;
+	/* until it is ready, the connection has its own */
+	if (!redis_connection_is_ready(client->connection))
+		return PENDING_NO_DEADLINE;
+	return client->probing ? Min(deadline, client->probe_deadline) : deadline;
 }
 
 /* Go on as far as that is possible now. */
@@ -426,10 +365,8 @@ void
 broker_client_advance(BrokerClient *client)
 {
 	read_answers(client);
-	if (client->in_use && clock_ms() >= time_to_give_up(client))
-		give_up_connection(client, client->ready ?
-						   "timed out waiting for the server's answer" :
-						   "timed out logging in to the server");
+	if (clock_ms() >= time_to_give_up(client))
+		give_up_connection(client, "timed out waiting for the server's answer");
 	if (client->draining && pending_nsent(client->ring) == 0)
 		leave_connection(client);
 	connect_if_needed(client);
@@ -450,13 +387,13 @@ broker_client_wait_for(BrokerClient *client, OutboxSocket *socket,
 					   long *timeout_ms)
 {
 	int64		deadline = PENDING_NO_DEADLINE;
-	int			n = net_wait_for(client->net, byte_queue_len(&client->out) > 0,
-								 socket, &deadline);
+	int			n = redis_connection_wait_for(client->connection, socket,
+											  &deadline);
 
 	/* what nobody has connected for yet */
 	if (!client->in_use && (client->probing || pending_first_unsent(client->ring)))
 		deadline = 0;
-	else if (client->in_use)
+	else
 		deadline = Min(deadline, time_to_give_up(client));
 	*timeout_ms = deadline == PENDING_NO_DEADLINE ? -1 :
 		(long) Max(deadline - clock_ms(), 0);
@@ -476,10 +413,10 @@ broker_client_probe(BrokerClient *client)
 {
 	const char *ping[] = {"PING"};
 
-	if (client->ready && !client->probing)
+	if (redis_connection_is_ready(client->connection) && !client->probing)
 	{
-		send_command(client, EXPECT_PING, lengthof(ping), ping);
-		client->deadline = clock_ms() + client->state->request_timeout;
+		redis_connection_send(client->connection, REDIS_PING, lengthof(ping), ping);
+		client->probe_deadline = clock_ms() + client->state->request_timeout;
 	}
 	client->probing = true;
 }
@@ -488,6 +425,5 @@ broker_client_probe(BrokerClient *client)
 void
 broker_client_destroy(BrokerClient *client)
 {
-	leave_connection(client);
-	net_destroy(client->net);
+	redis_connection_destroy(client->connection);
 }

@@ -24,7 +24,7 @@
 #include "publish/cloudevent.h"
 #include "redis_entry.h"
 
-/* The name, and what makes it one: MAXLEN, the id, and 10 fields. */
+/* The name, and what makes it one: IDMP, MAXLEN, the id, and 11 fields. */
 #define MAX_ARGUMENTS 32
 
 /* The digits of a length, and what is around an argument. */
@@ -138,6 +138,12 @@ redis_entry_append(StringInfo out, const OutboxMessage *message,
 
 	add_string(&command, "XADD");
 	add_string(&command, stream);
+	if (options->idmp)
+	{
+		/* who sends it, and what it is known by */
+		add_field(&command, "IDMP", source);
+		add_string(&command, message->event_id);
+	}
 	if (options->maxlen > 0)
 	{
 		add_field(&command, "MAXLEN", "~");

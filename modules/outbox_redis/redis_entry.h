@@ -16,6 +16,7 @@ typedef struct RedisEntryOptions
 {
 	const char *stream;			/* a template */
 	int			maxlen;			/* about so many entries are kept; 0: all */
+	bool		idmp;			/* the server is to drop what it has already */
 	bool		structured;		/* an envelope instead of fields */
 } RedisEntryOptions;
 

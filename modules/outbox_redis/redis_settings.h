@@ -10,12 +10,13 @@
 
 #include "common/broker_settings.h"
 #include "redis_entry.h"
+#include "redis_reply.h"
 
 /* From one reading of the settings to the next. */
 typedef struct RedisSettings
 {
 	BrokerSettings broker;
-	int			wait;			/* replicas that must have an entry */
+	RedisWait	wait;
 	RedisEntryOptions entry;
 } RedisSettings;
 

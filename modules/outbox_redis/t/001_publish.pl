@@ -10,6 +10,8 @@
 #   is told to, with 30 MB in flight.
 # - A server that takes entries slower than they come does not make the relay grow.
 # - A server that stops answering while it is probed is left, and that is said.
+# - When a connection is lost over the entries of one topic, it is that topic's failure,
+#   and the others go on.
 # - Only the id of an entry says that there is one, and no answer makes the relay
 #   keep more of it than an answer can have.
 # - An outage (nobody there, wrong password, out of memory, no right) is shown with
@@ -299,6 +301,32 @@ sub impostor
 			}
 		});
 }
+
+promise 'a connection that is lost over one topic is that topic\'s failure' => sub {
+	my $poisoned = Real::Listener->new(
+		sub {
+			my ($client) = @_;
+			while (sysread($client, my $commands, 65536))
+			{
+				return close($client) if $commands =~ /poison/;
+				syswrite($client, "+PONG\r\n" x (() = $commands =~ /PING\r/g)
+					  . "\$3\r\n1-1\r\n" x (() = $commands =~ /XADD\r/g));
+			}
+		});
+	reload($node, 'outbox_redis.url' => 'redis://127.0.0.1:' . $poisoned->port);
+	wait_state($node, scalar publish($node, 'healthy'), 'published');
+	my $id = publish($node, 'poison');
+	poll_until(
+		sub {
+			wait_state($node, scalar publish($node, 'healthy'), 'published');
+			query($node, q{SELECT state FROM outbox_topics WHERE topic = 'poison'}) eq 'down';
+		},
+		'the topic to be down');
+	wait_state($node, scalar publish($node, 'healthy'), 'published');
+	like(event_value($node, $id, 'last_error'), qr/closed the connection/, 'the reason');
+	reload($node, %settings);
+	wait_state($node, $id, 'published');
+};
 
 promise 'only the id of an entry says that there is one' => sub {
 	my %answers = (

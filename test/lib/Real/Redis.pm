@@ -1,4 +1,4 @@
-# A Redis server that has on disk what it has acknowledged.
+# A Redis server, or one of Valkey, that has on disk what it has acknowledged.
 
 package Real::Redis;
 
@@ -20,13 +20,21 @@ sub missing
 	return undef;
 }
 
+# valkey_program: that of Valkey, if tools/setup-real.d/redis could get it
+sub valkey_program
+{
+	my ($program) = glob(($ENV{OUTBOX_CACHE} // '') . '/valkey-*/valkey-server');
+	return $program;
+}
+
 # new(%options): those of Real::Server, and
 #	arguments	more of redis-server's, in an array
+#	program		another one than that
 sub command
 {
 	my ($self) = @_;
 	return (
-		Real::Server::find_program('redis-server'),
+		$self->{program} // Real::Server::find_program('redis-server'),
 		'--port' => $self->port,
 		'--bind' => '127.0.0.1',
 		'--dir' => $self->dir,
