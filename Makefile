@@ -20,6 +20,7 @@ OBJS = \
 	src/api/trace_context.o \
 	src/http/http_client.o \
 	src/http/http_header.o \
+	src/http/http_options.o \
 	src/http/http_request.o \
 	src/http/http_socket.o \
 	src/http/http_url.o \
@@ -145,7 +146,7 @@ $(OBJS): | $(OBJDIRS)
 $(OBJDIRS):
 	$(MKDIR_P) $@
 
-src/outbox.o src/api/enqueue.o src/api/monitor.o src/http/http_request.o src/relay/relay_main.o: \
+src/outbox.o src/api/enqueue.o src/api/monitor.o src/http/http_options.o src/relay/relay_main.o: \
 	$(srcdir)/outbox.control
 
 -include $(OBJS:.o=.d)

@@ -223,7 +223,7 @@ http_client_configure(HttpClient *client, const HttpOptions *options)
 	CHECK_MULTI_SETOPT(client->multi, CURLMOPT_MAXCONNECTS,
 					   (long) options->max_connections);
 
-	client->config = http_request_make_config(client->context, options);
+	client->config = http_options_copy(client->context, options);
 	if (previous != NULL)
 		retire_config(previous);
 

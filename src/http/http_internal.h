@@ -2,7 +2,7 @@
  *
  * http_internal.h
  *		What the files of the HTTP client share: http_client.c is built on
- *		http_request.c, and that on http_socket.c.
+ *		http_request.c, and that on http_options.c and http_socket.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -118,9 +118,14 @@ extern CURLMcode http_socket_ready(HttpSockets *sockets, CURLM *multi,
 extern CURLMcode http_socket_take_in(HttpSockets *sockets, CURLM *multi,
 									 const CURL *easy);
 
+/* http_options.c */
+extern void http_options_apply(CURL *easy, const HttpOptions *options);
+extern struct curl_slist *http_options_prepend_header(struct curl_slist *next,
+													  char *line);
+extern HttpConfig *http_options_copy(MemoryContext parent,
+									 const HttpOptions *options);
+
 /* http_request.c */
-extern HttpConfig *http_request_make_config(MemoryContext parent,
-											const HttpOptions *options);
 extern HttpRequest *http_request_create(MemoryContext owner,
 										HttpConfig *config,
 										HttpSockets *sockets);

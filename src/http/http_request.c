@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * http_request.c
- *		One request to a server, its options and its result.
+ *		One request to a server and its result.
  *
  * A request, an easy handle of libcurl, is made once and used again; what belongs
  * to one use is in its memory context, which is reset after it.  It keeps the
@@ -27,24 +27,11 @@
 #include "http/http_header.h"
 #include "http/http_internal.h"
 
-#define HTTP_USER_AGENT "outbox/" OUTBOX_VERSION
-
 /*
  * What is kept of a request's memory from one use to the next: enough for the
  * headers and a small body, so that most uses allocate nothing.
  */
 #define REQUEST_MEMORY	0, 8 * 1024, ALLOCSET_DEFAULT_MAXSIZE
-
-/* A list node in front of "next", in the current memory context. */
-static struct curl_slist *
-prepend_header(struct curl_slist *next, char *line)
-{
-	struct curl_slist *header = palloc(sizeof(struct curl_slist));
-
-	header->data = line;
-	header->next = next;
-	return header;
-}
 
 /* Make room for so many bytes of a body.  False if there is no memory. */
 static bool
@@ -134,64 +121,13 @@ about_to_send(void *arg, char *remote_ip, char *local_ip, int remote_port,
 }
 #endif
 
-/* Options about what may be talked to and how; the same for all requests. */
-static void
-set_policy(CURL *easy)
-{
-#if LIBCURL_VERSION_NUM >= 0x075500
-	CHECK_SETOPT(easy, CURLOPT_PROTOCOLS_STR, "http,https");
-#else
-	CHECK_SETOPT(easy, CURLOPT_PROTOCOLS,
-				 (long) (CURLPROTO_HTTP | CURLPROTO_HTTPS));
-#endif
-#if LIBCURL_VERSION_NUM >= 0x075700
-	/* do not wait for a thread that resolves a name */
-	CHECK_SETOPT(easy, CURLOPT_QUICK_EXIT, 1L);
-#endif
-	CHECK_SETOPT(easy, CURLOPT_NOSIGNAL, 1L);
-
-	/* whatever the environment says of proxies */
-	CHECK_SETOPT(easy, CURLOPT_PROXY, "");
-	CHECK_SETOPT(easy, CURLOPT_NOPROXY, "*");
-
-	/* events and secret headers go nowhere but to the server that was set */
-	CHECK_SETOPT(easy, CURLOPT_FOLLOWLOCATION, 0L);
-	CHECK_SETOPT(easy, CURLOPT_PATH_AS_IS, 1L);
-	CHECK_SETOPT(easy, CURLOPT_HTTP_VERSION, (long) CURL_HTTP_VERSION_1_1);
-	CHECK_SETOPT(easy, CURLOPT_SSL_VERIFYPEER, 1L);
-	CHECK_SETOPT(easy, CURLOPT_SSL_VERIFYHOST, 2L);
-	CHECK_SETOPT(easy, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
-	CHECK_SETOPT(easy, CURLOPT_USERAGENT, HTTP_USER_AGENT);
-}
-
 /* Set what an easy handle keeps from one use to the next. */
 static void
 set_options(HttpRequest *request)
 {
 	CURL	   *easy = request->easy;
-	const HttpOptions *options = &request->config->options;
 
-	set_policy(easy);
-
-	/*
-	 * libcurl divides it among a host's addresses, which is why it is left to
-	 * libcurl.  The time of the whole request is not: libcurl would look at
-	 * the clock before it reads an answer that is there.
-	 */
-	CHECK_SETOPT(easy, CURLOPT_CONNECTTIMEOUT_MS,
-				 (long) options->connect_timeout);
-	if (options->unix_socket != NULL)
-		CHECK_SETOPT(easy, CURLOPT_UNIX_SOCKET_PATH, options->unix_socket);
-	if (options->ca_file != NULL)
-	{
-		/* these and no others: libcurl has a directory of the system's */
-		CHECK_SETOPT(easy, CURLOPT_CAINFO, options->ca_file);
-		CHECK_SETOPT(easy, CURLOPT_CAPATH, NULL);
-#if LIBCURL_VERSION_NUM >= 0x075700
-		/* the file may be replaced */
-		CHECK_SETOPT(easy, CURLOPT_CA_CACHE_TIMEOUT, 0L);
-#endif
-	}
+	http_options_apply(easy, &request->config->options);
 	CHECK_SETOPT(easy, CURLOPT_PRIVATE, request);
 	CHECK_SETOPT(easy, CURLOPT_ERRORBUFFER, request->error);
 #if LIBCURL_VERSION_NUM >= 0x075000
@@ -202,48 +138,6 @@ set_options(HttpRequest *request)
 	CHECK_SETOPT(easy, CURLOPT_HEADERDATA, request);
 	CHECK_SETOPT(easy, CURLOPT_WRITEFUNCTION, body_received);
 	CHECK_SETOPT(easy, CURLOPT_WRITEDATA, request);
-}
-
-/* A copy of secrets, in the current memory context. */
-static const char *const *
-copy_secrets(const char *const *secrets, int n)
-{
-	const char **copies = palloc(sizeof(char *) * Max(n, 1));
-
-	for (int i = 0; i < n; i++)
-		copies[i] = pstrdup(secrets[i]);
-	return copies;
-}
-
-/*
- * A copy of the options, in a context of its own below "parent", which whoever
- * frees it deletes.
- */
-HttpConfig *
-http_request_make_config(MemoryContext parent, const HttpOptions *options)
-{
-	MemoryContext context = AllocSetContextCreate(parent,
-												  "outbox HTTP options",
-												  ALLOCSET_SMALL_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
-	HttpConfig *config = palloc0(sizeof(HttpConfig));
-
-	config->context = context;
-	config->options = *options;
-	if (options->unix_socket != NULL)
-		config->options.unix_socket = pstrdup(options->unix_socket);
-	if (options->ca_file != NULL)
-		config->options.ca_file = pstrdup(options->ca_file);
-	config->options.secrets = copy_secrets(options->secrets,
-										   options->nsecrets);
-
-	/* an empty Expect keeps libcurl from waiting for "100 Continue" */
-	config->headers = prepend_header(NULL, pstrdup("Expect:"));
-	for (int i = options->nheaders - 1; i >= 0; i--)
-		config->headers = prepend_header(config->headers,
-										 pstrdup(options->headers[i]));
-	MemoryContextSwitchTo(old);
-	return config;
 }
 
 /*
@@ -407,7 +301,8 @@ http_request_post(HttpRequest *request, const char *url,
 	/* with NULL, libcurl would ask a callback for the body */
 	CHECK_SETOPT(request->easy, CURLOPT_POSTFIELDS, len > 0 ? body : "");
 	CHECK_SETOPT(request->easy, CURLOPT_HTTPHEADER,
-				 prepend_header(request->config->headers, headers.data));
+				 http_options_prepend_header(request->config->headers,
+											 headers.data));
 	MemoryContextSwitchTo(old);
 }
 

@@ -1,0 +1,130 @@
+/*-------------------------------------------------------------------------
+ *
+ * http_options.c
+ *		What all requests of a configuration have alike.
+ *
+ * Options are copied once, for as long as there are requests that were made with
+ * them, and an easy handle of libcurl is told them once, when it is made.
+ *
+ * Errors.  The functions throw if libcurl refuses an option or there is no
+ * memory.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "http/http_internal.h"
+
+#define HTTP_USER_AGENT "outbox/" OUTBOX_VERSION
+
+/* Options about what may be talked to and how; the same for all requests. */
+static void
+set_policy(CURL *easy)
+{
+#if LIBCURL_VERSION_NUM >= 0x075500
+	CHECK_SETOPT(easy, CURLOPT_PROTOCOLS_STR, "http,https");
+#else
+	CHECK_SETOPT(easy, CURLOPT_PROTOCOLS,
+				 (long) (CURLPROTO_HTTP | CURLPROTO_HTTPS));
+#endif
+#if LIBCURL_VERSION_NUM >= 0x075700
+	/* do not wait for a thread that resolves a name */
+	CHECK_SETOPT(easy, CURLOPT_QUICK_EXIT, 1L);
+#endif
+	CHECK_SETOPT(easy, CURLOPT_NOSIGNAL, 1L);
+
+	/* whatever the environment says of proxies */
+	CHECK_SETOPT(easy, CURLOPT_PROXY, "");
+	CHECK_SETOPT(easy, CURLOPT_NOPROXY, "*");
+
+	/* events and secret headers go nowhere but to the server that was set */
+	CHECK_SETOPT(easy, CURLOPT_FOLLOWLOCATION, 0L);
+	CHECK_SETOPT(easy, CURLOPT_PATH_AS_IS, 1L);
+	CHECK_SETOPT(easy, CURLOPT_HTTP_VERSION, (long) CURL_HTTP_VERSION_1_1);
+	CHECK_SETOPT(easy, CURLOPT_SSL_VERIFYPEER, 1L);
+	CHECK_SETOPT(easy, CURLOPT_SSL_VERIFYHOST, 2L);
+	CHECK_SETOPT(easy, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
+	CHECK_SETOPT(easy, CURLOPT_USERAGENT, HTTP_USER_AGENT);
+}
+
+/* Have an easy handle follow the options, as long as it exists. */
+void
+http_options_apply(CURL *easy, const HttpOptions *options)
+{
+	set_policy(easy);
+
+	/*
+	 * libcurl divides it among a host's addresses, which is why it is left to
+	 * libcurl.  The time of the whole request is not: libcurl would look at
+	 * the clock before it reads an answer that is there.
+	 */
+	CHECK_SETOPT(easy, CURLOPT_CONNECTTIMEOUT_MS,
+				 (long) options->connect_timeout);
+	if (options->unix_socket != NULL)
+		CHECK_SETOPT(easy, CURLOPT_UNIX_SOCKET_PATH, options->unix_socket);
+	if (options->ca_file != NULL)
+	{
+		/* these and no others: libcurl has a directory of the system's */
+		CHECK_SETOPT(easy, CURLOPT_CAINFO, options->ca_file);
+		CHECK_SETOPT(easy, CURLOPT_CAPATH, NULL);
+#if LIBCURL_VERSION_NUM >= 0x075700
+		/* the file may be replaced */
+		CHECK_SETOPT(easy, CURLOPT_CA_CACHE_TIMEOUT, 0L);
+#endif
+	}
+}
+
+/* A list node in front of "next", in the current memory context. */
+struct curl_slist *
+http_options_prepend_header(struct curl_slist *next, char *line)
+{
+	struct curl_slist *header = palloc(sizeof(struct curl_slist));
+
+	header->data = line;
+	header->next = next;
+	return header;
+}
+
+/* A copy of secrets, in the current memory context. */
+static const char *const *
+copy_secrets(const char *const *secrets, int n)
+{
+	const char **copies = palloc(sizeof(char *) * Max(n, 1));
+
+	for (int i = 0; i < n; i++)
+		copies[i] = pstrdup(secrets[i]);
+	return copies;
+}
+
+/*
+ * A copy of the options, in a context of its own below "parent", which whoever
+ * frees it deletes.
+ */
+HttpConfig *
+http_options_copy(MemoryContext parent, const HttpOptions *options)
+{
+	MemoryContext context = AllocSetContextCreate(parent,
+												  "outbox HTTP options",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	HttpConfig *config = palloc0(sizeof(HttpConfig));
+
+	config->context = context;
+	config->options = *options;
+	if (options->unix_socket != NULL)
+		config->options.unix_socket = pstrdup(options->unix_socket);
+	if (options->ca_file != NULL)
+		config->options.ca_file = pstrdup(options->ca_file);
+	config->options.secrets = copy_secrets(options->secrets,
+										   options->nsecrets);
+
+	/* an empty Expect keeps libcurl from waiting for "100 Continue" */
+	config->headers = http_options_prepend_header(NULL, pstrdup("Expect:"));
+	for (int i = options->nheaders - 1; i >= 0; i--)
+		config->headers = http_options_prepend_header(config->headers,
+													  pstrdup(options->headers[i]));
+	MemoryContextSwitchTo(old);
+	return config;
+}
