@@ -31,7 +31,9 @@ OBJS = \
 	src/lib/text.o \
 	src/lib/uuidv7.o \
 	src/lib/version.o \
+	src/lib/watched_file.o \
 	src/publish/answer_queue.o \
+	src/publish/client_certificate.o \
 	src/publish/cloudevent.o \
 	src/publish/dapr_numbers.o \
 	src/publish/http_answer.o \
@@ -43,7 +45,10 @@ OBJS = \
 	src/publish/publisher_http.o \
 	src/publish/publisher_load.o \
 	src/publish/publisher_over_http.o \
+	src/publish/secret_headers.o \
+	src/publish/secret_text.o \
 	src/publish/secret_url.o \
+	src/publish/webhook_signature.o \
 	src/relay/breaker.o \
 	src/relay/relay.o \
 	src/relay/relay_ahead.o \
@@ -108,7 +113,7 @@ OUTBOX_VERSION = $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(srcdir)/o
 PG_CPPFLAGS = -I$(srcdir)/src -DOUTBOX_VERSION='"$(OUTBOX_VERSION)"' $(shell curl-config --cflags)
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
 	-Wno-missing-field-initializers -MMD -MP
-SHLIB_LINK = -lcurl
+SHLIB_LINK = -lcurl -lcrypto
 
 # TEMP_CONFIG, which PostgreSQL::Test::Cluster reads as well, is the
 # configuration of the test servers; tools/run-tests makes one.

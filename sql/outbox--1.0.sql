@@ -380,7 +380,8 @@ CREATE FUNCTION @extschema@.outbox_relay_status(OUT datid pg_catalog.oid,
 	OUT started_at pg_catalog.timestamptz,
 	OUT published pg_catalog.int8, OUT failed_attempts pg_catalog.int8,
 	OUT dead pg_catalog.int8, OUT duplicates_suppressed pg_catalog.int8,
-	OUT pruned pg_catalog.int8, OUT pruning pg_catalog.text)
+	OUT pruned pg_catalog.int8, OUT pruning pg_catalog.text,
+	OUT files pg_catalog.text, OUT clock pg_catalog.text)
 RETURNS SETOF pg_catalog.record
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION @extschema@.outbox_relay_status() IS
@@ -677,6 +678,18 @@ BEGIN
 		CASE WHEN pruning IS NULL THEN 'not known: nothing was pruned since the relay started'
 			WHEN pruning = '' THEN 'what was due is deleted'
 			ELSE pruning END
+	FROM one
+	UNION ALL
+	SELECT 'files usable', files = '',
+		CASE WHEN files IS NULL THEN 'not known: the publisher does not say'
+			WHEN files = '' THEN 'those that settings name are in use as they are'
+			ELSE files || '; what was read before stays in use until that is mended' END
+	FROM one
+	UNION ALL
+	SELECT 'clocks agree', clock = '',
+		CASE WHEN clock IS NULL THEN 'not known: no answer has told the time since the settings were read'
+			WHEN clock = '' THEN 'the last answer was less than five minutes off'
+			ELSE clock || ': receivers refuse signatures of another time; see to the clocks of both' END
 	FROM one;
 
 	BEGIN

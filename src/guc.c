@@ -7,9 +7,9 @@
  * reload; a superuser can also set them for one database with ALTER DATABASE
  * ... SET, which its relay sees when it starts.  A check hook refuses a bad
  * value with the reason; the old value then stays.  What is wrong with a URL or
- * a header is for src/http to say.  Secrets are files, named by
- * dapr_api_token_file, http_headers_file and http_url_file; a value that somebody
- * might yet put one into is shown to those only who may read all settings.
+ * a header is for src/http to say.  Secrets are files, named by settings that end
+ * with _file; a value that somebody might yet put one into is shown to those only
+ * who may read all settings.
  *
  *-------------------------------------------------------------------------
  */
@@ -43,11 +43,15 @@ int			guc_http_batch_size = 1;
 int			guc_http_content_mode = HTTP_MODE_BINARY;
 char	   *guc_http_headers = NULL;
 char	   *guc_http_headers_file = NULL;
+bool		guc_http_idempotency_key = false;
+char	   *guc_http_metadata_headers = NULL;
+char	   *guc_http_signature_secret_file = NULL;
 char	   *guc_http_url = NULL;
 char	   *guc_http_url_file = NULL;
 int			guc_key_scope = KEY_SCOPE_TOPIC;
 int			guc_local_failed_retry_interval = 3000;
 int			guc_local_retry_times = 3;
+bool		guc_log_responses = true;
 int			guc_max_databases = 100;
 int			guc_max_in_flight = 64;
 int			guc_max_payload_size = 1024 * 1024;
@@ -63,6 +67,9 @@ double		guc_retry_backoff = 2.0;
 int			guc_retry_batch_size = 100;
 char	   *guc_source = NULL;
 char	   *guc_tls_ca_file = NULL;
+char	   *guc_tls_cert_file = NULL;
+char	   *guc_tls_key_file = NULL;
+char	   *guc_tls_key_password_file = NULL;
 
 static const struct config_enum_entry dapr_bulks[] = {
 	{"off", DAPR_BULK_OFF, false},
@@ -113,6 +120,12 @@ static bool
 check_http_headers(char **newval, void **extra, GucSource source)
 {
 	return accept_unless(http_header_list_problem(*newval));
+}
+
+static bool
+check_http_metadata_headers(char **newval, void **extra, GucSource source)
+{
+	return accept_unless(http_header_names_problem(*newval));
 }
 
 /* Empty means that there is none yet. */
@@ -243,6 +256,12 @@ static const struct
 	{"outbox.http_headers_file",
 		"File with further such headers, secret ones for instance.",
 	&guc_http_headers_file, "", NULL, 0},
+	{"outbox.http_metadata_headers",
+		"Names of metadata that the http publisher sends as headers of the same names.",
+	&guc_http_metadata_headers, "", check_http_metadata_headers, 0},
+	{"outbox.http_signature_secret_file",
+		"File with the secrets that the http publisher signs requests with, one a line.",
+	&guc_http_signature_secret_file, "", NULL, 0},
 	{"outbox.http_url",
 		"Where the http publisher posts events; {topic} stands for the topic.",
 	&guc_http_url, "", check_http_url, GUC_SUPERUSER_ONLY},
@@ -257,7 +276,34 @@ static const struct
 	&guc_source, "", check_source, 0},
 	{"outbox.tls_ca_file",
 		"File with the certificate authorities to trust; empty: the system's.",
-	&guc_tls_ca_file, "", NULL, 0}
+	&guc_tls_ca_file, "", NULL, 0},
+	{"outbox.tls_cert_file",
+		"File with the certificate, and its chain, to show to a server that asks for one.",
+	&guc_tls_cert_file, "", NULL, 0},
+	{"outbox.tls_key_file",
+		"File with the private key of this certificate.",
+	&guc_tls_key_file, "", NULL, 0},
+	{"outbox.tls_key_password_file",
+		"File with the password of this key, if it has one.",
+	&guc_tls_key_password_file, "", NULL, 0}
+};
+
+static const struct
+{
+	const char *name;
+	const char *description;
+	bool	   *variable;		/* has its default */
+}			bool_settings[] = {
+
+	{"outbox.enabled",
+		"Whether relays send events.",
+	&guc_enabled},
+	{"outbox.http_idempotency_key",
+		"Whether the http publisher adds the header Idempotency-Key.",
+	&guc_http_idempotency_key},
+	{"outbox.log_responses",
+		"Whether errors show what an HTTP server or Dapr has answered beyond its status.",
+	&guc_log_responses}
 };
 
 static const struct
@@ -302,6 +348,12 @@ define_tables(void)
 								   string_settings[i].boot_value,
 								   PGC_SUSET, string_settings[i].flags,
 								   string_settings[i].check, NULL, NULL);
+	for (int i = 0; i < lengthof(bool_settings); i++)
+		DefineCustomBoolVariable(bool_settings[i].name,
+								 bool_settings[i].description, NULL,
+								 bool_settings[i].variable,
+								 *bool_settings[i].variable,
+								 PGC_SUSET, 0, NULL, NULL, NULL);
 	for (int i = 0; i < lengthof(enum_settings); i++)
 		DefineCustomEnumVariable(enum_settings[i].name,
 								 enum_settings[i].description, NULL,
@@ -315,10 +367,6 @@ void
 guc_define(void)
 {
 	define_tables();
-	DefineCustomBoolVariable("outbox.enabled",
-							 "Whether relays send events.",
-							 NULL, &guc_enabled, true, PGC_SUSET, 0,
-							 NULL, NULL, NULL);
 	DefineCustomRealVariable("outbox.retry_backoff",
 							 "Factor from one wait of the persistent tier to the next.",
 							 NULL, &guc_retry_backoff, 2.0, 1.0, 100.0,

@@ -52,11 +52,15 @@ extern int	guc_http_batch_size;
 extern int	guc_http_content_mode;
 extern char *guc_http_headers;	/* one a line */
 extern char *guc_http_headers_file;
+extern bool guc_http_idempotency_key;
+extern char *guc_http_metadata_headers; /* names, commas between */
+extern char *guc_http_signature_secret_file;
 extern char *guc_http_url;
 extern char *guc_http_url_file;
 extern int	guc_key_scope;
 extern int	guc_local_failed_retry_interval;
 extern int	guc_local_retry_times;
+extern bool guc_log_responses;
 extern int	guc_max_databases;
 extern int	guc_max_in_flight;
 extern int	guc_max_payload_size;	/* bytes */
@@ -72,6 +76,9 @@ extern double guc_retry_backoff;
 extern int	guc_retry_batch_size;
 extern char *guc_source;
 extern char *guc_tls_ca_file;
+extern char *guc_tls_cert_file;
+extern char *guc_tls_key_file;
+extern char *guc_tls_key_password_file;
 
 extern void guc_define(void);
 

@@ -28,7 +28,7 @@
  * messages concerned and counts them as OUTBOX_UNAVAILABLE.  An error is a
  * longjmp, which no other library survives in the middle of its work: what
  * such a library calls back must not throw, nor call what may.
- * outbox_answer() and outbox_probe_answer() never throw.
+ * outbox_answer(), outbox_probe_answer() and outbox_notice() never throw.
  *
  * Threads.  The server has one thread and does not know of others.  Whoever
  * makes one blocks all signals while it is made, so that it inherits that.  A
@@ -154,6 +154,19 @@ typedef struct OutboxSocket
 typedef struct OutboxPublisherState OutboxPublisherState;
 
 /*
+ * What an operator should see to although nothing fails of it: each is a row of
+ * outbox_check(), as long as it is so.
+ */
+typedef enum OutboxNotice
+{
+	OUTBOX_NOTICE_FILES,		/* a file has changed and cannot be used: the
+								 * publisher goes on with what it read before */
+	OUTBOX_NOTICE_CLOCK			/* the destination's clock differs from ours */
+} OutboxNotice;
+
+#define OUTBOX_NNOTICES (OUTBOX_NOTICE_CLOCK + 1)
+
+/*
  * What the relay gives a publisher to work with.  The settings are current
  * whenever check_configured_cb is called, and do not change between its calls;
  * the old strings are there until it returns.
@@ -193,6 +206,10 @@ struct OutboxPublisherState
 						   const OutboxAnswer *answer);
 	void		(*probe_answer) (OutboxPublisherState *state, bool ok,
 								 const char *error);
+
+	/* The relay's side of outbox_notice() */
+	void		(*notice) (OutboxPublisherState *state, OutboxNotice notice,
+						   const char *problem);
 };
 
 /* Once, after loading.  Allocates private_data. */
@@ -299,6 +316,18 @@ static inline void
 outbox_probe_answer(OutboxPublisherState *state, bool ok, const char *error)
 {
 	state->probe_answer(state, ok, error);
+}
+
+/*
+ * Said from any callback: "problem" (one line, copied) is so from now on; NULL: all
+ * is well.  When check_configured_cb is called, what was said before is forgotten.
+ * This never throws.
+ */
+static inline void
+outbox_notice(OutboxPublisherState *state, OutboxNotice notice,
+			  const char *problem)
+{
+	state->notice(state, notice, problem);
 }
 
 #endif							/* OUTBOX_PUBLISHER_H */

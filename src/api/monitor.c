@@ -51,6 +51,8 @@ enum
 	STATUS_DUPLICATES_SUPPRESSED,
 	STATUS_PRUNED,
 	STATUS_PRUNING,
+	STATUS_FILES,
+	STATUS_CLOCK,
 	NSTATUS_COLUMNS
 };
 
@@ -136,6 +138,12 @@ set_time(Datum *values, bool *nulls, int n, TimestampTz time)
 	values[n] = TimestampTzGetDatum(time);
 }
 
+static void
+set_finding(Datum *values, bool *nulls, int n, const RelayFinding *finding)
+{
+	set_text(values, nulls, n, finding->known, finding->problem);
+}
+
 /* One row; what is not known, or has not happened, is NULL. */
 static void
 put_relay(const RelayInfo *relay, ReturnSetInfo *result)
@@ -155,18 +163,17 @@ put_relay(const RelayInfo *relay, ReturnSetInfo *result)
 	set_text(values, nulls, STATUS_LAST_ERROR, report->last_error[0] != '\0',
 			 report->last_error);
 	set_time(values, nulls, STATUS_LAST_ERROR_AT, report->last_error_at);
-	set_text(values, nulls, STATUS_CONFIGURED, report->configured.known,
-			 report->configured.problem);
-	set_text(values, nulls, STATUS_ENDPOINT, report->endpoint.known,
-			 report->endpoint.problem);
+	set_finding(values, nulls, STATUS_CONFIGURED, &report->configured);
+	set_finding(values, nulls, STATUS_ENDPOINT, &report->endpoint);
 	set_time(values, nulls, STATUS_STARTED_AT, report->started_at);
 	values[STATUS_PUBLISHED] = Int64GetDatum(report->counters.published);
 	values[STATUS_FAILED_ATTEMPTS] = Int64GetDatum(report->counters.failed_attempts);
 	values[STATUS_DEAD] = Int64GetDatum(report->counters.dead);
 	values[STATUS_DUPLICATES_SUPPRESSED] = Int64GetDatum(relay->duplicates);
 	values[STATUS_PRUNED] = Int64GetDatum(report->counters.pruned);
-	set_text(values, nulls, STATUS_PRUNING, report->pruning.known,
-			 report->pruning.problem);
+	set_finding(values, nulls, STATUS_PRUNING, &report->pruning);
+	set_finding(values, nulls, STATUS_FILES, &report->files);
+	set_finding(values, nulls, STATUS_CLOCK, &report->clock);
 	put_row(result, values, nulls, NSTATUS_COLUMNS);
 }
 

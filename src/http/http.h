@@ -22,6 +22,9 @@ typedef struct HttpOptions
 {
 	const char *unix_socket;	/* connect to this one; NULL: TCP */
 	const char *ca_file;		/* trust these; NULL: the system's */
+	const char *tls_cert;		/* ours and its chain, PEM; NULL: none */
+	const char *tls_key;		/* its private key, PEM */
+	const char *tls_key_password;	/* that of the key; NULL: none */
 	int			connect_timeout;	/* milliseconds */
 	int			request_timeout;	/* milliseconds, connecting included */
 	int			max_connections;
@@ -47,6 +50,8 @@ typedef struct HttpResult
 	bool		sent;			/* the server may have seen the request */
 	const char *error;			/* of the transport; NULL: none */
 	int64		retry_after_ms; /* the Retry-After header; -1: none */
+	bool		has_date;		/* it had a Date header ... */
+	int64		clock_skew;		/* ... so many seconds ahead of our clock */
 	const char *body;			/* its first bytes, and a NUL; never NULL */
 	Size		body_len;
 	const HttpOptions *options; /* those of the request; secrets are there */

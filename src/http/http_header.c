@@ -22,21 +22,40 @@
 
 /* In lower case. */
 static const char *const reserved_headers[] = {
-	"connection", "content-length", "content-type", "expect", "host",
-	"keep-alive", "te", "trailer", "traceparent", "transfer-encoding",
-	"upgrade"
+	"ce-*", "connection", "content-length", "content-type", "expect", "host",
+	"idempotency-key", "keep-alive", "te", "trailer", "traceparent",
+	"transfer-encoding", "upgrade", "webhook-id", "webhook-signature",
+	"webhook-timestamp", NULL
 };
 
+/*
+ * Whoever publishes must not say who sends a request, for whom, by which way, or how
+ * it is to be read.
+ */
+static const char *const trusted_headers[] = {
+	"accept*", "access-control-*", "authorization", "cache-control", "content-*",
+	"cookie*", "dapr-*", "date", "forwarded", "from", "if-*", "max-forwards",
+	"origin", "pragma", "proxy-*", "range", "referer", "sec-*", "set-cookie*",
+	"signature*", "user-agent", "via", "warning", "webhook-*", "x-forwarded-*",
+	"x-http-method*", "x-method-override", "x-original-*", "x-real-ip",
+	"x-rewrite-url", NULL
+};
+
+/* Is it one of these names, where what ends with "*" only has to begin so? */
 static bool
-is_reserved(const char *name, Size len)
+is_one_of(const char *name, Size len, const char *const *names)
 {
-	for (int i = 0; i < lengthof(reserved_headers); i++)
+	for (; *names != NULL; names++)
 	{
-		if (strlen(reserved_headers[i]) == len &&
-			pg_strncasecmp(reserved_headers[i], name, len) == 0)
+		Size		n = strlen(*names);
+		bool		begins = (*names)[n - 1] == '*';
+
+		n -= begins;
+		if ((begins ? len >= n : len == n) &&
+			pg_strncasecmp(*names, name, n) == 0)
 			return true;
 	}
-	return len >= 3 && pg_strncasecmp(name, "ce-", 3) == 0;
+	return false;
 }
 
 /*
@@ -60,7 +79,7 @@ http_header_problem(const char *line, Size len)
 		if (text_is_control(line[i]) && line[i] != '\t')
 			return "The value of a header must not contain control characters.";
 	}
-	if (is_reserved(line, namelen))
+	if (is_one_of(line, namelen, reserved_headers))
 		return "This header is set by outbox itself.";
 	return NULL;
 }
@@ -82,6 +101,30 @@ http_header_list_problem(const char *lines)
 		lines += len;
 		if (*lines == '\n')
 			lines++;
+	}
+	return NULL;
+}
+
+/*
+ * Why a list of names, with commas between them, are not those of headers that come
+ * of what was published; NULL if they are.
+ */
+const char *
+http_header_names_problem(const char *names)
+{
+	while (names[strspn(names, HTTP_HEADER_SEPARATORS)] != '\0')
+	{
+		Size		len;
+
+		names += strspn(names, HTTP_HEADER_SEPARATORS);
+		len = strcspn(names, HTTP_HEADER_SEPARATORS);
+		if (text_token_length(names) < len)
+			return "The name of a header must not contain spaces, separators or control characters.";
+		if (is_one_of(names, len, reserved_headers))
+			return "This header is set by outbox itself.";
+		if (is_one_of(names, len, trusted_headers))
+			return "A header that HTTP or authorisation gives a meaning to cannot come from who publishes.";
+		names += len;
 	}
 	return NULL;
 }

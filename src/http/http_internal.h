@@ -77,6 +77,8 @@ struct HttpRequest
 	bool		answered;		/* a line of a response was received */
 	bool		has_status;		/* its first line was one */
 	bool		headers_end;	/* the response's headers are complete */
+	bool		has_date;		/* they have a Date ... */
+	int64		clock_skew;		/* ... so many seconds ahead of our clock */
 	Size		received;		/* bytes of the body, kept or not */
 	char	   *body;			/* its beginning, "kept" bytes; or NULL */
 	Size		kept;

@@ -17,7 +17,7 @@
 
 #include "http/http_internal.h"
 
-#define HTTP_USER_AGENT "outbox/" OUTBOX_VERSION
+#define HTTP_USER_AGENT "outbox/" OUTBOX_VERSION " (PostgreSQL)"
 
 /* Options about what may be talked to and how; the same for all requests. */
 static void
@@ -49,7 +49,20 @@ set_policy(CURL *easy)
 	CHECK_SETOPT(easy, CURLOPT_USERAGENT, HTTP_USER_AGENT);
 }
 
-/* Have an easy handle follow the options, as long as it exists. */
+/* Give libcurl a text in place of a file; it is not copied. */
+static void
+set_blob(CURL *easy, CURLoption option, const char *text)
+{
+	struct curl_blob blob = {
+		.data = unconstify(char *, text),
+		.len = strlen(text),
+		.flags = CURL_BLOB_NOCOPY
+	};
+
+	CHECK_SETOPT(easy, option, &blob);
+}
+
+/* Have an easy handle follow the options, which last as long as it does. */
 void
 http_options_apply(CURL *easy, const HttpOptions *options)
 {
@@ -74,6 +87,16 @@ http_options_apply(CURL *easy, const HttpOptions *options)
 		CHECK_SETOPT(easy, CURLOPT_CA_CACHE_TIMEOUT, 0L);
 #endif
 	}
+	if (options->tls_cert != NULL)
+	{
+		/* "options" outlive the handle */
+		set_blob(easy, CURLOPT_SSLCERT_BLOB, options->tls_cert);
+		set_blob(easy, CURLOPT_SSLKEY_BLOB, options->tls_key);
+	}
+
+	/* without one, OpenSSL would ask a terminal for it */
+	CHECK_SETOPT(easy, CURLOPT_KEYPASSWD, options->tls_key_password ?
+				 options->tls_key_password : "");
 }
 
 /* A list node in front of "next", in the current memory context. */
@@ -85,6 +108,13 @@ http_options_prepend_header(struct curl_slist *next, char *line)
 	header->data = line;
 	header->next = next;
 	return header;
+}
+
+/* A copy of a text or of NULL, in the current memory context. */
+static const char *
+copy_text(const char *text)
+{
+	return text ? pstrdup(text) : NULL;
 }
 
 /* A copy of secrets, in the current memory context. */
@@ -113,10 +143,11 @@ http_options_copy(MemoryContext parent, const HttpOptions *options)
 
 	config->context = context;
 	config->options = *options;
-	if (options->unix_socket != NULL)
-		config->options.unix_socket = pstrdup(options->unix_socket);
-	if (options->ca_file != NULL)
-		config->options.ca_file = pstrdup(options->ca_file);
+	config->options.unix_socket = copy_text(options->unix_socket);
+	config->options.ca_file = copy_text(options->ca_file);
+	config->options.tls_cert = copy_text(options->tls_cert);
+	config->options.tls_key = copy_text(options->tls_key);
+	config->options.tls_key_password = copy_text(options->tls_key_password);
 	config->options.secrets = copy_secrets(options->secrets,
 										   options->nsecrets);
 

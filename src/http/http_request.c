@@ -21,6 +21,7 @@
 #include "postgres.h"
 
 #include <limits.h>
+#include <time.h>
 
 #include "utils/memutils.h"
 
@@ -81,6 +82,21 @@ body_received(char *data, size_t size, size_t nmemb, void *arg)
 	return request->received > HTTP_BODY_LIMIT ? 0 : len;
 }
 
+/* What time is it to the server?  "value" does not end with a NUL. */
+static void
+take_date(HttpRequest *request, const char *value, Size len)
+{
+	char		str[64];
+	time_t		date;
+
+	len = Min(len, sizeof(str) - 1);
+	memcpy(str, value, len);
+	str[len] = '\0';
+	date = curl_getdate(str, NULL);
+	request->has_date = date != -1;
+	request->clock_skew = (int64) date - (int64) time(NULL);
+}
+
 /*
  * Take a line of a response's headers: an empty one is the last.  There may be
  * several responses, of which all but the last are provisional (1xx).
@@ -92,11 +108,14 @@ header_received(char *data, size_t size, size_t nmemb, void *arg)
 	Size		len = size * nmemb;
 
 	request->answered = true;
-	if (len > 0 && (data[0] == '\r' || data[0] == '\n'))
+	if (len >= 5 && pg_strncasecmp(data, "Date:", 5) == 0)
+		take_date(request, data + 5, len - 5);
+	else if (len > 0 && (data[0] == '\r' || data[0] == '\n'))
 		request->headers_end = true;
 	else if (len >= 5 && memcmp(data, "HTTP/", 5) == 0)
 	{
 		request->headers_end = false;
+		request->has_date = false;
 		request->has_status = http_header_is_status(data, len);
 	}
 	return len;
@@ -191,6 +210,7 @@ http_request_clear(HttpRequest *request)
 	request->answered = false;
 	request->has_status = false;
 	request->headers_end = false;
+	request->has_date = false;
 	request->received = 0;
 	request->body = NULL;
 	request->kept = 0;
@@ -378,6 +398,9 @@ http_request_result(HttpRequest *request, CURLcode code,
 	else if (result->error == NULL)
 		result->error = request->headers_end && !request->has_status ?
 			"the response has no status" : "the response broke off in its headers";
+
+	result->has_date = request->has_date;
+	result->clock_skew = request->clock_skew;
 
 	/* in seconds, as many as the server likes */
 	result->retry_after_ms = -1;

@@ -6,7 +6,8 @@
  * A setting is shown to monitoring, and the log tells its changes, so that
  * secrets are files and settings name them.  The server's user reads the file; a
  * superuser has set its name.  Who may read it besides follows the server's rule
- * for ssl_key_file.
+ * for ssl_key_file.  What belongs to a secret and is none itself, a certificate, is
+ * read in the same way, whoever else may.
  *
  * Errors.  A file that cannot be read is an answer.  Errors are thrown out of
  * memory, and if there is no room for one more open file.
@@ -27,41 +28,53 @@
 #define FILE_MAX (64 * 1024)
 
 /*
- * Why not to read an open file; NULL: there is no reason.  A secret is the
+ * Why not to trust a file with a secret; NULL: there is no reason.  A secret is the
  * server's user's alone, or root's, who may let the user's group read it.
  */
 static const char *
-secret_file_problem(int fd, const char *path)
+secret_problem(const struct stat *st, const char *path)
+{
+	mode_t		others;
+
+	if (st->st_uid != geteuid() && st->st_uid != 0)
+		return psprintf("file \"%s\" must be owned by the server's user or root, not by user ID %u",
+						path, (unsigned) st->st_uid);
+	others = st->st_uid == 0 ? S_IWGRP | S_IXGRP | S_IRWXO : S_IRWXG | S_IRWXO;
+	if (st->st_mode & others)
+		return psprintf("file \"%s\" has permissions 0%03o, it must have %s", path,
+						(unsigned) (st->st_mode & ~S_IFMT),
+						st->st_uid == 0 ? "0640 or less, as it is owned by root" :
+						"0600 or less");
+	return NULL;
+}
+
+/* Why not to read an open file; NULL: there is no reason. */
+static const char *
+open_file_problem(int fd, const char *path, bool secret)
 {
 	struct stat st;
-	mode_t		others;
+	const char *problem;
 
 	if (fstat(fd, &st) < 0)
 		return psprintf("could not stat file \"%s\": %m", path);
 	if (!S_ISREG(st.st_mode))
 		return psprintf("\"%s\" is not a regular file", path);
-	if (st.st_uid != geteuid() && st.st_uid != 0)
-		return psprintf("file \"%s\" must be owned by the server's user or root, not by user ID %u",
-						path, (unsigned) st.st_uid);
-	others = st.st_uid == 0 ? S_IWGRP | S_IXGRP | S_IRWXO : S_IRWXG | S_IRWXO;
-	if (st.st_mode & others)
-		return psprintf("file \"%s\" has permissions 0%03o, it must have %s", path,
-						(unsigned) (st.st_mode & ~S_IFMT),
-						st.st_uid == 0 ? "0640 or less, as it is owned by root" :
-						"0600 or less");
-	if (st.st_size > FILE_MAX)
-		return psprintf("file \"%s\" is too large", path);
-	return NULL;
+	problem = secret ? secret_problem(&st, path) : NULL;
+	if (problem == NULL && st.st_size > FILE_MAX)
+		problem = psprintf("file \"%s\" is too large", path);
+	return problem;
 }
 
 /*
- * Read a small regular file that nobody else can: *str is its contents, and a
- * NUL.  False and a reason, which shows nothing of the contents, if that is
- * not possible.  A NUL inside is not possible, either: what is behind it would
- * be lost without a word.  Both texts are in the current memory context.
+ * Read a small regular file, which nobody else can if it is a secret one: *str is
+ * its contents, and a NUL.  False and a reason, which shows nothing of the
+ * contents, if that is not possible.  A NUL inside is not possible, either: what
+ * is behind it would be lost without a word.  Both texts are in the current memory
+ * context.
  */
-bool
-secret_file_read(const char *path, char **str, const char **reason)
+static bool
+read_small_file(const char *path, bool secret, char **str,
+				const char **reason)
 {
 	/* O_NONBLOCK: a pipe must not make us wait for somebody to write to it */
 	int			fd = OpenTransientFile(path, O_RDONLY | O_NONBLOCK);
@@ -73,7 +86,7 @@ secret_file_read(const char *path, char **str, const char **reason)
 		return false;
 	}
 	*str = palloc0(FILE_MAX + 1);
-	*reason = secret_file_problem(fd, path);
+	*reason = open_file_problem(fd, path, secret);
 	if (*reason == NULL)
 	{
 		if ((len = read(fd, *str, FILE_MAX)) < 0)
@@ -83,4 +96,18 @@ secret_file_read(const char *path, char **str, const char **reason)
 	}
 	CloseTransientFile(fd);
 	return *reason == NULL;
+}
+
+/* Read a file with a secret, as above. */
+bool
+secret_file_read(const char *path, char **str, const char **reason)
+{
+	return read_small_file(path, true, str, reason);
+}
+
+/* Read a file that anybody may read, as above. */
+bool
+public_file_read(const char *path, char **str, const char **reason)
+{
+	return read_small_file(path, false, str, reason);
 }

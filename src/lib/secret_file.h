@@ -10,5 +10,7 @@
 
 extern bool secret_file_read(const char *path, char **str,
 							 const char **reason);
+extern bool public_file_read(const char *path, char **str,
+							 const char **reason);
 
 #endif							/* OUTBOX_SECRET_FILE_H */

@@ -37,6 +37,26 @@ is_c1(const char *p, const char *end)
 		(unsigned char) p[1] < 0xA0;
 }
 
+/*
+ * Is this, in UTF-8, a character that says which way the text around it is read, so
+ * that it can look like another one?  Or one that ends a line or a paragraph?
+ */
+static bool
+is_bidi(const char *p, const char *end)
+{
+	const unsigned char *c = (const unsigned char *) p;
+
+	/* U+061C */
+	if (end - p > 1 && c[0] == 0xD8 && c[1] == 0x9C)
+		return true;
+
+	/* U+200E and 200F, U+2028 to 202E, U+2066 to 206F */
+	return end - p > 2 && c[0] == 0xE2 &&
+		((c[1] == 0x80 && (c[2] == 0x8E || c[2] == 0x8F ||
+						   (c[2] >= 0xA8 && c[2] <= 0xAE))) ||
+		 (c[1] == 0x81 && c[2] >= 0xA6 && c[2] <= 0xAF));
+}
+
 /* Has a text in UTF-8 a C1 control character? */
 bool
 text_has_c1(const char *utf8, Size len)
@@ -81,9 +101,28 @@ text_token_length(const char *str)
 }
 
 /*
+ * The next line of a text, of which *rest is what was not read yet: *len bytes, without
+ * blanks at its end.  NULL if there is none.
+ */
+const char *
+text_next_line(const char **rest, Size *len)
+{
+	const char *line = *rest;
+
+	if (*line == '\0')
+		return NULL;
+	*len = strcspn(line, "\n");
+	*rest = line + *len + (line[*len] == '\n');
+	while (*len > 0 && strchr(" \t\r", line[*len - 1]))
+		(*len)--;
+	return line;
+}
+
+/*
  * Append a text from outside to a line: at most "max" bytes of it, runs of
  * white space and control characters as one space.  Bytes that are no
- * character, and without "utf8" all that are not ASCII, become question marks.
+ * character or turn a text around, and without "utf8" all that are not ASCII,
+ * become question marks.
  */
 void
 text_append_line(StringInfo buf, const char *str, Size max, bool utf8)
@@ -104,7 +143,7 @@ text_append_line(StringInfo buf, const char *str, Size max, bool utf8)
 			continue;
 		}
 		if (IS_HIGHBIT_SET(*str))
-			len = !utf8 || is_c1(str, end) ? -1 :
+			len = !utf8 || is_c1(str, end) || is_bidi(str, end) ? -1 :
 				pg_encoding_verifymbchar(PG_UTF8, str, end - str);
 
 		/* whole characters only */

@@ -24,6 +24,7 @@ extern bool text_has_control(const char *str, Size len);
 extern bool text_has_c1(const char *utf8, Size len);
 extern bool text_has_noncharacter(const char *utf8, Size len);
 extern Size text_token_length(const char *str);
+extern const char *text_next_line(const char **rest, Size *len);
 extern void text_append_line(StringInfo buf, const char *str, Size max,
 							 bool utf8);
 extern void text_copy_line(char *to, Size size, const char *from);

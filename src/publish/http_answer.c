@@ -9,7 +9,8 @@
  *
  * Secrets (the contents of files that settings name) go into headers and URLs
  * only.  A server may repeat what it was sent, so that its texts are searched for
- * them before they are shown: as they are, as JSON writes them, percent-encoded.
+ * them before they are shown (secret_text.c).  With outbox.log_responses off, nothing
+ * of what a server says is shown but the status.
  *
  * Memory.  The text of an error is made in a context that is reset for the
  * next one; answering copies it.
@@ -21,21 +22,22 @@
  */
 #include "postgres.h"
 
-#include <ctype.h>
-
-#include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 
 #include "guc.h"
 #include "lib/text.h"
 #include "publish/cloudevent.h"
 #include "publish/http_answer.h"
+#include "publish/secret_text.h"
 
 /*
  * The most that a message may put into a request's URL and headers, before
  * they are encoded.  No server takes more, and libcurl stops at a megabyte.
  */
 #define ATTRIBUTES_MAX (64 * 1024)
+
+/* Seconds that clocks may differ: what receivers of signatures allow. */
+#define CLOCK_SKEW_MAX 300
 
 /*
  * Why the message cannot be sent, or NULL.  What is stored has been checked
@@ -99,99 +101,6 @@ http_answer_check(HttpPublisher *publisher, const OutboxMessage *message)
 	return false;
 }
 
-/* The value of so many hexadecimal digits; -1: they are not there. */
-static int
-hex_value(const char *p, int ndigits)
-{
-	int			value = 0;
-
-	for (int i = 0; i < ndigits; i++)
-	{
-		char		c = pg_tolower((unsigned char) p[i]);
-
-		if (!isxdigit((unsigned char) c))
-			return -1;
-		value = value * 16 + (c <= '9' ? c - '0' : c - 'a' + 10);
-	}
-	return value;
-}
-
-/*
- * How many bytes at "p" stand for the first byte of "secret", or for the first
- * *n, one character: percent-encoded, as an escape in JSON, or as they are.
- * 0: none do.
- */
-static Size
-match_character(const char *p, const char *secret, Size *n)
-{
-	unsigned char utf8[5] = {0};
-	int			unit;
-
-	*n = 1;
-	if (p[0] == '%' && hex_value(p + 1, 2) == (unsigned char) secret[0])
-		return 3;
-	if (p[0] == '\\' && p[1] == secret[0] && strchr("\"\\/", p[1]) != NULL)
-		return 2;
-	if (p[0] == '\\' && p[1] == 'u' && (unit = hex_value(p + 2, 4)) > 0)
-	{
-		Size		len;
-
-		unicode_to_utf8(unit, utf8);
-		len = strlen((char *) utf8);
-		if (strncmp(secret, (char *) utf8, len) == 0)
-		{
-			*n = len;
-			return 6;
-		}
-	}
-	return p[0] == secret[0] ? 1 : 0;
-}
-
-/* How many bytes at "p" are the secret, in whatever way it is written?  0: none. */
-static Size
-match_secret(const char *p, const char *secret)
-{
-	const char *start = p;
-	Size		n;
-
-	for (; *secret != '\0'; secret += n)
-	{
-		Size		len = match_character(p, secret, &n);
-
-		if (len == 0)
-			return 0;
-		p += len;
-	}
-	return p - start;
-}
-
-/*
- * Overwrite what must not be shown with stars.  "str" is the server's, and may
- * hold a secret as often as it likes.  What it was told is what the request had:
- * the settings may be others by now.
- */
-static void
-mask_secrets(const HttpOptions *options, char *str)
-{
-	for (int i = 0; i < options->nsecrets; i++)
-	{
-		const char *secret = options->secrets[i];
-		Size		len = strlen(secret);
-
-		for (char *p = strstr(str, secret); p; p = strstr(p + len, secret))
-			memset(p, '*', len);
-
-		/* mostly nothing is written in another way */
-		if (strpbrk(str, "%\\") == NULL)
-			continue;
-		for (char *p = str; *p != '\0'; p += Max(len, 1))
-		{
-			len = match_secret(p, secret);
-			memset(p, '*', len);
-		}
-	}
-}
-
 /*
  * The line that tells an operator why there was no 2xx: "HTTP 500 CODE: what
  * the server said", or what libcurl says if the server said nothing.  In the
@@ -200,7 +109,9 @@ mask_secrets(const HttpOptions *options, char *str)
 const char *
 http_answer_error_line(const HttpResult *result, const HttpVerdict *verdict)
 {
-	const char *str = verdict->message ? verdict->message : result->body;
+	const char *code = guc_log_responses ? verdict->code : NULL;
+	const char *str = !guc_log_responses ? "" :
+	verdict->message ? verdict->message : result->body;
 	StringInfoData foreign;
 	StringInfoData line;
 
@@ -213,16 +124,18 @@ http_answer_error_line(const HttpResult *result, const HttpVerdict *verdict)
 		str = "redirects are not followed";
 
 	initStringInfo(&foreign);
-	if (verdict->code != NULL)
-		appendStringInfo(&foreign, " %s", verdict->code);
+	if (code != NULL)
+		appendStringInfo(&foreign, " %s", code);
 	if (str[0] != '\0')
 		appendStringInfo(&foreign, result->status != 0 ? ": %s" : "%s", str);
 
 	/*
 	 * Before the text is made one line and cut, which might leave the half of
-	 * a secret that would not be found any more.
+	 * a secret that would not be found any more.  What the server was told is
+	 * what the request had: the settings may be others by now.
 	 */
-	mask_secrets(result->options, foreign.data);
+	secret_text_mask(result->options->secrets, result->options->nsecrets,
+					 foreign.data);
 
 	initStringInfo(&line);
 	if (result->status != 0)
@@ -230,6 +143,27 @@ http_answer_error_line(const HttpResult *result, const HttpVerdict *verdict)
 	text_append_line(&line, foreign.data, OUTBOX_ERROR_SIZE - 1 - line.len,
 					 true);
 	return line.data;
+}
+
+/*
+ * Tell the relay of a server whose clock is wrong, or ours: it would not believe the
+ * time in a signature or a token.  Only what is new is said.
+ */
+static void
+compare_clocks(HttpPublisher *publisher, const HttpResult *result)
+{
+	bool		differ = result->clock_skew > CLOCK_SKEW_MAX ||
+	result->clock_skew < -CLOCK_SKEW_MAX;
+	int64		minutes = Abs(result->clock_skew) / 60;
+
+	if (!result->has_date ||
+		(publisher->clocks_known && publisher->clocks_differ == differ))
+		return;
+	publisher->clocks_known = true;
+	publisher->clocks_differ = differ;
+	outbox_notice(publisher->state, OUTBOX_NOTICE_CLOCK, !differ ? NULL :
+				  psprintf("to the receiver it is " INT64_FORMAT " minutes %s than here",
+						   minutes, result->clock_skew > 0 ? "later" : "earlier"));
 }
 
 /*
@@ -248,6 +182,11 @@ http_answer_judge(HttpPublisher *publisher, const HttpResult *result,
 	verdict->outcome = OUTBOX_DELIVERED;
 	verdict->code = NULL;
 	verdict->message = NULL;
+	compare_clocks(publisher, result);
+
+	/* a file may have what the server wants by now: look before the next try */
+	if (result->status == 401)
+		publisher->look_at = 0;
 	if (result->status >= 200 && result->status < 300)
 		return NULL;
 
@@ -301,13 +240,12 @@ compare_longer(const ListCell *a, const ListCell *b)
 
 /*
  * Never show this.  To be called while the settings are read, in whose memory
- * context "secret" is and stays as it is.
+ * context it is copied.
  */
 void
-http_answer_hide(HttpPublisher *publisher, char *secret)
+http_answer_hide(HttpPublisher *publisher, const char *secret)
 {
-	if (secret[0] != '\0')
-		publisher->secrets = lappend(publisher->secrets, secret);
+	publisher->secrets = secret_text_add(publisher->secrets, secret);
 }
 
 /* Fill in the secrets that were told since the settings began to be read. */

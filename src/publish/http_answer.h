@@ -20,7 +20,7 @@ extern const char *http_answer_error_line(const HttpResult *result,
 extern void http_answer_fill(OutboxAnswer *answer, int64 id,
 							 const HttpResult *result, OutboxOutcome outcome,
 							 const char *error);
-extern void http_answer_hide(HttpPublisher *publisher, char *secret);
+extern void http_answer_hide(HttpPublisher *publisher, const char *secret);
 extern void http_answer_set_secrets(HttpPublisher *publisher,
 									HttpOptions *options);
 

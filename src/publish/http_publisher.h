@@ -16,6 +16,7 @@
 #include "nodes/pg_list.h"
 
 #include "http/http.h"
+#include "lib/watched_file.h"
 
 /* Most bytes of payload in a request that messages share. */
 #define HTTP_BATCH_BYTES_MAX (1024 * 1024)
@@ -60,8 +61,9 @@ typedef struct HttpPublisherKind
 
 	/*
 	 * Read the settings: fill in unix_socket and headers of "options", which
-	 * are clear.  As OutboxCheckConfiguredCB otherwise.  What it allocates
-	 * lasts until it is called again.
+	 * are clear.  As OutboxCheckConfiguredCB otherwise, but also called when
+	 * one of the files that it has read has changed.  What it allocates lasts
+	 * until it is called again.
 	 */
 	bool		(*configure) (HttpPublisher *publisher, HttpOptions *options,
 							  const char **reason);
@@ -115,9 +117,14 @@ struct HttpPublisher
 	MemoryContext settings;		/* what configure() allocates */
 	bool		configured;		/* they can be used */
 	int			generation;		/* counts how often they were read */
+	WatchedFiles *files;		/* that they name */
+	int64		look_at;		/* when to see whether one has changed, in
+								 * clock_ms() */
 
 	/* http_answer.c's */
 	MemoryContext scratch;		/* work on one answer */
+	bool		clocks_known;	/* the relay was told of the server's clock */
+	bool		clocks_differ;	/* it was told that it is wrong */
 	List	   *secrets;		/* char *, in "settings": not to be shown of
 								 * requests with these */
 

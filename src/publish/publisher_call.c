@@ -56,6 +56,46 @@ publisher_take_probe_answer(OutboxPublisherState *state, bool ok, const char *er
 		publisher_copy_reason(host->problem, error);
 }
 
+/* OutboxPublisherState.notice */
+void
+publisher_take_notice(OutboxPublisherState *state, OutboxNotice notice,
+					  const char *problem)
+{
+	HeardNotice *heard = &host_of(state)->notices[notice];
+
+	heard->is_new = true;
+	heard->known = true;
+	heard->problem[0] = '\0';
+	if (problem)
+		publisher_copy_reason(heard->problem, problem);
+}
+
+/* Settings are read: what was said with the old ones need not be so any more. */
+void
+publisher_forget_notices(PublisherHost *host)
+{
+	memset(host->notices, 0, sizeof(host->notices));
+	for (int i = 0; i < OUTBOX_NNOTICES; i++)
+		host->notices[i].is_new = true;
+}
+
+/*
+ * What the publisher says of this, if that is new: not known, or *problem, which is
+ * NULL if all is well.
+ */
+bool
+publisher_hear_notice(PublisherHost *host, OutboxNotice notice, bool *known,
+					  const char **problem)
+{
+	HeardNotice *heard = &host->notices[notice];
+	bool		is_new = heard->is_new;
+
+	heard->is_new = false;
+	*known = heard->known;
+	*problem = heard->problem[0] != '\0' ? heard->problem : NULL;
+	return is_new;
+}
+
 /* The next answer that came in, until the next call; NULL if there is none. */
 const OutboxAnswer *
 publisher_next_answer(PublisherHost *host)

@@ -24,7 +24,6 @@
 #include "guc.h"
 #include "http/http_url.h"
 #include "lib/json_members.h"
-#include "lib/secret_file.h"
 #include "lib/text.h"
 #include "publish/cloudevent.h"
 #include "publish/dapr_numbers.h"
@@ -55,6 +54,38 @@ static const struct DaprOutcome
 	{500, "ERR_PUBSUB_PUBLISH_MESSAGE", OUTBOX_RETRY},
 };
 
+/* How many bytes of a file are the token?  Who writes one by hand ends it with a line. */
+static Size
+token_length(const char *text)
+{
+	Size		len = strlen(text);
+
+	while (len > 0 && strchr(" \t\r\n", text[len - 1]))
+		len--;
+	return len;
+}
+
+/* WatchedKind.problem */
+static const char *
+token_problem(const char *const *texts, const char *const *paths)
+{
+	Size		len = token_length(texts[0]);
+
+	if (len == 0)
+		return psprintf("file \"%s\" contains no token", paths[0]);
+
+	/* a line break would begin another header */
+	if (text_has_control(texts[0], len))
+		return psprintf("the token in file \"%s\" contains a control character",
+						paths[0]);
+	return NULL;
+}
+
+static const WatchedKind token_kind = {
+	.nfiles = 1,
+	.problem = token_problem
+};
+
 /*
  * The header line with the token for daprd.  False and a reason, which does
  * not show it, if there is no proper token in the file.
@@ -62,30 +93,13 @@ static const struct DaprOutcome
 static bool
 read_token(HttpPublisher *publisher, const char **line, const char **reason)
 {
+	const char *const path = guc_dapr_api_token_file;
+	const char *text;
 	char	   *token;
-	Size		len;
 
-	if (!secret_file_read(guc_dapr_api_token_file, &token, reason))
+	if (!watched_files_read(publisher->files, &token_kind, &path, &text, reason))
 		return false;
-
-	/* whoever writes such a file by hand ends it with a line end */
-	len = strlen(token);
-	while (len > 0 && strchr(" \t\r\n", token[len - 1]))
-		token[--len] = '\0';
-	if (len == 0)
-	{
-		*reason = psprintf("file \"%s\" contains no token",
-						   guc_dapr_api_token_file);
-		return false;
-	}
-
-	/* a line break would begin another header */
-	if (text_has_control(token, len))
-	{
-		*reason = psprintf("the token in file \"%s\" contains a control character",
-						   guc_dapr_api_token_file);
-		return false;
-	}
+	token = pnstrdup(text, token_length(text));
 	http_answer_hide(publisher, token);
 	*line = psprintf("dapr-api-token: %s", token);
 	return true;
@@ -337,6 +351,8 @@ dapr_probe(OutboxPublisherState *state)
 	DaprPublisher *dapr = state->private_data;
 	HttpRequest *request;
 	MemoryContext old;
+
+	over_http_follow_files(&dapr->http);
 
 	/* a probe that nobody has waited for */
 	http_client_cancel(dapr->http.client, 0, probe_done);

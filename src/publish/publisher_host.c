@@ -151,6 +151,7 @@ load_publisher(PublisherHost *host)
 												ALLOCSET_DEFAULT_SIZES);
 	host->state.answer = publisher_take_answer;
 	host->state.probe_answer = publisher_take_probe_answer;
+	host->state.notice = publisher_take_notice;
 	if (!publisher_call_in(host, host->state.context, load_body, NULL))
 	{
 		unload_publisher(host);
@@ -189,6 +190,7 @@ publisher_configure(PublisherHost *host)
 	/* until it has read the new ones, it may use the old */
 	old_settings = host->settings;
 	fill_in_settings(host);
+	publisher_forget_notices(host);
 	ok = publisher_call_in(host, host->state.context, configure_body,
 						   &configured);
 	if (old_settings)

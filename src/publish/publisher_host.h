@@ -43,6 +43,8 @@ extern bool publisher_can_probe(const PublisherHost *host);
 extern void publisher_probe(PublisherHost *host);
 extern Destination publisher_hear_of_destination(PublisherHost *host,
 												 const char **problem);
+extern bool publisher_hear_notice(PublisherHost *host, OutboxNotice notice,
+								  bool *known, const char **problem);
 extern const char *publisher_last_error(const PublisherHost *host);
 
 #endif							/* OUTBOX_PUBLISHER_HOST_H */

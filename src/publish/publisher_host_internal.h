@@ -13,6 +13,14 @@
 #include "publish/answer_queue.h"
 #include "publish/publisher_host.h"
 
+/* What a publisher said of one of OutboxNotice */
+typedef struct HeardNotice
+{
+	bool		is_new;			/* nobody has heard it yet */
+	bool		known;
+	char		problem[OUTBOX_ERROR_SIZE]; /* empty: all is well */
+} HeardNotice;
+
 struct PublisherHost
 {
 	OutboxPublisherState state; /* the publisher's view of us; comes first */
@@ -29,6 +37,7 @@ struct PublisherHost
 	AnswerQueue *answers;
 	Destination destination;	/* what it said, and nobody has heard yet */
 	char		problem[OUTBOX_ERROR_SIZE]; /* why the destination is down */
+	HeardNotice notices[OUTBOX_NNOTICES];
 	char		last_error[OUTBOX_ERROR_SIZE];
 };
 
@@ -38,6 +47,9 @@ extern void publisher_take_answer(OutboxPublisherState *state,
 								  const OutboxAnswer *answer);
 extern void publisher_take_probe_answer(OutboxPublisherState *state, bool ok,
 										const char *error);
+extern void publisher_take_notice(OutboxPublisherState *state,
+								  OutboxNotice notice, const char *problem);
+extern void publisher_forget_notices(PublisherHost *host);
 extern bool publisher_call_in(PublisherHost *host, MemoryContext context,
 							  void (*body) (PublisherHost *, void *arg),
 							  void *arg);

@@ -11,6 +11,9 @@
  * With outbox.http_batch_size above 1, events of one topic share a request: a
  * JSON array of envelopes in CloudEvents' batch mode, even if it has only one.
  *
+ * A request may be signed (webhook_signature.c), and carry its id in Idempotency-Key
+ * and some of an event's metadata as headers.  An event that has such goes alone.
+ *
  * Errors.  Four statuses say that this message will never be taken.  All
  * others but 2xx may come of the message, of its topic's route or of a server
  * in trouble: which, the relay finds out by trying again and by what becomes
@@ -23,20 +26,13 @@
 #include "guc.h"
 #include "http/http_header.h"
 #include "http/http_url.h"
-#include "lib/secret_file.h"
 #include "lib/text.h"
 #include "publish/cloudevent.h"
-#include "publish/http_answer.h"
 #include "publish/publisher_over_http.h"
 #include "publish/publishers.h"
+#include "publish/secret_headers.h"
 #include "publish/secret_url.h"
-
-/*
- * What is shorter is not hidden of http_headers_file: a value or the last word of
- * it ("Bearer word"), and any other word, which may say what is there.
- */
-#define SECRET_MIN 4
-#define WORD_MIN 8
+#include "publish/webhook_signature.h"
 
 typedef struct EndpointPublisher
 {
@@ -44,65 +40,11 @@ typedef struct EndpointPublisher
 	const char *url;			/* with the placeholder */
 	HttpContentMode mode;
 	bool		batched;		/* batch mode, whatever the other mode */
+	List	   *metadata_headers;	/* char *: these of the metadata are
+									 * headers */
+	bool		idempotency_key;	/* add this header */
+	WebhookKeys *keys;			/* sign with these; NULL: do not */
 } EndpointPublisher;
-
-/* Hide a header's value, and the words in it. */
-static void
-hide_value(HttpPublisher *publisher, char *header)
-{
-	char	   *value = strchr(header, ':') + 1;
-	char	   *word;
-
-	value += strspn(value, " \t");
-	word = strrchr(value, ' ');
-	if (strlen(value) >= SECRET_MIN)
-		http_answer_hide(publisher, value);
-	if (word != NULL && strlen(word + 1) >= SECRET_MIN)
-		http_answer_hide(publisher, word + 1);
-	value = pstrdup(value);
-	while ((word = strsep(&value, " \t,;=\"")) != NULL)
-	{
-		if (strlen(word) >= WORD_MIN)
-			http_answer_hide(publisher, word);
-	}
-}
-
-/*
- * Append the lines of "str", which is changed, to a list of headers.  Empty
- * lines are skipped.  False and a reason, which shows the number of a bad line
- * and "origin" but nothing of the text, if one of them is not a header.
- */
-static bool
-add_headers(HttpPublisher *publisher, char *str, const char *origin,
-			bool secret, List **headers, const char **reason)
-{
-	for (int number = 1; *str != '\0'; number++)
-	{
-		char	   *line = str;
-		Size		len = strcspn(line, "\n");
-		const char *problem;
-
-		str += len;
-		if (*str == '\n')
-			*str++ = '\0';
-
-		/* a receiver does not see blanks at the end, and could echo the rest */
-		while (len > 0 && strchr(" \t\r", line[len - 1]))
-			line[--len] = '\0';
-		if (len == 0)
-			continue;
-		problem = http_header_problem(line, len);
-		if (problem != NULL)
-		{
-			*reason = psprintf("line %d of %s: %s", number, origin, problem);
-			return false;
-		}
-		if (secret)
-			hide_value(publisher, line);
-		*headers = lappend(*headers, line);
-	}
-	return true;
-}
 
 /* Read where to post to; false and a reason if it cannot be told. */
 static bool
@@ -124,13 +66,66 @@ read_url(EndpointPublisher *endpoint, const char **reason)
 	return is_set;
 }
 
+/* Is one of these lines a header of this name? */
+static bool
+has_header(List *headers, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, headers)
+	{
+		const char *line = lfirst(lc);
+
+		if (strcspn(line, ":") == strlen(name) &&
+			pg_strncasecmp(line, name, strlen(name)) == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Read which metadata are headers.  False and a reason if one of them is a header
+ * that every request has: receivers would take either.
+ */
+static bool
+read_metadata_headers(EndpointPublisher *endpoint, List *headers,
+					  const char **reason)
+{
+	char	   *names = pstrdup(guc_http_metadata_headers);
+	char	   *name;
+
+	endpoint->metadata_headers = NIL;
+	while ((name = strsep(&names, HTTP_HEADER_SEPARATORS)) != NULL)
+	{
+		if (has_header(headers, name))
+		{
+			*reason = psprintf("\"%s\" in outbox.http_metadata_headers is a header of every request, too",
+							   name);
+			return false;
+		}
+		if (name[0] != '\0')
+			endpoint->metadata_headers = lappend(endpoint->metadata_headers, name);
+	}
+	return true;
+}
+
+/* Read the secrets to sign with, if there are any; false and a reason as above. */
+static bool
+read_keys(EndpointPublisher *endpoint, const char **reason)
+{
+	endpoint->keys = NULL;
+	return guc_http_signature_secret_file[0] == '\0' ||
+		webhook_keys_read(&endpoint->http, guc_http_signature_secret_file,
+						  &endpoint->keys, reason);
+}
+
 /* HttpPublisherKind.configure */
 static bool
 endpoint_configure(HttpPublisher *publisher, HttpOptions *options,
 				   const char **reason)
 {
 	EndpointPublisher *endpoint = (EndpointPublisher *) publisher;
-	List	   *headers = NIL;
+	List	   *headers;
 	const char **lines;
 	ListCell   *lc;
 
@@ -144,19 +139,14 @@ endpoint_configure(HttpPublisher *publisher, HttpOptions *options,
 	publisher->state->max_batch_bytes = HTTP_BATCH_BYTES_MAX;
 
 	/* whoever sees errors (pg_monitor) may see the setting, too */
-	if (!add_headers(publisher, pstrdup(guc_http_headers),
-					 "outbox.http_headers", false, &headers, reason))
+	headers = secret_headers_add(publisher, NIL, guc_http_headers, false);
+	if (guc_http_headers_file[0] != '\0' &&
+		!secret_headers_read(publisher, &headers, guc_http_headers_file, reason))
 		return false;
-	if (guc_http_headers_file[0] != '\0')
-	{
-		char	   *str;
-
-		if (!secret_file_read(guc_http_headers_file, &str, reason) ||
-			!add_headers(publisher, str,
-						 psprintf("file \"%s\"", guc_http_headers_file),
-						 true, &headers, reason))
-			return false;
-	}
+	if (!read_metadata_headers(endpoint, headers, reason) ||
+		!read_keys(endpoint, reason))
+		return false;
+	endpoint->idempotency_key = guc_http_idempotency_key;
 
 	lines = palloc((list_length(headers) + 1) * sizeof(char *));
 	foreach(lc, headers)
@@ -217,11 +207,71 @@ add_attributes(HttpRequest *request, const OutboxMessage *message,
 	}
 }
 
+/* Does this of the metadata go with requests as a header? */
+static bool
+is_metadata_header(const EndpointPublisher *endpoint, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, endpoint->metadata_headers)
+	{
+		if (strcmp(lfirst(lc), name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Add the headers that a message alone has of its own. */
+static void
+add_own_headers(const EndpointPublisher *endpoint, HttpRequest *request,
+				const OutboxMessage *message)
+{
+	/* for what traces requests and knows nothing of CloudEvents */
+	if (message->traceparent != NULL)
+		http_request_add_header(request, "traceparent", message->traceparent);
+	for (int i = 0; i < message->nmetadata; i++)
+	{
+		if (is_metadata_header(endpoint, message->metadata[i].name))
+			http_request_add_header(request, message->metadata[i].name,
+									cloudevent_header_value(message->metadata[i].value));
+	}
+}
+
+/* OutboxCanBatchCB: headers of its own are those of its request. */
+static bool
+endpoint_can_batch(OutboxPublisherState *state, const OutboxMessage *message)
+{
+	const EndpointPublisher *endpoint = state->private_data;
+
+	for (int i = 0; i < message->nmetadata; i++)
+	{
+		if (is_metadata_header(endpoint, message->metadata[i].name))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Make it a POST of "body", which is sent as it is.  "id" names the event, or the
+ * set of them, at each try.
+ */
+static void
+post(const EndpointPublisher *endpoint, HttpRequest *request, const char *id,
+	 const char *url, const char *content_type, const char *body, Size len)
+{
+	if (endpoint->idempotency_key)
+		http_request_add_header(request, "Idempotency-Key", id);
+	if (endpoint->keys != NULL)
+		webhook_sign(endpoint->keys, request, id, body, len);
+	http_request_post(request, url, content_type, body, len);
+}
+
 /* Post messages of one topic in batch mode. */
 static void
 post_batch(EndpointPublisher *endpoint, HttpRequest *request,
 		   const OutboxMessage *const *messages, int n)
 {
+	const char *id = NULL;
 	StringInfoData array;
 
 	initStringInfo(&array);
@@ -233,9 +283,11 @@ post_batch(EndpointPublisher *endpoint, HttpRequest *request,
 	}
 	appendStringInfoChar(&array, ']');
 
-	http_request_post(request, topic_url(endpoint->url, messages[0]->topic),
-					  "application/cloudevents-batch+json", array.data,
-					  array.len);
+	/* nobody asks for an id that is not sent */
+	if (endpoint->idempotency_key || endpoint->keys != NULL)
+		id = webhook_batch_id(messages, n);
+	post(endpoint, request, id, topic_url(endpoint->url, messages[0]->topic),
+		 "application/cloudevents-batch+json", array.data, array.len);
 }
 
 /* HttpPublisherKind.make_batch_request */
@@ -257,10 +309,7 @@ endpoint_make_request(HttpPublisher *publisher, HttpRequest *request,
 	const char *url = topic_url(endpoint->url, message->topic);
 	StringInfoData envelope;
 
-	/* for what traces requests and knows nothing of CloudEvents */
-	if (message->traceparent != NULL)
-		http_request_add_header(request, "traceparent", message->traceparent);
-
+	add_own_headers(endpoint, request, message);
 	if (endpoint->batched)
 	{
 		post_batch(endpoint, request, &message, 1);
@@ -269,15 +318,15 @@ endpoint_make_request(HttpPublisher *publisher, HttpRequest *request,
 	if (endpoint->mode == HTTP_MODE_BINARY)
 	{
 		add_attributes(request, message, source);
-		http_request_post(request, url, message->content_type,
-						  message->payload, message->payload_len);
+		post(endpoint, request, message->event_id, url, message->content_type,
+			 message->payload, message->payload_len);
 		return;
 	}
 	initStringInfo(&envelope);
 	cloudevent_append(&envelope, message, source,
 					  CLOUDEVENT_TOPIC | CLOUDEVENT_METADATA);
-	http_request_post(request, url, "application/cloudevents+json",
-					  envelope.data, envelope.len);
+	post(endpoint, request, message->event_id, url,
+		 "application/cloudevents+json", envelope.data, envelope.len);
 }
 
 /* HttpPublisherKind.judge */
@@ -317,6 +366,7 @@ const OutboxPublisherCallbacks http_publisher = {
 	.startup_cb = endpoint_startup,
 	.check_configured_cb = over_http_check_configured,
 	.submit_cb = over_http_submit,
+	.can_batch_cb = endpoint_can_batch,
 	.sockets_cb = over_http_sockets,
 	.ready_cb = over_http_ready,
 	.cancel_cb = over_http_cancel,

@@ -12,6 +12,9 @@
  * Settings are in a context that is reset when they are read again; requests
  * in flight do not point there.
  *
+ * Files.  Those that the settings name are looked at when something is sent, and
+ * if one has changed, all is read again, as after a reload.
+ *
  * Errors.  A wrong setting or an unreadable file is an answer, not an error.
  * Errors are thrown out of memory and when libcurl fails; the relay then
  * cancels what is in flight.
@@ -23,9 +26,14 @@
 #include "storage/ipc.h"
 #include "utils/memutils.h"
 
+#include "lib/clock.h"
+#include "publish/client_certificate.h"
 #include "publish/http_answer.h"
 #include "publish/http_batch.h"
 #include "publish/publisher_over_http.h"
+
+/* The longest time that a change of a file is not seen while events are sent. */
+#define LOOK_PAUSE_MS 1000
 
 /* Allocate the publisher's state. */
 void
@@ -42,15 +50,17 @@ over_http_startup(OutboxPublisherState *state, const HttpPublisherKind *kind)
 											   "outbox publisher answer",
 											   ALLOCSET_DEFAULT_SIZES);
 	publisher->client = http_client_create(publisher);
+	publisher->files = watched_files_create(CurrentMemoryContext);
 	dlist_init(&publisher->batches);
 	dlist_init(&publisher->again);
 	state->private_data = publisher;
 }
 
-bool
-over_http_check_configured(OutboxPublisherState *state, const char **reason)
+/* Read settings and files; false and a reason if they cannot be used. */
+static bool
+read_settings(HttpPublisher *publisher, const char **reason)
 {
-	HttpPublisher *publisher = state->private_data;
+	OutboxPublisherState *state = publisher->state;
 	HttpOptions options = {0};
 	MemoryContext old;
 	bool		configured;
@@ -62,11 +72,16 @@ over_http_check_configured(OutboxPublisherState *state, const char **reason)
 	publisher->generation++;
 
 	old = MemoryContextSwitchTo(publisher->settings);
-	configured = publisher->kind->configure(publisher, &options, reason);
+	watched_files_begin(publisher->files);
+	configured = publisher->kind->configure(publisher, &options, reason) &&
+		client_certificate_read(publisher, &options, reason);
 	http_answer_set_secrets(publisher, &options);
 	MemoryContextSwitchTo(old);
+	outbox_notice(state, OUTBOX_NOTICE_FILES,
+				  watched_files_problem(publisher->files));
 	if (!configured)
 		return false;
+	watched_files_end(publisher->files);
 
 	options.ca_file = state->tls_ca_file;
 	options.connect_timeout = state->connect_timeout;
@@ -78,6 +93,39 @@ over_http_check_configured(OutboxPublisherState *state, const char **reason)
 	return true;
 }
 
+bool
+over_http_check_configured(OutboxPublisherState *state, const char **reason)
+{
+	HttpPublisher *publisher = state->private_data;
+
+	/* it may be another server, with a clock of its own */
+	publisher->clocks_known = false;
+	return read_settings(publisher, reason);
+}
+
+/*
+ * Read the settings again if a file that they name has changed, or if that failed
+ * the last time; a look a second is enough, unless the server has refused what we
+ * had (http_answer.c).
+ */
+void
+over_http_follow_files(HttpPublisher *publisher)
+{
+	const char *reason = NULL;
+
+	if (publisher->configured && clock_ms() < publisher->look_at)
+		return;
+	publisher->look_at = clock_ms() + LOOK_PAUSE_MS;
+	if (publisher->configured && !watched_files_changed(publisher->files))
+		return;
+
+	/* files of before stay in use, so that there is hardly a way to fail */
+	if (!read_settings(publisher, &reason))
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIG_FILE_ERROR),
+				 errmsg("could not read the settings again: %s", reason)));
+}
+
 void
 over_http_submit(OutboxPublisherState *state,
 				 const OutboxMessage *const *messages, int n)
@@ -85,6 +133,7 @@ over_http_submit(OutboxPublisherState *state,
 	HttpPublisher *publisher = state->private_data;
 	int			next;
 
+	over_http_follow_files(publisher);
 	for (int i = 0; i < n; i = next)
 	{
 		next = i + 1;
@@ -130,6 +179,7 @@ over_http_shutdown(OutboxPublisherState *state)
 	if (proc_exit_inprogress)
 		return;
 	http_client_destroy(publisher->client);
+	watched_files_destroy(publisher->files);
 	MemoryContextDelete(publisher->settings);
 	MemoryContextDelete(publisher->scratch);
 	pfree(publisher);

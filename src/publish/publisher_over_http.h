@@ -10,6 +10,9 @@
 
 #include "publish/http_publisher.h"
 
+/* Before anything is sent. */
+extern void over_http_follow_files(HttpPublisher *publisher);
+
 /* Callbacks of OutboxPublisherCallbacks, and startup_cb's work. */
 extern void over_http_startup(OutboxPublisherState *state,
 							  const HttpPublisherKind *kind);

@@ -24,7 +24,6 @@
 #include "lib/stringinfo.h"
 
 #include "http/http_url.h"
-#include "lib/secret_file.h"
 #include "publish/http_answer.h"
 #include "publish/secret_url.h"
 
@@ -107,9 +106,33 @@ hide_url(HttpPublisher *publisher, const char *pattern)
 	hide_parts(publisher, behind_host, TOPIC_MARK "/?#&;=", WORD_MIN);
 }
 
+/* What a file holds, with or without a line break behind it. */
+static char *
+url_of(const char *text)
+{
+	Size		len = strlen(text);
+
+	return pnstrdup(text, len > 0 && text[len - 1] == '\n' ? len - 1 : len);
+}
+
+/* WatchedKind.problem */
+static const char *
+url_problem(const char *const *texts, const char *const *paths)
+{
+	bool		has_user = false;
+	const char *problem = http_url_pattern_problem(url_of(texts[0]), &has_user);
+
+	return problem == NULL ? NULL :
+		psprintf("the URL in file \"%s\" cannot be used: %s", paths[0], problem);
+}
+
+static const WatchedKind url_kind = {
+	.nfiles = 1,
+	.problem = url_problem
+};
+
 /*
- * Read the URL that a secret file holds, with or without a line break behind it,
- * and never show it: *url may be used as the value of outbox.http_url.  False and a
+ * Read the URL that a secret file holds, and never show it: *url may be used as the value of outbox.http_url.  False and a
  * reason, which shows nothing of it, if that is not possible.  To be called while
  * the settings are read.
  */
@@ -117,23 +140,12 @@ bool
 secret_url_read(HttpPublisher *publisher, const char *path, const char **url,
 				const char **reason)
 {
-	bool		has_user = false;
-	const char *problem;
+	const char *text;
 	char	   *str;
-	Size		len;
 
-	if (!secret_file_read(path, &str, reason))
+	if (!watched_files_read(publisher->files, &url_kind, &path, &text, reason))
 		return false;
-	len = strlen(str);
-	if (len > 0 && str[len - 1] == '\n')
-		str[len - 1] = '\0';
-	problem = http_url_pattern_problem(str, &has_user);
-	if (problem != NULL)
-	{
-		*reason = psprintf("the URL in file \"%s\" cannot be used: %s", path,
-						   problem);
-		return false;
-	}
+	str = url_of(text);
 	hide_url(publisher, str);
 	*url = str;
 	return true;

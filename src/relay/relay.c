@@ -202,6 +202,20 @@ hear_of_destination(Relay *relay)
 	breaker_told(&relay->breaker, destination == DESTINATION_UP, relay->now);
 }
 
+/* What the publisher says that an operator should see to. */
+static void
+hear_notices(Relay *relay)
+{
+	for (int i = 0; i < OUTBOX_NNOTICES; i++)
+	{
+		const char *problem;
+		bool		known;
+
+		if (publisher_hear_notice(relay->publisher, i, &known, &problem))
+			relay_found_notice(relay, i, known, problem);
+	}
+}
+
 static void
 run_breaker(Relay *relay)
 {
@@ -259,6 +273,7 @@ endpoint_is_down(Relay *relay)
 static void
 update_status(Relay *relay)
 {
+	hear_notices(relay);
 	if (!guc_enabled)
 		relay_set_status(relay, RELAY_DISABLED);
 	else if (endpoint_is_down(relay))

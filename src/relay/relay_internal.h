@@ -125,6 +125,8 @@ extern void relay_note_error(Relay *relay, const char *error);
 extern void relay_found_configured(Relay *relay, const char *problem);
 extern void relay_found_endpoint(Relay *relay, const char *problem);
 extern void relay_found_pruning(Relay *relay, const char *problem);
+extern void relay_found_notice(Relay *relay, OutboxNotice notice, bool known,
+							   const char *problem);
 extern void relay_forget_endpoint(Relay *relay);
 extern void relay_report_lane(Relay *relay, RelayLane *lane,
 							  const OutboxAnswer *failure);

@@ -114,6 +114,20 @@ relay_found_pruning(Relay *relay, const char *problem)
 	set_finding(relay, &relay->reporter.report.pruning, problem);
 }
 
+/* What does the publisher say of this?  NULL: all is well, if that is known. */
+void
+relay_found_notice(Relay *relay, OutboxNotice notice, bool known,
+				   const char *problem)
+{
+	RelayReport *report = &relay->reporter.report;
+	RelayFinding *finding = notice == OUTBOX_NOTICE_FILES ? &report->files :
+	&report->clock;
+
+	set_finding(relay, finding, problem);
+	finding->known = known;
+	relay->reporter.changed = true;
+}
+
 /* Whether it does is not known: it may be another one from now on. */
 void
 relay_forget_endpoint(Relay *relay)

@@ -82,6 +82,8 @@ typedef struct RelayReport
 	RelayFinding configured;	/* the publisher */
 	RelayFinding endpoint;		/* the destination */
 	RelayFinding pruning;		/* could all be deleted that was due? */
+	RelayFinding files;			/* can changed files be used? */
+	RelayFinding clock;			/* is it the destination's? */
 	RelayCounters counters;
 } RelayReport;
 

@@ -118,6 +118,12 @@ take_probe_answer(OutboxPublisherState *state, bool ok, const char *error)
 	fuzz_fail("an answer to a probe");
 }
 
+/* OutboxPublisherState.notice */
+static void
+take_notice(OutboxPublisherState *state, OutboxNotice notice, const char *problem)
+{
+}
+
 /* FuzzTarget */
 void
 fuzz_bodies(FuzzInput *input)
@@ -138,7 +144,8 @@ fuzz_bodies(FuzzInput *input)
 	OutboxPublisherState state = {
 		.context = CurrentMemoryContext,
 		.answer = take_answer,
-		.probe_answer = take_probe_answer
+		.probe_answer = take_probe_answer,
+		.notice = take_notice
 	};
 	HttpPublisher *publisher;
 	HttpVerdict verdict;

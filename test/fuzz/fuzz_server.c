@@ -178,6 +178,12 @@ take_probe_answer(OutboxPublisherState *state, bool ok, const char *error)
 	fuzz_fail("an answer to no probe");
 }
 
+/* OutboxPublisherState.notice */
+static void
+take_notice(OutboxPublisherState *state, OutboxNotice notice, const char *problem)
+{
+}
+
 /* As SET does it: throws if the value is refused. */
 void
 fuzz_set_setting(const char *name, const char *value)
@@ -202,7 +208,8 @@ fuzz_exchange_start(FuzzExchange *exchange,
 		.connect_timeout = TIMEOUT_MS,
 		.request_timeout = TIMEOUT_MS,
 		.answer = take_answer,
-		.probe_answer = take_probe_answer
+		.probe_answer = take_probe_answer,
+		.notice = take_notice
 	};
 
 	if (listener < 0)
