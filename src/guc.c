@@ -46,6 +46,7 @@ char	   *guc_http_headers_file = NULL;
 bool		guc_http_idempotency_key = false;
 char	   *guc_http_metadata_headers = NULL;
 char	   *guc_http_signature_secret_file = NULL;
+bool		guc_http_topic_slashes = false;
 char	   *guc_http_url = NULL;
 char	   *guc_http_url_file = NULL;
 int			guc_key_scope = KEY_SCOPE_TOPIC;
@@ -301,6 +302,9 @@ static const struct
 	{"outbox.http_idempotency_key",
 		"Whether the http publisher adds the header Idempotency-Key.",
 	&guc_http_idempotency_key},
+	{"outbox.http_topic_slashes",
+		"Whether a topic in the path of outbox.http_url may have slashes.",
+	&guc_http_topic_slashes},
 	{"outbox.log_responses",
 		"Whether errors show what an HTTP server or Dapr has answered beyond its status.",
 	&guc_log_responses}

@@ -55,6 +55,7 @@ extern char *guc_http_headers_file;
 extern bool guc_http_idempotency_key;
 extern char *guc_http_metadata_headers; /* names, commas between */
 extern char *guc_http_signature_secret_file;
+extern bool guc_http_topic_slashes;
 extern char *guc_http_url;
 extern char *guc_http_url_file;
 extern int	guc_key_scope;

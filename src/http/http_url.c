@@ -102,6 +102,37 @@ http_url_pattern_problem(const char *pattern, bool *has_user)
 }
 
 /*
+ * Can this topic be used in a URL of this pattern?  In the query it can, whatever
+ * it is.  In the path it must stay one segment for servers that decode "%2F" and
+ * resolve ".." before they look where a request belongs, or who publishes could
+ * choose another path.  With "slashes" it may be several segments.
+ *
+ * As an error for whoever reads why an event is dead; NULL: it can.
+ */
+const char *
+http_url_topic_problem(const char *pattern, const char *topic, bool slashes)
+{
+	const char *place = strstr(pattern, HTTP_URL_TOPIC);
+
+	if (place == NULL || place > pattern + strcspn(pattern, "?#"))
+		return NULL;
+	if (strchr(topic, '\\') != NULL)
+		return "the topic has a backslash, which some servers take for a slash in the path of a URL";
+	if (strchr(topic, '/') != NULL && !slashes)
+		return "the topic has a slash, and is a part of the path of a URL: see outbox.http_topic_slashes";
+	for (const char *segment = topic;; segment++)
+	{
+		Size		len = strcspn(segment, "/");
+
+		if ((len == 1 || len == 2) && strspn(segment, ".") == len)
+			return "the topic has a segment \".\" or \"..\", which is a step in the path of a URL";
+		segment += len;
+		if (*segment == '\0')
+			return NULL;
+	}
+}
+
+/*
  * The address of a server: a URL without a path, or HTTP_UNIX_PREFIX and an
  * absolute path.  "has_user" is as above.
  */

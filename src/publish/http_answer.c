@@ -91,7 +91,7 @@ http_answer_check(HttpPublisher *publisher, const OutboxMessage *message)
 
 	answer.error = message_problem(message);
 	if (answer.error == NULL && publisher->kind->message_problem != NULL)
-		answer.error = publisher->kind->message_problem(message);
+		answer.error = publisher->kind->message_problem(publisher, message);
 	if (answer.error == NULL)
 		return true;
 	answer.id = message->id;

@@ -72,7 +72,8 @@ typedef struct HttpPublisherKind
 	 * Optional: why can this message never be sent?  NULL: it can.  Asked
 	 * before each request.
 	 */
-	const char *(*message_problem) (const OutboxMessage *message);
+	const char *(*message_problem) (HttpPublisher *publisher,
+									const OutboxMessage *message);
 
 	/* Fill in the request of a message, in the request's memory context. */
 	void		(*make_request) (HttpPublisher *publisher,

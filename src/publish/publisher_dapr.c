@@ -186,7 +186,7 @@ is_raw(const OutboxMessage *message)
  * would the broker; but the event would never come out of it.
  */
 static const char *
-dapr_message_problem(const OutboxMessage *message)
+dapr_message_problem(HttpPublisher *publisher, const OutboxMessage *message)
 {
 	if (message->is_json && !is_raw(message) &&
 		!dapr_numbers_are_finite(message->payload, message->payload_len))

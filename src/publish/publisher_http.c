@@ -39,6 +39,7 @@ typedef struct EndpointPublisher
 	HttpPublisher http;
 	const char *url;			/* with the placeholder */
 	HttpContentMode mode;
+	bool		topic_slashes;	/* a topic in the path may have slashes */
 	bool		batched;		/* batch mode, whatever the other mode */
 	List	   *metadata_headers;	/* char *: these of the metadata are
 									 * headers */
@@ -132,6 +133,7 @@ endpoint_configure(HttpPublisher *publisher, HttpOptions *options,
 	if (!read_url(endpoint, reason))
 		return false;
 	endpoint->mode = guc_http_content_mode;
+	endpoint->topic_slashes = guc_http_topic_slashes;
 
 	/* a receiver that expects arrays gets nothing else */
 	endpoint->batched = guc_http_batch_size > 1;
@@ -153,6 +155,16 @@ endpoint_configure(HttpPublisher *publisher, HttpOptions *options,
 		lines[options->nheaders++] = lfirst(lc);
 	options->headers = lines;
 	return true;
+}
+
+/* HttpPublisherKind.message_problem */
+static const char *
+endpoint_message_problem(HttpPublisher *publisher, const OutboxMessage *message)
+{
+	EndpointPublisher *endpoint = (EndpointPublisher *) publisher;
+
+	return http_url_topic_problem(endpoint->url, message->topic,
+								  endpoint->topic_slashes);
 }
 
 /* The URL to post an event of this topic to. */
@@ -350,6 +362,7 @@ endpoint_judge(const HttpResult *result, HttpVerdict *verdict)
 static const HttpPublisherKind endpoint_kind = {
 	.size = sizeof(EndpointPublisher),
 	.configure = endpoint_configure,
+	.message_problem = endpoint_message_problem,
 	.make_request = endpoint_make_request,
 	.judge = endpoint_judge,
 	.make_batch_request = endpoint_make_batch_request

@@ -3,6 +3,7 @@
 # Promises:
 # - Binary and structured mode are those of CloudEvents 1.0; {topic} in the URL
 #   is the topic, percent-encoded.
+# - A topic that could lead to another path of the URL is dead, with the reason.
 # - 2xx is delivered, even if the body of the answer is broken; 400, 413, 415 and
 #   422 are dead at once; all else is tried again, with the same id.
 # - Headers of the setting and of the file are sent; the file's are shown
@@ -87,7 +88,7 @@ sub time_of
 sub publish_full
 {
 	return publish(
-		$node, 'a/b c',
+		$node, 'a+b c',
 		payload => q{'{"n": 9007199254740993.10}'},
 		key => "k \"1\" 100% \x{fc}",
 		more => qq{type => 'made',
@@ -108,7 +109,7 @@ promise 'binary mode is that of CloudEvents' => sub {
 	my $id = publish_full();
 	my $entry = delivered($id);
 	is("$entry->{method} $entry->{path}?$entry->{query}",
-		'POST /in/a%2Fb%20c?q=a%2Fb%20c',
+		'POST /in/a%2Bb%20c?q=a%2Bb%20c',
 		'{topic} is the topic, percent-encoded');
 	is_deeply(
 		$entry->{attributes},
@@ -120,7 +121,7 @@ promise 'binary mode is that of CloudEvents' => sub {
 			'ce-source' => '/shop',
 			'ce-type' => 'made',
 			'ce-time' => time_of($id),
-			'ce-topic' => 'a/b%20c',
+			'ce-topic' => 'a+b%20c',
 			'ce-partitionkey' => 'k%20%221%22%20100%25%20%C3%BC',
 			'ce-traceparent' => TRACEPARENT,
 			'ce-metadata' => '{%22tenant%22:%22x%20y%22}',
@@ -174,7 +175,7 @@ promise 'structured mode is that of CloudEvents' => sub {
 			datacontenttype => 'application/json',
 			partitionkey => "k \"1\" 100% \x{fc}",
 			traceparent => TRACEPARENT,
-			topic => 'a/b c',
+			topic => 'a+b c',
 			metadata => '{"tenant":"x y"}',
 		},
 		'its attributes');
@@ -346,6 +347,45 @@ promise 'one of the URLs must be set, and not both' => sub {
 	wait_delivered($receiver, [$id]);
 };
 
+# Publish to a topic that must not be sent, and test the reason.
+sub topic_is_refused
+{
+	my ($topic, $reason) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $id = publish($node, $topic);
+	wait_state($node, $id, 'dead');
+	like(event_value($node, $id, 'last_error'), $reason, "topic $topic is dead");
+	return is(scalar($receiver->log(id => $id)), 0, 'and not sent');
+}
+
+promise 'a topic that could lead to another path is dead, with the reason' => sub {
+	topic_is_refused('.', qr/a segment "\." or "\.\."/);
+	topic_is_refused('..', qr/a segment "\." or "\.\."/);
+	topic_is_refused('a/b', qr/a slash.*outbox\.http_topic_slashes/);
+	topic_is_refused('a\\b', qr/a backslash/);
+	is(delivered(scalar publish($node, $_))->{path}, "/in/$_", "but not $_")
+	  foreach '...', 'a.', '..a';
+};
+
+promise 'with outbox.http_topic_slashes a topic has segments, none of them a step' => sub {
+	reload($node, 'outbox.http_topic_slashes' => 'on');
+	is(delivered(scalar publish($node, 'a/b c//d'))->{path},
+		'/in/a%2Fb%20c%2F%2Fd', 'a slash is sent, encoded');
+	topic_is_refused($_, qr/a segment/)
+	  foreach '.', 'a/..', '../a', 'a/./b', '/..', 'a/../';
+	topic_is_refused('a/..\\..', qr/a backslash/);
+};
+
+promise 'a topic behind the path is refused nothing' => sub {
+	reload($node, 'outbox.http_url' => $receiver->url . '/all?q={topic}');
+	is(delivered(scalar publish($node, '../\\'))->{query},
+		'q=..%2F%5C', 'all of it is encoded');
+	is(delivered(scalar publish($node, '..'))->{query}, 'q=%2E%2E', 'dots too');
+	reload($node, 'outbox.http_url' => $receiver->url . '/all');
+	is(delivered(scalar publish($node, '../a'))->{path}, '/all',
+		'nor is one that is not in the URL');
+};
+
 # --- Answers
 
 promise 'the status of the answer decides' => sub {
@@ -498,10 +538,10 @@ promise 'a line break in the trace context of a caller is not sent' => sub {
 
 promise 'texts that look like syntax stay texts' => sub {
 	my $id = publish(
-		$node, '?x=1#f@h:80/\\',
+		$node, '?x=1#f@h:80;..%2F',
 		key => 'a: b; c=d, "e"',
 		more => q{type => 'x/../y?z', metadata => '{"X-Evil": "1"}'});
-	is(delivered($id)->{path}, '/in/%3Fx%3D1%23f%40h%3A80%2F%5C',
+	is(delivered($id)->{path}, '/in/%3Fx%3D1%23f%40h%3A80%3B..%252F',
 		'a topic stays one segment of the path');
 	is_deeply(
 		[ grep { /evil/ } map { keys %{ $_->{headers} } } $receiver->log ],
