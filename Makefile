@@ -23,6 +23,7 @@ OBJS = \
 	src/http/http_options.o \
 	src/http/http_request.o \
 	src/http/http_socket.o \
+	src/http/http_status.o \
 	src/http/http_url.o \
 	src/lib/clock.o \
 	src/lib/json_members.o \

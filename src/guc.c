@@ -22,6 +22,7 @@
 
 #include "guc.h"
 #include "http/http_header.h"
+#include "http/http_status.h"
 #include "http/http_url.h"
 #include "lib/compat.h"
 
@@ -45,6 +46,7 @@ char	   *guc_http_headers = NULL;
 char	   *guc_http_headers_file = NULL;
 bool		guc_http_idempotency_key = false;
 char	   *guc_http_metadata_headers = NULL;
+char	   *guc_http_permanent_statuses = NULL;
 char	   *guc_http_signature_secret_file = NULL;
 bool		guc_http_topic_slashes = false;
 char	   *guc_http_url = NULL;
@@ -127,6 +129,12 @@ static bool
 check_http_metadata_headers(char **newval, void **extra, GucSource source)
 {
 	return accept_unless(http_header_names_problem(*newval));
+}
+
+static bool
+check_http_statuses(char **newval, void **extra, GucSource source)
+{
+	return accept_unless(http_status_list_problem(*newval));
 }
 
 /* Empty means that there is none yet. */
@@ -260,6 +268,9 @@ static const struct
 	{"outbox.http_metadata_headers",
 		"Names of metadata that the http publisher sends as headers of the same names.",
 	&guc_http_metadata_headers, "", check_http_metadata_headers, 0},
+	{"outbox.http_permanent_statuses",
+		"Statuses by which an endpoint says that it will never take an event.",
+	&guc_http_permanent_statuses, "400, 413, 415, 422", check_http_statuses, 0},
 	{"outbox.http_signature_secret_file",
 		"File with the secrets that the http publisher signs requests with, one a line.",
 	&guc_http_signature_secret_file, "", NULL, 0},

@@ -207,10 +207,13 @@ http_answer_judge(HttpPublisher *publisher, const HttpResult *result,
 /*
  * How long the server wants to be left alone, in milliseconds; -1: it does not
  * say.  Whoever limits the rate (Too Many Requests) wants a pause in any case.
+ * Where nothing is any more (Gone), it is asked as seldom as possible.
  */
 static int64
-asked_pause(const HttpResult *result)
+asked_pause(const HttpResult *result, OutboxOutcome outcome)
 {
+	if (result->status == 410 && outcome == OUTBOX_RETRY)
+		return guc_max_retry_interval;
 	if (result->status == 429 && result->retry_after_ms < 0)
 		return guc_breaker_probe_interval;
 	return result->retry_after_ms;
@@ -225,7 +228,7 @@ http_answer_fill(OutboxAnswer *answer, int64 id, const HttpResult *result,
 	answer->id = id;
 	answer->outcome = outcome;
 	answer->status = result->status;
-	answer->retry_after_ms = error ? asked_pause(result) : -1;
+	answer->retry_after_ms = error ? asked_pause(result, outcome) : -1;
 	answer->error = error;
 }
 

@@ -14,8 +14,8 @@
  * A request may be signed (webhook_signature.c), and carry its id in Idempotency-Key
  * and some of an event's metadata as headers.  An event that has such goes alone.
  *
- * Errors.  Four statuses say that this message will never be taken.  All
- * others but 2xx may come of the message, of its topic's route or of a server
+ * Errors.  Some statuses say that this message will never be taken, by a setting.
+ * All others but 2xx may come of the message, of its topic's route or of a server
  * in trouble: which, the relay finds out by trying again and by what becomes
  * of other messages.
  *
@@ -25,6 +25,7 @@
 
 #include "guc.h"
 #include "http/http_header.h"
+#include "http/http_status.h"
 #include "http/http_url.h"
 #include "lib/text.h"
 #include "publish/cloudevent.h"
@@ -345,18 +346,9 @@ endpoint_make_request(HttpPublisher *publisher, HttpRequest *request,
 static void
 endpoint_judge(const HttpResult *result, HttpVerdict *verdict)
 {
-	switch (result->status)
-	{
-		case 400:				/* Bad Request */
-		case 413:				/* Content Too Large */
-		case 415:				/* Unsupported Media Type */
-		case 422:				/* Unprocessable Content */
-			verdict->outcome = OUTBOX_REJECTED;
-			break;
-		default:
-			verdict->outcome = OUTBOX_RETRY;
-			break;
-	}
+	verdict->outcome = http_status_list_has(guc_http_permanent_statuses,
+											result->status) ?
+		OUTBOX_REJECTED : OUTBOX_RETRY;
 }
 
 static const HttpPublisherKind endpoint_kind = {

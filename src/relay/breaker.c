@@ -47,8 +47,9 @@ close_breaker(Breaker *breaker)
 	breaker->told = false;
 }
 
-static void
-open_breaker(Breaker *breaker, int64 now)
+/* Send nothing more until a probe has gone well. */
+void
+breaker_open(Breaker *breaker, int64 now)
 {
 	breaker->state = BREAKER_OPEN;
 	breaker->probe_at = now + guc_breaker_probe_interval;
@@ -84,11 +85,11 @@ breaker_failed(Breaker *breaker, int64 now)
 	}
 	breaker->failures++;
 	if (breaker->state == BREAKER_HALF_OPEN)
-		open_breaker(breaker, now);
+		breaker_open(breaker, now);
 	else if (breaker->state == BREAKER_CLOSED &&
 			 breaker->failures >= Min(guc_breaker_threshold,
 									  Max(guc_max_retry_times, 1)))
-		open_breaker(breaker, now);
+		breaker_open(breaker, now);
 }
 
 /* After a failure: can it count as the message's attempt? */
@@ -119,7 +120,7 @@ void
 breaker_check_probe(Breaker *breaker, int64 now)
 {
 	if (breaker->state == BREAKER_PROBING && now >= breaker->probe_at)
-		open_breaker(breaker, now);
+		breaker_open(breaker, now);
 }
 
 /*
@@ -139,7 +140,7 @@ breaker_told(Breaker *breaker, bool ok, int64 now)
 	{
 		breaker->told = true;
 		if (breaker->state != BREAKER_OPEN)
-			open_breaker(breaker, now);
+			breaker_open(breaker, now);
 	}
 }
 

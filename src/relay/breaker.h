@@ -25,6 +25,7 @@ typedef struct Breaker
 	int64		probe_at;		/* OPEN: the next probe; PROBING: its limit */
 } Breaker;
 
+extern void breaker_open(Breaker *breaker, int64 now);
 extern void breaker_succeeded(Breaker *breaker);
 extern void breaker_reached(Breaker *breaker);
 extern void breaker_failed(Breaker *breaker, int64 now);

@@ -353,6 +353,46 @@ lane_failed(LaneTable *table, RelayLane *lane, int64 now)
 		 table->failures < guc_breaker_threshold);
 }
 
+/* An event was delivered: what is refused from now on has itself to blame. */
+void
+lane_forget_refusals(LaneTable *table, RelayLane *lane)
+{
+	lane->refusals = 0;
+	table->refusals = 0;
+}
+
+/*
+ * Is it an event's own fault if it is refused?  Not when so many were in a row that
+ * it may as well be the wrong proxy, or a certificate that has expired.
+ */
+bool
+lane_believes_refusal(const LaneTable *table, const RelayLane *lane)
+{
+	return guc_breaker_threshold == 0 ||
+		Max(lane->refusals, table->refusals) < guc_breaker_threshold;
+}
+
+/*
+ * An event of the lane was refused, which was believed.  True if it is the last
+ * one that is, and takes the lane down.
+ */
+bool
+lane_refused(LaneTable *table, RelayLane *lane, int64 id, int64 now)
+{
+	/* somebody may have had it sent again */
+	if (lane->refused_id != id)
+	{
+		lane->refusals++;
+		table->refusals++;
+	}
+	lane->refused_id = id;
+	if (lane_believes_refusal(table, lane))
+		return false;
+	breaker_open(&lane->breaker, now);
+	lane_update(table, lane);
+	return true;
+}
+
 /* The destination wants nothing of this topic until then; then one first. */
 void
 lane_hold(LaneTable *table, RelayLane *lane, int64 until)

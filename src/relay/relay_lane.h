@@ -68,6 +68,8 @@ typedef struct RelayLane
 	int64		held_until;		/* the destination asked for this; 0: not */
 	int64		recovered_at;	/* the last time that it was in order again */
 	uint32		failed_in;		/* LaneTable.period of the last failure */
+	int			refusals;		/* events refused since one was delivered */
+	int64		refused_id;		/* the last one of them */
 
 	LanePace	pace;
 	double		mean_ms;		/* of the answers' times */
@@ -131,6 +133,7 @@ typedef struct LaneTable
 	int64		succeeded_at;	/* the last one */
 	int			failures;		/* since then, in all lanes */
 	int			nfailing;		/* lanes that had one since then */
+	int			refusals;		/* in all lanes, since one was delivered */
 	uint32		period;			/* counts successes */
 } LaneTable;
 
@@ -146,6 +149,11 @@ extern void lane_remove_ready(LaneTable *table, RelayLane *lane,
 							  dlist_node *node);
 extern void lane_succeeded(LaneTable *table, RelayLane *lane, int64 now);
 extern bool lane_failed(LaneTable *table, RelayLane *lane, int64 now);
+extern void lane_forget_refusals(LaneTable *table, RelayLane *lane);
+extern bool lane_believes_refusal(const LaneTable *table,
+								  const RelayLane *lane);
+extern bool lane_refused(LaneTable *table, RelayLane *lane, int64 id,
+						 int64 now);
 extern void lane_hold(LaneTable *table, RelayLane *lane, int64 until);
 extern void lanes_reconfigured(LaneTable *table, int nslots, int64 now);
 extern bool lane_sends_one(const LaneTable *table, const RelayLane *lane);

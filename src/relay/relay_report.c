@@ -23,6 +23,9 @@
 /* A topic's trouble is not told more often, in the log ... */
 #define LANE_LOG_PAUSE_MS	60000
 
+/* ... which says nothing of a topic that is to wait for less ... */
+#define LANE_LONG_HOLD_MS	60000
+
 /* ... and in shared memory. */
 #define TOPICS_PAUSE_MS		100
 
@@ -144,7 +147,9 @@ relay_forget_endpoint(Relay *relay)
 void
 relay_report_lane(Relay *relay, RelayLane *lane, const OutboxAnswer *failure)
 {
-	bool		down = lane->breaker.state == BREAKER_OPEN && failure;
+	bool		held = lane->held_until - relay->now >= LANE_LONG_HOLD_MS;
+	bool		down = failure &&
+	(held || lane->breaker.state == BREAKER_OPEN);
 
 	if (failure && lane_is_stopped(lane))
 		lane_note_error(&relay->queue.lanes, lane, failure->error,
@@ -166,8 +171,10 @@ relay_report_lane(Relay *relay, RelayLane *lane, const OutboxAnswer *failure)
 	lane->reported_at = relay->now;
 	ereport(LOG,
 			(errcode(ERRCODE_CONNECTION_EXCEPTION),
+			 held ? errmsg("outbox: topic \"%s\" is held", lane->topic) :
 			 errmsg("outbox: topic \"%s\" is down", lane->topic),
 			 errdetail("%s", failure->error),
+			 held ? errhint("One of its events is tried when the wait is over that the destination asked for; other topics go on.") :
 			 errhint("One of its events is tried every outbox.breaker_probe_interval; other topics go on.")));
 }
 

@@ -80,6 +80,20 @@ settle_dead(Relay *relay, RelayEntry *entry)
 	queue_remove(&relay->queue, entry);
 }
 
+/*
+ * It will never be taken.  If the destination says so of many in a row, the others
+ * had better wait.  What has no status was not refused there: it never went.
+ */
+static void
+settle_refused(Relay *relay, RelayEntry *entry, const OutboxAnswer *answer)
+{
+	if (answer->status != 0 &&
+		lane_refused(&relay->queue.lanes, entry->lane, answer->id,
+					 relay->now))
+		relay_report_lane(relay, entry->lane, answer);
+	settle_dead(relay, entry);
+}
+
 static void
 settle_persistent(Relay *relay, RelayEntry *entry, int64 wait)
 {
@@ -232,6 +246,8 @@ judge_answer(Relay *relay, RelayEntry *entry, const OutboxAnswer *answer,
 	switch (answer->outcome)
 	{
 		case OUTBOX_DELIVERED:
+			lane_forget_refusals(&relay->queue.lanes, entry->lane);
+			/* FALLTHROUGH */
 		case OUTBOX_FAILED:
 		case OUTBOX_REJECTED:
 			note_success(relay, entry->lane);
@@ -262,6 +278,7 @@ void
 relay_settle(Relay *relay, const OutboxAnswer *answer)
 {
 	RelayEntry *entry = queue_find(&relay->queue, answer->id);
+	OutboxAnswer doubted = *answer;
 	bool		excused;
 	bool		counted;
 
@@ -274,11 +291,20 @@ relay_settle(Relay *relay, const OutboxAnswer *answer)
 		relay_flush_next(relay);
 	entry->event->crashes = 0;
 
+	/* too many refusals are the topic's failure, and no event's attempt */
+	if (answer->outcome == OUTBOX_REJECTED && answer->status != 0 &&
+		!lane_believes_refusal(&relay->queue.lanes, entry->lane))
+	{
+		doubted.outcome = OUTBOX_RETRY;
+		answer = &doubted;
+	}
+
 	entry->last_status = answer->status;
 	if (answer->outcome != OUTBOX_DELIVERED)
 		note_failure(relay, entry, answer);
 	excused = answer->alone && !entry->alone;
-	counted = judge_answer(relay, entry, answer, excused) && !excused;
+	counted = judge_answer(relay, entry, answer, excused) &&
+		!excused && answer != &doubted;
 	if (answer->outcome != OUTBOX_DELIVERED && counted)
 		entry->attempts++;
 
@@ -287,7 +313,7 @@ relay_settle(Relay *relay, const OutboxAnswer *answer)
 	else if (excused)
 		settle_excused(relay, entry);
 	else if (answer->outcome == OUTBOX_REJECTED)
-		settle_dead(relay, entry);
+		settle_refused(relay, entry, answer);
 	else
 		settle_failed(relay, entry, counted, answer->retry_after_ms);
 }

@@ -3,6 +3,7 @@
 # Promises:
 # - No topic reaches another location than the URL's, whatever is in it, though
 #   nginx decodes a path and resolves its steps before it looks for a location.
+# - A certificate that nginx does not accept (400) kills no backlog.
 
 use strict;
 use warnings FATAL => 'all';
@@ -12,10 +13,13 @@ use Test::More;
 
 use lib 'test/lib';
 use OutboxTest;
+use Real::Certificates;
 use Real::Nginx;
 
 if (my $missing = Real::Nginx->missing) { plan skip_all => $missing; }
 
+my $certificates = Real::Certificates->new;
+my $server = $certificates->issue('server', 'IP:127.0.0.1');
 my $nginx = Real::Nginx->new(servers => <<'CONF');
 	server {
 		listen 127.0.0.1:PORT;
@@ -50,6 +54,35 @@ promise 'no topic reaches another location' => sub {
 	my %reached;
 	$reached{ (split / /)[1] }++ foreach $nginx->requests;
 	is_deeply(\%reached, { in => 2 * @good + @slashes }, 'all are in the location of the URL');
+};
+
+promise 'a certificate that nginx does not accept kills no backlog' => sub {
+	my $guarded = Real::Nginx->new(servers => <<"CONF");
+	server {
+		listen 127.0.0.1:PORT ssl;
+		ssl_certificate $server->{cert};
+		ssl_certificate_key $server->{key};
+		ssl_client_certificate $server->{ca};
+		ssl_verify_client on;
+		location / { return 204; }
+	}
+CONF
+	reload(
+		$node,
+		'outbox.http_url' => 'https://127.0.0.1:' . $guarded->port . '/{topic}',
+		'outbox.tls_ca_file' => $server->{ca});
+	my @ids = publish($node, 'backlog', count => 1000);
+	poll_until(sub { grep({ /^400 / } $guarded->requests) > 150 }, 'refusals');
+	is(query($node, q{SELECT count(*) FROM outbox_events WHERE topic = 'backlog' AND state = 'dead'}),
+		10, 'outbox.breaker_threshold of 1,000 events are dead');
+	like(query($node, q{SELECT state, last_error FROM outbox_topics WHERE topic = 'backlog'}),
+		qr/^down\|HTTP 400: .*No required SSL certificate was sent/, 'the topic is down');
+
+	# whoever puts it right has nothing more to do
+	reload($node, 'outbox.http_url' => $nginx->url . '/in/{topic}');
+	poll_until(sub { stat_value($node, 'backlog') == 0 }, 'all others to be published');
+	is(query($node, q{SELECT count(*) FROM outbox_events WHERE topic = 'backlog' AND state = 'published'}),
+		990, 'the others are published');
 };
 
 done_testing();
