@@ -18,6 +18,7 @@ OBJS = \
 	src/api/replica_role.o \
 	src/api/restore_note.o \
 	src/api/trace_context.o \
+	src/http/http_address.o \
 	src/http/http_client.o \
 	src/http/http_header.o \
 	src/http/http_options.o \

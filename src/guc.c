@@ -21,6 +21,7 @@
 #include "utils/guc.h"
 
 #include "guc.h"
+#include "http/http_address.h"
 #include "http/http_header.h"
 #include "http/http_status.h"
 #include "http/http_url.h"
@@ -40,7 +41,9 @@ int			guc_dead_key_policy = DEAD_KEY_BLOCK;
 int			guc_delete_batch_count = 1000;
 bool		guc_enabled = true;
 int			guc_failed_retry_interval = 60000;
+char	   *guc_http_allowed_addresses = NULL;
 int			guc_http_batch_size = 1;
+int			guc_http_connection_age = 60;
 int			guc_http_content_mode = HTTP_MODE_BINARY;
 char	   *guc_http_headers = NULL;
 char	   *guc_http_headers_file = NULL;
@@ -117,6 +120,12 @@ check_dapr_endpoint(char **newval, void **extra, GucSource source)
 	if (has_user)
 		GUC_check_errhint("Put the token into the file that outbox.dapr_api_token_file names.");
 	return accept_unless(problem);
+}
+
+static bool
+check_http_addresses(char **newval, void **extra, GucSource source)
+{
+	return accept_unless(http_address_list_problem(*newval));
 }
 
 static bool
@@ -202,6 +211,9 @@ static const struct
 	{"outbox.http_batch_size",
 		"Events that share a request of the http publisher; more than 1: CloudEvents' batch mode.",
 	&guc_http_batch_size, 1, 10000, 0},
+	{"outbox.http_connection_age",
+		"How long the http publisher uses a connection; 0: as long as it lasts.",
+	&guc_http_connection_age, 0, INT_MAX, GUC_UNIT_S},
 	{"outbox.local_failed_retry_interval",
 		"Wait between two tries of the local retry tier.",
 	&guc_local_failed_retry_interval, 1, INT_MAX, GUC_UNIT_MS},
@@ -259,6 +271,9 @@ static const struct
 	{"outbox.dapr_pubsub_name",
 		"Name of Dapr's pubsub component.",
 	&guc_dapr_pubsub_name, "pubsub", check_name, 0},
+	{"outbox.http_allowed_addresses",
+		"Networks to which the http publisher may connect; empty: any.",
+	&guc_http_allowed_addresses, "", check_http_addresses, 0},
 	{"outbox.http_headers",
 		"Headers that the http publisher adds, one a line.",
 	&guc_http_headers, "", check_http_headers, GUC_SUPERUSER_ONLY},

@@ -48,7 +48,9 @@ extern int	guc_dead_key_policy;
 extern int	guc_delete_batch_count;
 extern bool guc_enabled;
 extern int	guc_failed_retry_interval;
+extern char *guc_http_allowed_addresses;
 extern int	guc_http_batch_size;
+extern int	guc_http_connection_age;	/* seconds */
 extern int	guc_http_content_mode;
 extern char *guc_http_headers;	/* one a line */
 extern char *guc_http_headers_file;

@@ -25,8 +25,10 @@ typedef struct HttpOptions
 	const char *tls_cert;		/* ours and its chain, PEM; NULL: none */
 	const char *tls_key;		/* its private key, PEM */
 	const char *tls_key_password;	/* that of the key; NULL: none */
+	const char *allowed_addresses;	/* a list of networks; NULL or empty: any */
 	int			connect_timeout;	/* milliseconds */
 	int			request_timeout;	/* milliseconds, connecting included */
+	int			connection_age; /* seconds that one is used for; 0: no limit */
 	int			max_connections;
 	const char *const *headers; /* "Name: value" lines of every request */
 	int			nheaders;

@@ -15,9 +15,10 @@
 #include "lib/stringinfo.h"
 
 #include "http/http.h"
+#include "http/http_address.h"
 
-#if LIBCURL_VERSION_NUM < 0x074800
-#error "libcurl 7.72 or later is required"
+#if LIBCURL_VERSION_NUM < 0x075000
+#error "libcurl 7.80 or later is required"
 #endif
 
 /* What we know of the socket at the same place in HttpSockets.sockets. */
@@ -46,6 +47,8 @@ typedef struct HttpConfig
 	MemoryContext context;		/* holds this and what it points to */
 	HttpOptions options;
 	struct curl_slist *headers;
+	HttpNetwork *networks;		/* what of options may be connected to */
+	int			nnetworks;		/* 0: anything */
 
 	/* http_client.c's */
 	slist_head	idle;			/* requests to use again */
@@ -74,6 +77,7 @@ struct HttpRequest
 	int			sends;			/* how often it began to be sent */
 	bool		repeated;		/* http_request_repeat() was true */
 	StringInfoData headers;		/* lines, each behind a line end; or NULL */
+	bool		refused_address;	/* one may not be connected to */
 	bool		answered;		/* a line of a response was received */
 	bool		has_status;		/* its first line was one */
 	bool		headers_end;	/* the response's headers are complete */

@@ -19,6 +19,9 @@
 
 #define HTTP_USER_AGENT "outbox/" OUTBOX_VERSION " (PostgreSQL)"
 
+/* How long the addresses of a name are taken for true. */
+#define NAME_CACHED_SECONDS 10L
+
 /* Options about what may be talked to and how; the same for all requests. */
 static void
 set_policy(CURL *easy)
@@ -75,6 +78,10 @@ http_options_apply(CURL *easy, const HttpOptions *options)
 	 */
 	CHECK_SETOPT(easy, CURLOPT_CONNECTTIMEOUT_MS,
 				 (long) options->connect_timeout);
+
+	/* so a name that has moved is followed, also while somebody answers */
+	CHECK_SETOPT(easy, CURLOPT_MAXLIFETIME_CONN, (long) options->connection_age);
+	CHECK_SETOPT(easy, CURLOPT_DNS_CACHE_TIMEOUT, NAME_CACHED_SECONDS);
 	if (options->unix_socket != NULL)
 		CHECK_SETOPT(easy, CURLOPT_UNIX_SOCKET_PATH, options->unix_socket);
 	if (options->ca_file != NULL)
@@ -148,6 +155,9 @@ http_options_copy(MemoryContext parent, const HttpOptions *options)
 	config->options.tls_cert = copy_text(options->tls_cert);
 	config->options.tls_key = copy_text(options->tls_key);
 	config->options.tls_key_password = copy_text(options->tls_key_password);
+	config->networks = http_address_read_list(options->allowed_addresses,
+											  &config->nnetworks);
+	config->options.allowed_addresses = NULL;	/* these are they */
 	config->options.secrets = copy_secrets(options->secrets,
 										   options->nsecrets);
 

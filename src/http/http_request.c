@@ -121,24 +121,51 @@ header_received(char *data, size_t size, size_t nmemb, void *arg)
 	return len;
 }
 
-#if LIBCURL_VERSION_NUM >= 0x075000
+/*
+ * libcurl wants a socket to connect to this address.  If none may be, it goes on
+ * to the next address of the host.
+ */
+static curl_socket_t
+open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
+{
+	HttpRequest *request = arg;
+	const HttpConfig *config = request->config;
+	struct sockaddr_storage storage = {0};
+
+	memcpy(&storage, &address->addr, Min(address->addrlen, sizeof(storage)));
+	if (!http_address_is_in(config->networks, config->nnetworks, &storage))
+	{
+		request->refused_address = true;
+		return CURL_SOCKET_BAD;
+	}
+	return socket(address->family, address->socktype, address->protocol);
+}
+
 /*
  * A request is about to be sent.  If this is libcurl's remedy for a connection
  * that died under it, there is no use in trying it on one more kept connection,
- * and then the next: http_request_repeat() has a fresh one made.
+ * and then the next; and there may be one to an address to which none is allowed
+ * any more.  Then http_request_repeat() has a fresh one made.
  */
 static int
 about_to_send(void *arg, char *remote_ip, char *local_ip, int remote_port,
 			  int local_port)
 {
 	HttpRequest *request = arg;
+	const HttpConfig *config = request->config;
+	bool		again = request->sends++ > 0;
 	long		connects = 0;
 
 	curl_easy_getinfo(request->easy, CURLINFO_NUM_CONNECTS, &connects);
-	return request->sends++ == 0 || connects > 0 ?
-		CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT;
+	if (connects > 0)
+		return CURL_PREREQFUNC_OK;
+	if (again ||
+		(config->nnetworks > 0 &&
+		 !http_address_text_is_in(config->networks, config->nnetworks,
+								  remote_ip)))
+		return CURL_PREREQFUNC_ABORT;
+	return CURL_PREREQFUNC_OK;
 }
-#endif
 
 /* Set what an easy handle keeps from one use to the next. */
 static void
@@ -149,10 +176,13 @@ set_options(HttpRequest *request)
 	http_options_apply(easy, &request->config->options);
 	CHECK_SETOPT(easy, CURLOPT_PRIVATE, request);
 	CHECK_SETOPT(easy, CURLOPT_ERRORBUFFER, request->error);
-#if LIBCURL_VERSION_NUM >= 0x075000
+	if (request->config->nnetworks > 0)
+	{
+		CHECK_SETOPT(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
+		CHECK_SETOPT(easy, CURLOPT_OPENSOCKETDATA, request);
+	}
 	CHECK_SETOPT(easy, CURLOPT_PREREQFUNCTION, about_to_send);
 	CHECK_SETOPT(easy, CURLOPT_PREREQDATA, request);
-#endif
 	CHECK_SETOPT(easy, CURLOPT_HEADERFUNCTION, header_received);
 	CHECK_SETOPT(easy, CURLOPT_HEADERDATA, request);
 	CHECK_SETOPT(easy, CURLOPT_WRITEFUNCTION, body_received);
@@ -206,6 +236,7 @@ http_request_clear(HttpRequest *request)
 		CHECK_SETOPT(request->easy, CURLOPT_FRESH_CONNECT, 0L);
 	request->repeated = false;
 	request->sends = 0;
+	request->refused_address = false;
 	request->headers.data = NULL;
 	request->answered = false;
 	request->has_status = false;
@@ -333,9 +364,9 @@ http_request_post(HttpRequest *request, const char *url,
  * A server may close a kept connection whenever it likes, and a request that
  * meets this is told nothing: no fault of its own.  libcurl has a remedy, but
  * only five times in an easy handle's life, and each time with any connection
- * that is kept.  So from 7.80 on a request is sent at most twice; to an older
- * libcurl up to seven times, if as many connections die.  The server may have
- * taken it all the same, as with any answer that is lost.
+ * that is kept, which about_to_send() does not let it use.  So a request is sent at
+ * most twice.  The server may have taken it all the same, as with any answer that
+ * is lost.
  */
 bool
 http_request_repeat(HttpRequest *request, CURLcode code)
@@ -385,6 +416,9 @@ http_request_result(HttpRequest *request, CURLcode code,
 		snprintf(request->error, sizeof(request->error),
 				 "timed out: no complete answer in %d ms",
 				 request->config->options.request_timeout);
+	if (code == CURLE_COULDNT_CONNECT && request->refused_address)
+		strlcpy(request->error, "the host has no address that may be connected to and answers",
+				sizeof(request->error));
 	if (code != CURLE_OK)
 		result->error = request->error[0] != '\0' ? request->error :
 			curl_easy_strerror(code);

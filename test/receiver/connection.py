@@ -167,7 +167,10 @@ class Connection(asyncio.Protocol):
         if unread:
             self._linger()
         elif response.close or response.silent_close:
-            self.transport.close()
+            if response.close_delay:
+                self.server.loop.call_later(response.close_delay, self.transport.close)
+            else:
+                self.transport.close()
 
     def _linger(self):
         """Close so that a client in the middle of its body has a chance to see the answer: data that

@@ -74,6 +74,7 @@ class Exchange:
         if self.request.nth >= spec.get('close_after', float('inf')):
             response.silent_close = True
             response.close = spec.get('announce', True)
+            response.close_delay = spec.get('close_delay', 0)
         await self._take(taken, response.status)
         self.conn.respond(response)
 

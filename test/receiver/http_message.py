@@ -163,7 +163,7 @@ def _take_line(buffer):
 class Response:
     """An answer; encode() makes bytes of it."""
 
-    __slots__ = ('status', 'headers', 'body', 'close', 'silent_close')
+    __slots__ = ('status', 'headers', 'body', 'close', 'silent_close', 'close_delay')
 
     def __init__(self, status, body=b'', headers=(), close=False):
         self.status = status
@@ -171,6 +171,7 @@ class Response:
         self.headers = list(headers)
         self.close = close
         self.silent_close = False       # close without a word in the headers
+        self.close_delay = 0            # seconds from the answer to either of these
 
     def encode(self):
         try:

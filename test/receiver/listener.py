@@ -10,23 +10,23 @@ BACKLOG = 1024
 
 
 class Listener:
-    """A TCP port of 127.0.0.1 that can be closed and opened again.
+    """A TCP port of an address that can be closed and opened again.
 
     While it is closed the port stays bound, so that clients are refused and nobody else gets it."""
 
-    def __init__(self, loop, factory, port, tls=None):
+    def __init__(self, loop, factory, port, tls=None, host='127.0.0.1'):
         self.loop = loop
+        self.host = host
         self.factory = factory
         self.tls = tls
         self.server = None
         self.socket = self._bind(port)
         self.port = self.socket.getsockname()[1]
 
-    @staticmethod
-    def _bind(port):
+    def _bind(self, port):
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(('127.0.0.1', port))
+        sock.bind((self.host, port))
         return sock
 
     async def open(self):

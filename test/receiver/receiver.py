@@ -46,7 +46,8 @@ PARENT_CHECK_INTERVAL = 0.25
 def parse_options(arguments):
     parser = argparse.ArgumentParser(description='The receiver that the tests relay to.')
     parser.add_argument('--mode', choices=('dapr', 'http'), required=True)
-    parser.add_argument('--port', type=int, help='on 127.0.0.1; 0 = any (default, unless --unix is given)')
+    parser.add_argument('--host', default='127.0.0.1', help='IPv4 address of this machine (default: 127.0.0.1)')
+    parser.add_argument('--port', type=int, help='on --host; 0 = any (default, unless --unix is given)')
     parser.add_argument('--port-file', help='is written once the receiver listens')
     parser.add_argument('--ctl-port', type=int, default=0, help='serves only the control API (default: any)')
     parser.add_argument('--ctl-port-file')

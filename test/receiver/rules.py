@@ -39,7 +39,8 @@ class Rule:
     delay_read, delay_commit, delay_response
                 seconds before the body is read, the event is taken, the answer is sent
     close_after end the connection after that many requests; with "announce": false without a
-                Connection: close, so that the client's next request meets a closed connection
+                Connection: close, so that the client's next request meets a closed connection, and
+                with "close_delay" so many seconds later
     kill_pid_from
                 file whose first line is the pid to kill, after the event is taken, before the answer
     """
@@ -51,7 +52,7 @@ class Rule:
                'body': object, 'headers': dict, 'component_error': str, 'entry_ids': list, 'indexes': list,
                'entry_regex': str, 'error': str, 'pad': int, 'on_release': str, 'interval': (int, float),
                'taken': int, 'delay_read': (int, float), 'delay_commit': (int, float),
-               'delay_response': (int, float), 'close_after': int, 'announce': int, 'kill_pid_from': str}
+               'delay_response': (int, float), 'close_after': int, 'announce': int, 'close_delay': (int, float), 'kill_pid_from': str}
     IMPLIED = {'status': 'status', 'component_error': 'component_error', 'entry_ids': 'fail_entries',
                'indexes': 'fail_entries', 'entry_regex': 'fail_entries'}
     ACTIONS = {'pass', 'status', 'nul_body', 'component_error', 'fail_entries', 'hang', 'no_continue',

@@ -126,7 +126,7 @@ def make_listeners(options, loop, factory):
         if options.tls_cert is not None:
             tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             tls.load_cert_chain(options.tls_cert, options.tls_key)
-        listeners.append(Listener(loop, factory, options.port or 0, tls))
+        listeners.append(Listener(loop, factory, options.port or 0, tls, options.host))
     return listeners
 
 

@@ -91,6 +91,9 @@ foreach my $case (
 	my ($name, $rule, $payload, $status, $error, $metadata) = @$case;
 
 	promise "what can never be taken is dead at once: $name" => sub {
+
+		# as long as something is taken, it is the event's fault
+		wait_delivered($receiver, [ scalar publish($node, 'good') ]);
 		$receiver->faults([ $rule // () ]);
 		my $id = publish($node, $name, payload => $payload, more => $metadata);
 		wait_state($node, $id, 'dead');

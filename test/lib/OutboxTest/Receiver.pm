@@ -36,7 +36,7 @@ my %initial = (listening => 1, ready => 1, outbound => 1, draining => 0);
 # new(mode => 'dapr' | 'http', %options)
 #
 # Options are those of receiver.py, with underscores: token, app_id, profile,
-# components (a hash), max_body, max_header, unix, tls_cert, tls_key, port.
+# components (a hash), max_body, max_header, unix, tls_cert, tls_key, host, port.
 # "port" defaults to a free one, "unix" without "port" means no TCP port.
 sub new
 {
@@ -197,7 +197,7 @@ sub url
 {
 	my ($self) = @_;
 	my $scheme = defined $self->{options}{tls_cert} ? 'https' : 'http';
-	return "$scheme://127.0.0.1:" . $self->port;
+	return "$scheme://" . ($self->{options}{host} // '127.0.0.1') . ':' . $self->port;
 }
 
 # --- Control
