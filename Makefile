@@ -40,6 +40,7 @@ OBJS = \
 	src/publish/dapr_numbers.o \
 	src/publish/http_answer.o \
 	src/publish/http_batch.o \
+	src/publish/proxy_credentials.o \
 	src/publish/publisher_call.o \
 	src/publish/publisher_dapr.o \
 	src/publish/publisher_dapr_bulk.o \

@@ -50,6 +50,8 @@ char	   *guc_http_headers_file = NULL;
 bool		guc_http_idempotency_key = false;
 char	   *guc_http_metadata_headers = NULL;
 char	   *guc_http_permanent_statuses = NULL;
+char	   *guc_http_proxy = NULL;
+char	   *guc_http_proxy_credentials_file = NULL;
 char	   *guc_http_signature_secret_file = NULL;
 bool		guc_http_topic_slashes = false;
 char	   *guc_http_url = NULL;
@@ -138,6 +140,20 @@ static bool
 check_http_metadata_headers(char **newval, void **extra, GucSource source)
 {
 	return accept_unless(http_header_names_problem(*newval));
+}
+
+/* Empty means that there is none. */
+static bool
+check_http_proxy(char **newval, void **extra, GucSource source)
+{
+	bool		has_user = false;
+	const char *problem = NULL;
+
+	if (**newval != '\0')
+		problem = http_url_proxy_problem(*newval, &has_user);
+	if (has_user)
+		GUC_check_errhint("Put them into the file that outbox.http_proxy_credentials_file names.");
+	return accept_unless(problem);
 }
 
 static bool
@@ -286,6 +302,12 @@ static const struct
 	{"outbox.http_permanent_statuses",
 		"Statuses by which an endpoint says that it will never take an event.",
 	&guc_http_permanent_statuses, "400, 413, 415, 422", check_http_statuses, 0},
+	{"outbox.http_proxy",
+		"URL of the proxy through which the http publisher sends; empty: none.",
+	&guc_http_proxy, "", check_http_proxy, 0},
+	{"outbox.http_proxy_credentials_file",
+		"File with name:password for that proxy.",
+	&guc_http_proxy_credentials_file, "", NULL, 0},
 	{"outbox.http_signature_secret_file",
 		"File with the secrets that the http publisher signs requests with, one a line.",
 	&guc_http_signature_secret_file, "", NULL, 0},

@@ -57,6 +57,8 @@ extern char *guc_http_headers_file;
 extern bool guc_http_idempotency_key;
 extern char *guc_http_metadata_headers; /* names, commas between */
 extern char *guc_http_permanent_statuses;
+extern char *guc_http_proxy;
+extern char *guc_http_proxy_credentials_file;
 extern char *guc_http_signature_secret_file;
 extern bool guc_http_topic_slashes;
 extern char *guc_http_url;

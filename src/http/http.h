@@ -25,6 +25,9 @@ typedef struct HttpOptions
 	const char *tls_cert;		/* ours and its chain, PEM; NULL: none */
 	const char *tls_key;		/* its private key, PEM */
 	const char *tls_key_password;	/* that of the key; NULL: none */
+	const char *proxy;			/* the URL of a forward proxy; NULL: none */
+	const char *proxy_user;		/* who we are to it; NULL: nobody */
+	const char *proxy_password;
 	const char *allowed_addresses;	/* a list of networks; NULL or empty: any */
 	int			connect_timeout;	/* milliseconds */
 	int			request_timeout;	/* milliseconds, connecting included */

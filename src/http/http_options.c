@@ -38,10 +38,6 @@ set_policy(CURL *easy)
 #endif
 	CHECK_SETOPT(easy, CURLOPT_NOSIGNAL, 1L);
 
-	/* whatever the environment says of proxies */
-	CHECK_SETOPT(easy, CURLOPT_PROXY, "");
-	CHECK_SETOPT(easy, CURLOPT_NOPROXY, "*");
-
 	/* events and secret headers go nowhere but to the server that was set */
 	CHECK_SETOPT(easy, CURLOPT_FOLLOWLOCATION, 0L);
 	CHECK_SETOPT(easy, CURLOPT_PATH_AS_IS, 1L);
@@ -50,6 +46,45 @@ set_policy(CURL *easy)
 	CHECK_SETOPT(easy, CURLOPT_SSL_VERIFYHOST, 2L);
 	CHECK_SETOPT(easy, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
 	CHECK_SETOPT(easy, CURLOPT_USERAGENT, HTTP_USER_AGENT);
+}
+
+/*
+ * Trust these authorities and no others; libcurl has a directory of the system's.
+ * The file may be replaced.
+ */
+static void
+set_authorities(CURL *easy, const char *ca_file)
+{
+	CHECK_SETOPT(easy, CURLOPT_CAINFO, ca_file);
+	CHECK_SETOPT(easy, CURLOPT_CAPATH, NULL);
+	CHECK_SETOPT(easy, CURLOPT_PROXY_CAINFO, ca_file);
+	CHECK_SETOPT(easy, CURLOPT_PROXY_CAPATH, NULL);
+#if LIBCURL_VERSION_NUM >= 0x075700
+	CHECK_SETOPT(easy, CURLOPT_CA_CACHE_TIMEOUT, 0L);
+#endif
+}
+
+/* Go through the proxy of the options or none, whatever the environment says. */
+static void
+set_proxy(CURL *easy, const HttpOptions *options)
+{
+	if (options->proxy == NULL)
+	{
+		CHECK_SETOPT(easy, CURLOPT_PROXY, "");
+		CHECK_SETOPT(easy, CURLOPT_NOPROXY, "*");
+		return;
+	}
+	CHECK_SETOPT(easy, CURLOPT_PROXY, options->proxy);
+	CHECK_SETOPT(easy, CURLOPT_NOPROXY, "");
+
+	/* what it says of a tunnel is no part of the server's answer */
+	CHECK_SETOPT(easy, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
+	if (options->proxy_user != NULL)
+	{
+		CHECK_SETOPT(easy, CURLOPT_PROXYAUTH, (long) CURLAUTH_BASIC);
+		CHECK_SETOPT(easy, CURLOPT_PROXYUSERNAME, options->proxy_user);
+		CHECK_SETOPT(easy, CURLOPT_PROXYPASSWORD, options->proxy_password);
+	}
 }
 
 /* Give libcurl a text in place of a file; it is not copied. */
@@ -85,15 +120,8 @@ http_options_apply(CURL *easy, const HttpOptions *options)
 	if (options->unix_socket != NULL)
 		CHECK_SETOPT(easy, CURLOPT_UNIX_SOCKET_PATH, options->unix_socket);
 	if (options->ca_file != NULL)
-	{
-		/* these and no others: libcurl has a directory of the system's */
-		CHECK_SETOPT(easy, CURLOPT_CAINFO, options->ca_file);
-		CHECK_SETOPT(easy, CURLOPT_CAPATH, NULL);
-#if LIBCURL_VERSION_NUM >= 0x075700
-		/* the file may be replaced */
-		CHECK_SETOPT(easy, CURLOPT_CA_CACHE_TIMEOUT, 0L);
-#endif
-	}
+		set_authorities(easy, options->ca_file);
+	set_proxy(easy, options);
 	if (options->tls_cert != NULL)
 	{
 		/* "options" outlive the handle */
@@ -152,6 +180,9 @@ http_options_copy(MemoryContext parent, const HttpOptions *options)
 	config->options = *options;
 	config->options.unix_socket = copy_text(options->unix_socket);
 	config->options.ca_file = copy_text(options->ca_file);
+	config->options.proxy = copy_text(options->proxy);
+	config->options.proxy_user = copy_text(options->proxy_user);
+	config->options.proxy_password = copy_text(options->proxy_password);
 	config->options.tls_cert = copy_text(options->tls_cert);
 	config->options.tls_key = copy_text(options->tls_key);
 	config->options.tls_key_password = copy_text(options->tls_key_password);

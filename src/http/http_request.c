@@ -385,6 +385,7 @@ http_request_repeat(HttpRequest *request, CURLcode code)
 		return false;
 	CHECK_SETOPT(request->easy, CURLOPT_FRESH_CONNECT, 1L);
 	request->repeated = true;
+	request->sends = 0;
 	request->error[0] = '\0';
 	return true;
 }
@@ -398,16 +399,14 @@ http_request_result(HttpRequest *request, CURLcode code,
 					HttpResult *result)
 {
 	long		status = 0;
-	long		bytes_sent = 0;
 	curl_off_t	retry_after = 0;
 
 	curl_easy_getinfo(request->easy, CURLINFO_RESPONSE_CODE, &status);
 	if (status < 200 || status >= 300)
 		curl_easy_getinfo(request->easy, CURLINFO_RETRY_AFTER, &retry_after);
 
-	/* none before a connection, TLS included, is there */
-	curl_easy_getinfo(request->easy, CURLINFO_REQUEST_SIZE, &bytes_sent);
-	result->sent = bytes_sent > 0;
+	/* not before a connection, tunnel and TLS included, is there */
+	result->sent = request->sends > 0;
 
 	result->options = &request->config->options;
 	result->status = 0;

@@ -132,6 +132,23 @@ http_url_topic_problem(const char *pattern, const char *topic, bool slashes)
 	}
 }
 
+/* The URL of a proxy, which has no path.  "has_user" is as above. */
+const char *
+http_url_proxy_problem(const char *url, bool *has_user)
+{
+	const char *problem = http_url_problem(url, has_user);
+	const char *path;
+
+	if (problem != NULL)
+		return problem;
+
+	/* a slash at the end is a habit that does no harm */
+	path = strchr(strstr(url, "://") + 3, '/');
+	if (strpbrk(url, "?#") != NULL || (path && path[1] != '\0'))
+		return "It must be an address only, without a path.";
+	return NULL;
+}
+
 /*
  * The address of a server: a URL without a path, or HTTP_UNIX_PREFIX and an
  * absolute path.  "has_user" is as above.
@@ -139,24 +156,13 @@ http_url_topic_problem(const char *pattern, const char *topic, bool slashes)
 const char *
 http_url_address_problem(const char *address, bool *has_user)
 {
-	const char *problem;
-	const char *path;
-
 	if (strncmp(address, HTTP_UNIX_PREFIX, strlen(HTTP_UNIX_PREFIX)) == 0)
 	{
 		if (address[strlen(HTTP_UNIX_PREFIX)] != '/')
 			return "A socket is given as \"unix:\" and its absolute path.";
 		return http_url_part_problem(address);
 	}
-	problem = http_url_problem(address, has_user);
-	if (problem != NULL)
-		return problem;
-
-	/* a slash at the end is a habit that does no harm */
-	path = strchr(strstr(address, "://") + 3, '/');
-	if (strpbrk(address, "?#") != NULL || (path && path[1] != '\0'))
-		return "It must be an address only, without a path.";
-	return NULL;
+	return http_url_proxy_problem(address, has_user);
 }
 
 /* Where the authority of a URI reference begins; NULL: it has none. */

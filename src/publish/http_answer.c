@@ -198,7 +198,7 @@ http_answer_judge(HttpPublisher *publisher, const HttpResult *result,
 		OUTBOX_RETRY : OUTBOX_UNAVAILABLE;
 	old = MemoryContextSwitchTo(publisher->scratch);
 	if (result->status != 0)
-		publisher->kind->judge(result, verdict);
+		publisher->kind->judge(publisher, result, verdict);
 	error = http_answer_error_line(result, verdict);
 	MemoryContextSwitchTo(old);
 	return error;

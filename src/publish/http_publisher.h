@@ -84,7 +84,8 @@ typedef struct HttpPublisherKind
 	 * Give a verdict on a response that is not 2xx, other than "unavailable",
 	 * which it is set to.  The current memory context lasts long enough.
 	 */
-	void		(*judge) (const HttpResult *result, HttpVerdict *verdict);
+	void		(*judge) (HttpPublisher *publisher, const HttpResult *result,
+						  HttpVerdict *verdict);
 
 	/*
 	 * Fill in the request of several messages, as make_request() does; may

@@ -284,7 +284,8 @@ ends_with(const char *str, const char *end)
  * "unavailable".
  */
 static void
-dapr_judge(const HttpResult *result, HttpVerdict *verdict)
+dapr_judge(HttpPublisher *publisher, const HttpResult *result,
+		   HttpVerdict *verdict)
 {
 	(void) json_members_read(result->body, result->body_len, error_member,
 							 verdict);

@@ -29,6 +29,7 @@
 #include "http/http_url.h"
 #include "lib/text.h"
 #include "publish/cloudevent.h"
+#include "publish/proxy_credentials.h"
 #include "publish/publisher_over_http.h"
 #include "publish/publishers.h"
 #include "publish/secret_headers.h"
@@ -40,6 +41,7 @@ typedef struct EndpointPublisher
 	HttpPublisher http;
 	const char *url;			/* with the placeholder */
 	HttpContentMode mode;
+	bool		has_proxy;
 	bool		topic_slashes;	/* a topic in the path may have slashes */
 	bool		batched;		/* batch mode, whatever the other mode */
 	List	   *metadata_headers;	/* char *: these of the metadata are
@@ -121,6 +123,31 @@ read_keys(EndpointPublisher *endpoint, const char **reason)
 						  &endpoint->keys, reason);
 }
 
+/*
+ * Fill in through which proxy requests go, and which addresses they may go to;
+ * false and a reason as above.
+ */
+static bool
+read_proxy(EndpointPublisher *endpoint, HttpOptions *options,
+		   const char **reason)
+{
+	options->allowed_addresses = guc_http_allowed_addresses;
+	endpoint->has_proxy = guc_http_proxy[0] != '\0';
+	if (!endpoint->has_proxy)
+		return true;
+
+	/* it is the proxy that connects, wherever it likes */
+	if (guc_http_allowed_addresses[0] != '\0')
+	{
+		*reason = "both outbox.http_proxy and outbox.http_allowed_addresses are set";
+		return false;
+	}
+	options->proxy = guc_http_proxy;
+	return guc_http_proxy_credentials_file[0] == '\0' ||
+		proxy_credentials_read(&endpoint->http, guc_http_proxy_credentials_file,
+							   options, reason);
+}
+
 /* HttpPublisherKind.configure */
 static bool
 endpoint_configure(HttpPublisher *publisher, HttpOptions *options,
@@ -131,12 +158,11 @@ endpoint_configure(HttpPublisher *publisher, HttpOptions *options,
 	const char **lines;
 	ListCell   *lc;
 
-	if (!read_url(endpoint, reason))
+	if (!read_url(endpoint, reason) || !read_proxy(endpoint, options, reason))
 		return false;
 	endpoint->mode = guc_http_content_mode;
 	endpoint->topic_slashes = guc_http_topic_slashes;
 	options->connection_age = guc_http_connection_age;
-	options->allowed_addresses = guc_http_allowed_addresses;
 
 	/* a receiver that expects arrays gets nothing else */
 	endpoint->batched = guc_http_batch_size > 1;
@@ -346,8 +372,14 @@ endpoint_make_request(HttpPublisher *publisher, HttpRequest *request,
 
 /* HttpPublisherKind.judge */
 static void
-endpoint_judge(const HttpResult *result, HttpVerdict *verdict)
+endpoint_judge(HttpPublisher *publisher, const HttpResult *result,
+			   HttpVerdict *verdict)
 {
+	const EndpointPublisher *endpoint = (EndpointPublisher *) publisher;
+
+	/* Proxy Authentication Required: no event is to blame, nor a topic */
+	if (endpoint->has_proxy && result->status == 407)
+		return;
 	verdict->outcome = http_status_list_has(guc_http_permanent_statuses,
 											result->status) ?
 		OUTBOX_REJECTED : OUTBOX_RETRY;
