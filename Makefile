@@ -40,6 +40,8 @@ OBJS = \
 	src/publish/dapr_numbers.o \
 	src/publish/http_answer.o \
 	src/publish/http_batch.o \
+	src/publish/oauth_grant.o \
+	src/publish/oauth_token.o \
 	src/publish/proxy_credentials.o \
 	src/publish/publisher_call.o \
 	src/publish/publisher_dapr.o \

@@ -49,6 +49,12 @@ char	   *guc_http_headers = NULL;
 char	   *guc_http_headers_file = NULL;
 bool		guc_http_idempotency_key = false;
 char	   *guc_http_metadata_headers = NULL;
+char	   *guc_http_oauth_audience = NULL;
+int			guc_http_oauth_auth = OAUTH_AUTH_BASIC;
+char	   *guc_http_oauth_client_id = NULL;
+char	   *guc_http_oauth_client_secret_file = NULL;
+char	   *guc_http_oauth_scope = NULL;
+char	   *guc_http_oauth_token_url = NULL;
 char	   *guc_http_permanent_statuses = NULL;
 char	   *guc_http_proxy = NULL;
 char	   *guc_http_proxy_credentials_file = NULL;
@@ -95,6 +101,12 @@ static const struct config_enum_entry dead_key_policies[] = {
 static const struct config_enum_entry http_content_modes[] = {
 	{"binary", HTTP_MODE_BINARY, false},
 	{"structured", HTTP_MODE_STRUCTURED, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry oauth_auths[] = {
+	{"basic", OAUTH_AUTH_BASIC, false},
+	{"post", OAUTH_AUTH_POST, false},
 	{NULL, 0, false}
 };
 
@@ -153,6 +165,20 @@ check_http_proxy(char **newval, void **extra, GucSource source)
 		problem = http_url_proxy_problem(*newval, &has_user);
 	if (has_user)
 		GUC_check_errhint("Put them into the file that outbox.http_proxy_credentials_file names.");
+	return accept_unless(problem);
+}
+
+/* Empty means that there is none. */
+static bool
+check_http_token_url(char **newval, void **extra, GucSource source)
+{
+	bool		has_user = false;
+	const char *problem = NULL;
+
+	if (**newval != '\0')
+		problem = http_url_secure_problem(*newval, &has_user);
+	if (has_user)
+		GUC_check_errhint("Set outbox.http_oauth_client_id and outbox.http_oauth_client_secret_file.");
 	return accept_unless(problem);
 }
 
@@ -299,6 +325,21 @@ static const struct
 	{"outbox.http_metadata_headers",
 		"Names of metadata that the http publisher sends as headers of the same names.",
 	&guc_http_metadata_headers, "", check_http_metadata_headers, 0},
+	{"outbox.http_oauth_audience",
+		"Audience for which an access token is asked; empty: none is named.",
+	&guc_http_oauth_audience, "", NULL, 0},
+	{"outbox.http_oauth_client_id",
+		"Client for which an access token is asked.",
+	&guc_http_oauth_client_id, "", NULL, 0},
+	{"outbox.http_oauth_client_secret_file",
+		"File with that client's secret.",
+	&guc_http_oauth_client_secret_file, "", NULL, 0},
+	{"outbox.http_oauth_scope",
+		"Scope for which an access token is asked; empty: none is named.",
+	&guc_http_oauth_scope, "", NULL, 0},
+	{"outbox.http_oauth_token_url",
+		"Where the http publisher gets an access token (OAuth 2.0, client credentials); empty: it needs none.",
+	&guc_http_oauth_token_url, "", check_http_token_url, 0},
 	{"outbox.http_permanent_statuses",
 		"Statuses by which an endpoint says that it will never take an event.",
 	&guc_http_permanent_statuses, "400, 413, 415, 422", check_http_statuses, 0},
@@ -375,6 +416,9 @@ static const struct
 	{"outbox.http_content_mode",
 		"CloudEvents content mode of the http publisher.",
 	&guc_http_content_mode, http_content_modes},
+	{"outbox.http_oauth_auth",
+		"Whether a client's secret goes into a header or into the body of the request for a token.",
+	&guc_http_oauth_auth, oauth_auths},
 	{"outbox.key_scope",
 		"Whether events of a key are delivered in order within a topic or across all topics.",
 	&guc_key_scope, key_scopes}

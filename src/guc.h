@@ -33,6 +33,12 @@ typedef enum HttpContentMode
 	HTTP_MODE_STRUCTURED
 } HttpContentMode;
 
+typedef enum OAuthAuth
+{
+	OAUTH_AUTH_BASIC,
+	OAUTH_AUTH_POST
+} OAuthAuth;
+
 /* Times are in milliseconds unless their comment says otherwise. */
 extern int	guc_batch_size;
 extern int	guc_breaker_probe_interval;
@@ -56,6 +62,12 @@ extern char *guc_http_headers;	/* one a line */
 extern char *guc_http_headers_file;
 extern bool guc_http_idempotency_key;
 extern char *guc_http_metadata_headers; /* names, commas between */
+extern char *guc_http_oauth_audience;
+extern int	guc_http_oauth_auth;
+extern char *guc_http_oauth_client_id;
+extern char *guc_http_oauth_client_secret_file;
+extern char *guc_http_oauth_scope;
+extern char *guc_http_oauth_token_url;
 extern char *guc_http_permanent_statuses;
 extern char *guc_http_proxy;
 extern char *guc_http_proxy_credentials_file;

@@ -86,6 +86,7 @@ extern void http_client_ready(HttpClient *client, const OutboxSocket *ready,
 
 /* http_request.c: to fill in a new request, before it is started */
 extern MemoryContext http_request_context(HttpRequest *request);
+extern void http_request_omit_headers(HttpRequest *request);
 extern void http_request_add_header(HttpRequest *request, const char *name,
 									const char *value);
 extern void http_request_get(HttpRequest *request, const char *url);

@@ -47,6 +47,7 @@ typedef struct HttpConfig
 	MemoryContext context;		/* holds this and what it points to */
 	HttpOptions options;
 	struct curl_slist *headers;
+	struct curl_slist *no_headers;	/* the end of these: none of the options */
 	HttpNetwork *networks;		/* what of options may be connected to */
 	int			nnetworks;		/* 0: anything */
 
@@ -74,6 +75,7 @@ struct HttpRequest
 
 	/* The rest belongs to one use. */
 	MemoryContext context;
+	bool		omits_headers;	/* those of the options */
 	int			sends;			/* how often it began to be sent */
 	bool		repeated;		/* http_request_repeat() was true */
 	StringInfoData headers;		/* lines, each behind a line end; or NULL */

@@ -194,6 +194,7 @@ http_options_copy(MemoryContext parent, const HttpOptions *options)
 
 	/* an empty Expect keeps libcurl from waiting for "100 Continue" */
 	config->headers = http_options_prepend_header(NULL, pstrdup("Expect:"));
+	config->no_headers = config->headers;
 	for (int i = options->nheaders - 1; i >= 0; i--)
 		config->headers = http_options_prepend_header(config->headers,
 													  pstrdup(options->headers[i]));

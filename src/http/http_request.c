@@ -235,6 +235,7 @@ http_request_clear(HttpRequest *request)
 	if (request->repeated)
 		CHECK_SETOPT(request->easy, CURLOPT_FRESH_CONNECT, 0L);
 	request->repeated = false;
+	request->omits_headers = false;
 	request->sends = 0;
 	request->refused_address = false;
 	request->headers.data = NULL;
@@ -273,6 +274,13 @@ MemoryContext
 http_request_context(HttpRequest *request)
 {
 	return request->context;
+}
+
+/* Leave out the headers of the options: they are for somebody else. */
+void
+http_request_omit_headers(HttpRequest *request)
+{
+	request->omits_headers = true;
 }
 
 /* Add a header.  The strings are copied; the caller has checked them. */
@@ -352,7 +360,9 @@ http_request_post(HttpRequest *request, const char *url,
 	/* with NULL, libcurl would ask a callback for the body */
 	CHECK_SETOPT(request->easy, CURLOPT_POSTFIELDS, len > 0 ? body : "");
 	CHECK_SETOPT(request->easy, CURLOPT_HTTPHEADER,
-				 http_options_prepend_header(request->config->headers,
+				 http_options_prepend_header(request->omits_headers ?
+											 request->config->no_headers :
+											 request->config->headers,
 											 headers.data));
 	MemoryContextSwitchTo(old);
 }

@@ -18,6 +18,7 @@
 #include <ctype.h>
 #include <curl/curl.h>
 
+#include "http/http_address.h"
 #include "http/http_url.h"
 
 /*
@@ -130,6 +131,28 @@ http_url_topic_problem(const char *pattern, const char *topic, bool slashes)
 		if (*segment == '\0')
 			return NULL;
 	}
+}
+
+/*
+ * A URL for secrets: https, or a server on this machine.  "has_user" is as above.
+ */
+const char *
+http_url_secure_problem(const char *url, bool *has_user)
+{
+	const char *problem = http_url_problem(url, has_user);
+	const char *host = strstr(url, "://");
+	char		name[sizeof("localhost")];
+	Size		len;
+
+	if (problem != NULL || pg_strncasecmp(url, "https:", 6) == 0)
+		return problem;
+	host += 3;
+	len = *host == '[' ? strcspn(host, "]") : strcspn(host, ":/?#");
+	strlcpy(name, host, Min(len + 1, sizeof(name)));
+	if (pg_strcasecmp(name, "localhost") == 0 && len == strlen(name))
+		return NULL;
+	return http_address_is_loopback(pnstrdup(host, len)) ? NULL :
+		"It must start with \"https://\", unless it is on this machine.";
 }
 
 /* The URL of a proxy, which has no path.  "has_user" is as above. */

@@ -18,6 +18,7 @@ extern const char *http_url_part_problem(const char *str);
 extern const char *http_url_problem(const char *url, bool *has_user);
 extern const char *http_url_pattern_problem(const char *pattern,
 											bool *has_user);
+extern const char *http_url_secure_problem(const char *url, bool *has_user);
 extern const char *http_url_proxy_problem(const char *url, bool *has_user);
 extern const char *http_url_topic_problem(const char *pattern,
 										  const char *topic, bool slashes);

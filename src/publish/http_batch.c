@@ -17,10 +17,11 @@
  * A message that cannot be sent alone may be sent as a batch of one, if the
  * publisher finds so (a detour); what is answered then counts.
  *
- * A request that has another way to go waits in a list until libcurl's client
- * is left; within the same callback it is sent, with the settings of then.
+ * A request that has another way to go, or is to be sent as it was, waits in a list
+ * until libcurl's client is left; within the same callback it is sent, with the
+ * settings of then.  What has to be fetched first has it wait in another list.
  *
- * Errors.  A batch is in one of the two lists before anything can fail, and a
+ * Errors.  A batch is in one of the lists before anything can fail, and a
  * message leaves it before it is sent alone.  After an error, cancelling every
  * message therefore leaves nothing behind.
  *
@@ -74,6 +75,7 @@ send_batch(HttpPublisher *publisher, HttpBatch *batch)
 	dlist_push_tail(&publisher->batches, &batch->node);
 	batch->route = 0;
 	batch->generation = publisher->generation;
+	batch->credentials = publisher->credentials;
 	request = http_client_new_request(publisher->client, request_id(batch),
 									  batch_done);
 	old = MemoryContextSwitchTo(http_request_context(request));
@@ -100,6 +102,27 @@ send_alone(HttpPublisher *publisher, const OutboxMessage *message)
 }
 
 /*
+ * Answer messages that cannot be sent now, for a reason that has nothing to do with
+ * them.
+ */
+static void
+answer_unsent(HttpPublisher *publisher, const OutboxMessage *const *messages,
+			  int n, const char *reason)
+{
+	for (int i = 0; i < n; i++)
+	{
+		OutboxAnswer answer = {
+			.id = messages[i]->id,
+			.outcome = OUTBOX_UNAVAILABLE,
+			.retry_after_ms = -1,
+			.error = reason
+		};
+
+		outbox_answer(publisher->state, &answer);
+	}
+}
+
+/*
  * Start the request of messages that may share one; or one request for each,
  * if the publisher has found out meanwhile that they may not.
  */
@@ -109,6 +132,11 @@ http_batch_send(HttpPublisher *publisher,
 {
 	HttpBatch  *batch;
 
+	if (publisher->missing != NULL)
+	{
+		answer_unsent(publisher, messages, n, publisher->missing);
+		return;
+	}
 	if (n == 1 || publisher->state->max_batch <= 1)
 	{
 		for (int i = 0; i < n; i++)
@@ -140,9 +168,33 @@ http_batch_send_again(HttpPublisher *publisher)
 		HttpBatch  *batch = dlist_head_element(HttpBatch, node,
 											   &publisher->again);
 
+		/* what waited may have waited for nothing */
+		if (publisher->missing != NULL || !publisher->configured)
+		{
+			answer_unsent(publisher, batch->messages, batch->nmessages,
+						  publisher->missing ? publisher->missing :
+						  "the settings cannot be used any more");
+			remove_batch(batch);
+			continue;
+		}
 		dlist_delete(&batch->node);
 		send_batch(publisher, batch);
 	}
+	return any;
+}
+
+/*
+ * Have http_batch_send_again() send, or answer, what has waited.  False: there is
+ * nothing.
+ */
+bool
+http_batch_release(HttpPublisher *publisher)
+{
+	bool		any = !dlist_is_empty(&publisher->waiting);
+
+	while (!dlist_is_empty(&publisher->waiting))
+		dlist_push_tail(&publisher->again,
+						dlist_pop_head_node(&publisher->waiting));
 	return any;
 }
 
@@ -182,7 +234,8 @@ cancel_in(HttpPublisher *publisher, dlist_head *batches, int64 id)
 void
 http_batch_cancel(HttpPublisher *publisher, int64 id)
 {
-	if (!cancel_in(publisher, &publisher->batches, id))
+	if (!cancel_in(publisher, &publisher->batches, id) &&
+		!cancel_in(publisher, &publisher->waiting, id))
 		(void) cancel_in(publisher, &publisher->again, id);
 }
 
@@ -211,6 +264,12 @@ judge_batch(HttpPublisher *publisher, const HttpBatch *batch,
 		return HTTP_BATCH_ANSWER;
 	return publisher->kind->judge_batch(publisher, batch, result, verdict,
 										answers);
+}
+
+static bool
+sends_again(HttpBatchFate fate)
+{
+	return fate != HTTP_BATCH_ANSWER && fate != HTTP_BATCH_ALONE;
 }
 
 /* It may be another message's fault, or nobody's: each is to be sent alone. */
@@ -244,7 +303,7 @@ batch_done(void *arg, int64 id, const HttpResult *result)
 	 * Settings that cannot be used have come meanwhile, and with them nothing
 	 * can be sent again: answer as if the request had not been made.
 	 */
-	if (fate == HTTP_BATCH_AGAIN && !publisher->configured)
+	if (sends_again(fate) && !publisher->configured)
 	{
 		answers = make_answers(batch, result, OUTBOX_UNAVAILABLE, error);
 		fate = HTTP_BATCH_ANSWER;
@@ -253,13 +312,17 @@ batch_done(void *arg, int64 id, const HttpResult *result)
 		excuse_messages(batch, answers);
 	MemoryContextSwitchTo(old);
 
-	/* not here, where the client must not be called */
 	if (fate == HTTP_BATCH_AGAIN)
 	{
 		batch->detour |= batch->alone;
 		batch->alone = false;
+	}
+	if (sends_again(fate))
+	{
+		/* not sent here, where the client must not be called */
 		dlist_delete(&batch->node);
-		dlist_push_tail(&publisher->again, &batch->node);
+		dlist_push_tail(fate == HTTP_BATCH_WAIT ? &publisher->waiting :
+						&publisher->again, &batch->node);
 		return;
 	}
 	for (int i = 0; i < batch->nmessages; i++)

@@ -38,6 +38,7 @@ typedef struct HttpBatch
 	int			route;			/* the publisher's note of how it was sent */
 	int			tried;			/* its note of all the ways until now */
 	int			generation;		/* HttpPublisher.generation when it was sent */
+	int			credentials;	/* HttpPublisher.credentials then */
 	bool		alone;			/* one message; the request is of its own form */
 	bool		detour;			/* one message that could not be sent so */
 	int			nmessages;		/* that are not answered or cancelled */
@@ -50,6 +51,8 @@ typedef enum HttpBatchFate
 	HTTP_BATCH_ANSWER,			/* give the answers */
 	HTTP_BATCH_AGAIN,			/* send it once more, there is another way; a
 								 * message alone: by make_batch_request() */
+	HTTP_BATCH_REPEAT,			/* send it once more as it is */
+	HTTP_BATCH_WAIT,			/* the same, after http_batch_release() */
 	HTTP_BATCH_ALONE			/* have the relay send each message alone */
 } HttpBatchFate;
 
@@ -130,8 +133,13 @@ struct HttpPublisher
 	List	   *secrets;		/* char *, in "settings": not to be shown of
 								 * requests with these */
 
+	/* the publisher's, if requests need what has to be fetched first */
+	char	   *missing;		/* why nothing can be sent; NULL: it can */
+	int			credentials;	/* counts what requests are sent with */
+
 	/* http_batch.c's */
 	dlist_head	batches;		/* HttpBatch: requests under way */
+	dlist_head	waiting;		/* HttpBatch: until http_batch_release() */
 	dlist_head	again;			/* HttpBatch: to be sent once more */
 };
 

@@ -29,6 +29,7 @@
 #include "http/http_url.h"
 #include "lib/text.h"
 #include "publish/cloudevent.h"
+#include "publish/oauth_token.h"
 #include "publish/proxy_credentials.h"
 #include "publish/publisher_over_http.h"
 #include "publish/publishers.h"
@@ -41,6 +42,7 @@ typedef struct EndpointPublisher
 	HttpPublisher http;
 	const char *url;			/* with the placeholder */
 	HttpContentMode mode;
+	OAuthToken *token;
 	bool		has_proxy;
 	bool		topic_slashes;	/* a topic in the path may have slashes */
 	bool		batched;		/* batch mode, whatever the other mode */
@@ -123,6 +125,27 @@ read_keys(EndpointPublisher *endpoint, const char **reason)
 						  &endpoint->keys, reason);
 }
 
+/* Add the header with an access token, if there is to be one; as above. */
+static bool
+add_authorization(EndpointPublisher *endpoint, List **headers,
+				  const char **reason)
+{
+	const char *header;
+
+	if (!oauth_token_configure(endpoint->token, reason))
+		return false;
+	header = oauth_token_authorization(endpoint->token);
+	if (guc_http_oauth_token_url[0] != '\0' &&
+		has_header(*headers, "Authorization"))
+	{
+		*reason = "outbox.http_oauth_token_url is set, and there is an Authorization header, too";
+		return false;
+	}
+	if (header != NULL)
+		*headers = lappend(*headers, unconstify(char *, header));
+	return true;
+}
+
 /*
  * Fill in through which proxy requests go, and which addresses they may go to;
  * false and a reason as above.
@@ -174,7 +197,8 @@ endpoint_configure(HttpPublisher *publisher, HttpOptions *options,
 	if (guc_http_headers_file[0] != '\0' &&
 		!secret_headers_read(publisher, &headers, guc_http_headers_file, reason))
 		return false;
-	if (!read_metadata_headers(endpoint, headers, reason) ||
+	if (!add_authorization(endpoint, &headers, reason) ||
+		!read_metadata_headers(endpoint, headers, reason) ||
 		!read_keys(endpoint, reason))
 		return false;
 	endpoint->idempotency_key = guc_http_idempotency_key;
@@ -385,19 +409,59 @@ endpoint_judge(HttpPublisher *publisher, const HttpResult *result,
 		OUTBOX_REJECTED : OUTBOX_RETRY;
 }
 
+/* HttpPublisherKind.judge_batch */
+static HttpBatchFate
+endpoint_judge_batch(HttpPublisher *publisher, const HttpBatch *batch,
+					 const HttpResult *result, const HttpVerdict *verdict,
+					 OutboxAnswer *answers)
+{
+	EndpointPublisher *endpoint = (EndpointPublisher *) publisher;
+
+	return result->status == 401 ?
+		oauth_token_refused(endpoint->token, batch) : HTTP_BATCH_ANSWER;
+}
+
 static const HttpPublisherKind endpoint_kind = {
 	.size = sizeof(EndpointPublisher),
 	.configure = endpoint_configure,
 	.message_problem = endpoint_message_problem,
 	.make_request = endpoint_make_request,
 	.judge = endpoint_judge,
-	.make_batch_request = endpoint_make_batch_request
+	.make_batch_request = endpoint_make_batch_request,
+	.judge_batch = endpoint_judge_batch
 };
 
 static void
 endpoint_startup(OutboxPublisherState *state)
 {
+	EndpointPublisher *endpoint;
+
 	over_http_startup(state, &endpoint_kind);
+	endpoint = state->private_data;
+	endpoint->token = oauth_token_create(&endpoint->http);
+}
+
+/* OutboxSocketsCB */
+static int
+endpoint_sockets(OutboxPublisherState *state, const OutboxSocket **sockets,
+				 long *timeout_ms)
+{
+	EndpointPublisher *endpoint = state->private_data;
+	int			n = over_http_sockets(state, sockets, timeout_ms);
+
+	*timeout_ms = oauth_token_timeout_ms(endpoint->token, *timeout_ms);
+	return n;
+}
+
+/* OutboxReadyCB */
+static void
+endpoint_ready(OutboxPublisherState *state, const OutboxSocket *ready, int n)
+{
+	EndpointPublisher *endpoint = state->private_data;
+
+	over_http_ready(state, ready, n);
+	if (oauth_token_run(endpoint->token))
+		over_http_ready(state, NULL, 0);
 }
 
 const OutboxPublisherCallbacks http_publisher = {
@@ -406,8 +470,8 @@ const OutboxPublisherCallbacks http_publisher = {
 	.check_configured_cb = over_http_check_configured,
 	.submit_cb = over_http_submit,
 	.can_batch_cb = endpoint_can_batch,
-	.sockets_cb = over_http_sockets,
-	.ready_cb = over_http_ready,
+	.sockets_cb = endpoint_sockets,
+	.ready_cb = endpoint_ready,
 	.cancel_cb = over_http_cancel,
 	.shutdown_cb = over_http_shutdown
 };

@@ -52,6 +52,7 @@ over_http_startup(OutboxPublisherState *state, const HttpPublisherKind *kind)
 	publisher->client = http_client_create(publisher);
 	publisher->files = watched_files_create(CurrentMemoryContext);
 	dlist_init(&publisher->batches);
+	dlist_init(&publisher->waiting);
 	dlist_init(&publisher->again);
 	state->private_data = publisher;
 }
@@ -103,6 +104,19 @@ over_http_check_configured(OutboxPublisherState *state, const char **reason)
 	return read_settings(publisher, reason);
 }
 
+/* Read the settings again, which is to change nothing but what was fetched. */
+void
+over_http_read_again(HttpPublisher *publisher)
+{
+	const char *reason = NULL;
+
+	/* files of before stay in use, so that there is hardly a way to fail */
+	if (!read_settings(publisher, &reason))
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIG_FILE_ERROR),
+				 errmsg("could not read the settings again: %s", reason)));
+}
+
 /*
  * Read the settings again if a file that they name has changed, or if that failed
  * the last time; a look a second is enough, unless the server has refused what we
@@ -111,19 +125,11 @@ over_http_check_configured(OutboxPublisherState *state, const char **reason)
 void
 over_http_follow_files(HttpPublisher *publisher)
 {
-	const char *reason = NULL;
-
 	if (publisher->configured && clock_ms() < publisher->look_at)
 		return;
 	publisher->look_at = clock_ms() + LOOK_PAUSE_MS;
-	if (publisher->configured && !watched_files_changed(publisher->files))
-		return;
-
-	/* files of before stay in use, so that there is hardly a way to fail */
-	if (!read_settings(publisher, &reason))
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIG_FILE_ERROR),
-				 errmsg("could not read the settings again: %s", reason)));
+	if (!publisher->configured || watched_files_changed(publisher->files))
+		over_http_read_again(publisher);
 }
 
 void

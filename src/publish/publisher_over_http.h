@@ -12,6 +12,7 @@
 
 /* Before anything is sent. */
 extern void over_http_follow_files(HttpPublisher *publisher);
+extern void over_http_read_again(HttpPublisher *publisher);
 
 /* Callbacks of OutboxPublisherCallbacks, and startup_cb's work. */
 extern void over_http_startup(OutboxPublisherState *state,

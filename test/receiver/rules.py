@@ -16,7 +16,7 @@ class Rule:
     """A fault rule.  Its JSON:
 
     match       object of conditions that must all hold (absent: every publish request): "path"
-                (regular expression, searched in path?query), "method", "topic", "pubsub", "id",
+                (regular expression, searched in path?query), "header" ("name: value"), "method", "topic", "pubsub", "id",
                 "key" (a string or a list of which one must be equal), "data" (substring of the
                 event), "nth" (at least the n-th request of its connection).  Rules with "path"
                 see every request, the others only those that want to publish.
@@ -45,7 +45,7 @@ class Rule:
                 file whose first line is the pid to kill, after the event is taken, before the answer
     """
 
-    CONDITIONS = {'path': str, 'method': (str, list), 'topic': (str, list), 'pubsub': (str, list),
+    CONDITIONS = {'path': str, 'header': str, 'method': (str, list), 'topic': (str, list), 'pubsub': (str, list),
                   'id': (str, list), 'key': (str, list), 'data': str, 'nth': int}
     OF_BODY = {'id', 'key', 'data'}
     OPTIONS = {'match': dict, 'skip': int, 'every': int, 'times': int, 'action': str, 'status': int,
@@ -111,6 +111,10 @@ class Rule:
             return False
         if request.nth < self.match.get('nth', 0):
             return False
+        if 'header' in self.match:
+            name, _, value = self.match['header'].partition(': ')
+            if request.headers.get(name) != value:
+                return False
         route = request.route
         return (self._equal('method', request.method)
                 and self._equal('topic', route and route.topic)

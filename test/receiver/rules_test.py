@@ -158,6 +158,11 @@ class Rules(ReceiverCase):
                 self.assertEqual(answer.count(b'204 No Content'), 2)
                 self.assertEqual(answer.count(b'Connection: close'), int(announce))
 
+    def test_header(self):
+        self.receiver.faults({'match': {'header': 'x-a: 1'}, 'status': 418})
+        for headers, status in (({'X-A': '1'}, 418), ({'X-A': '2'}, 204), ({}, 204)):
+            self.assertEqual(self.receiver.post('/', headers=headers)[0], status)
+
     def test_nth_request_of_a_connection(self):
         self.receiver.faults({'match': {'nth': 2}, 'action': 'drop_before_commit'})
         conn = self.receiver.connect()
