@@ -13,12 +13,15 @@
 # - An answer is read in the same way whatever the encoding of the database.
 # - What a request was sent with is hidden in its answer, whatever the settings are
 #   by then.
+# - It is hidden however the receiver spells it. Nothing is shown that turns a text
+#   around, and with outbox.log_responses = off nothing of an answer at all.
 # - A process that was stopped for longer than all time-outs takes the answers
 #   that came in meanwhile.
 
 use strict;
 use warnings FATAL => 'all';
 
+use MIME::Base64 qw(encode_base64);
 use PostgreSQL::Test::Utils;
 use Time::HiRes qw(time);
 use Test::More;
@@ -398,6 +401,82 @@ promise 'a secret that a request was sent with is hidden after a reload, too' =>
 	wait_state($node, $id, 'dead');
 	is(event_value($node, $id, 'last_error'),
 		'HTTP 400 ERR_PUBSUB_EVENTS_SER: seen: **********', 'the old one is hidden');
+};
+
+# --- What is shown of an answer
+
+# Have Dapr refuse an event of this topic with a body, and return the event's error.
+sub error_of
+{
+	my ($topic, $body) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	$dapr->faults([ { match => { topic => $topic }, times => 1, status => 413, body => $body } ]);
+	my $id = publish($node, $topic);
+	wait_state($node, $id, 'dead');
+	my $error = event_value($node, $id, 'last_error');
+	utf8::decode($error);
+	return $error;
+}
+
+promise 'a secret is hidden in every spelling that a machine has for it' => sub {
+	my $secret = 'Canary+Secret/of?Dapr~~';
+	my $file = PostgreSQL::Test::Utils::tempdir() . '/spelled';
+	write_secret($file, $secret);
+	reload($node, 'outbox.dapr_api_token_file' => $file);
+	my $encoded = $secret =~ s/([^A-Za-z])/sprintf '%%%02x', ord $1/ger;
+	foreach my $case (
+		[ 'as it is', $secret ],
+		[ 'in upper case', uc $secret ],
+		[ 'in lower case', lc $secret ],
+		[ 'percent-encoded', $encoded ],
+		[ 'percent-encoded, in upper case', uc $encoded ],
+		[ 'in JSON', 'C\\u0061nary+Secret\\/of?Dapr~~' ],
+		[ 'in base64', encode_base64($secret, '') ],
+		[ 'in base64 of upper case', uc encode_base64($secret, '') ],
+		[ 'in the base64 of URLs', encode_base64($secret, '') =~ tr{+/}{-_}r ],
+		[ 'in base64, behind a byte', encode_base64("x$secret", '') ],
+		[ 'in base64, behind two bytes', encode_base64("xx$secret", '') ],
+		[ 'in base64, percent-encoded', encode_base64("xxxx$secret?", '') =~ s/([^\w])/sprintf '%%%02X', ord $1/ger ],
+		[ 'in base64, between others', encode_base64("user:$secret\n", '') ])
+	{
+		my ($name, $text) = @$case;
+		my $error = error_of('spelled', "($text)");
+
+		# at its ends, base64 has characters that others have a share of
+		like($error, qr/^HTTP 413: \((?:[\w+\/]|%..){0,8}\*{16,}(?:[\w+\/=-]|%..){0,8}\)$/, $name);
+	}
+	is(error_of('spelled', 'Canary-Secret of Dapr'), 'HTTP 413: Canary-Secret of Dapr',
+		'but not what is none');
+};
+
+promise 'characters that turn a text around, or end a line, are not shown' => sub {
+	my $error = error_of('bidi',
+		join('', map { "a$_" } qw(\u061c \u200e \u200f \u2028 \u2029 \u202a \u202e \u2066 \u2069))
+		  =~ s/\\u(....)/chr hex $1/ger . "z\x{2026}\x{200d}");
+	is($error, 'HTTP 413: ' . 'a??' . 'a???' x 8 . "z\x{2026}\x{200d}", 'others are');
+};
+
+promise 'of a long answer, less than 300 bytes are shown' => sub {
+	my $error = error_of('long', "\x{2603}" x 5000);
+	like($error, qr/^HTTP 413: \x{2603}{50,}$/, 'whole characters');
+	utf8::encode($error);
+	cmp_ok(length($error), '<=', 300, 'of so many bytes');
+};
+
+promise 'with outbox.log_responses = off nothing of an answer is shown' => sub {
+	reload($node, 'outbox.log_responses' => 'off');
+	my $offset = -s $node->logfile;
+	poll_until(sub { error_of('quiet', 'Jane Doe') eq 'HTTP 413' }, 'the status alone');
+	$dapr->faults([ { match => { topic => 'quiet' }, times => 1, status => 400,
+		body => { errorCode => 'ERR_PUBSUB_EVENTS_SER', message => 'Jane Doe' } } ]);
+	my $id = publish($node, 'quiet');
+	wait_state($node, $id, 'dead');
+	is(event_value($node, $id, 'last_error'), 'HTTP 400', 'it counts all the same');
+	$dapr->faults([ { match => { topic => 'quiet' }, times => 2, action => 'rst' } ]);
+	publish($node, 'quiet');
+	wait_relay_value($node, last_error => qr/reset|failure/i);
+	unlike(slurp_file($node->logfile, $offset) =~ s/.*HTTP 413: Jane Doe.*//gr,
+		qr/Jane Doe/, 'nor in the log');
 };
 
 # --- Time
