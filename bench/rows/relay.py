@@ -2,9 +2,13 @@
 relay: pending events, until all are settled, beside a bare libcurl loop that sends the same bytes
 with the same number of requests in flight.
 
+The last one has requests signed (HMAC-SHA256), beside the same without.
+
 Each event is a request of its own.  The clock runs from the reload of outbox.enabled to the
 checkpoint that settles the last event.
 """
+
+import os
 
 from lib import knobs
 from lib.cluster import Database
@@ -34,3 +38,17 @@ def run(stage, cluster):
             yield alternate(Series(name, 'events/s', ratio_at_least(0.8), limit_name='bare libcurl loop'),
                             knobs.PAIRS, lambda: rate(drain.relay(knobs.EVENTS)),
                             lambda: rate(drain.bare(knobs.EVENTS)))
+        yield signed(Drain(stage, database, receiver, 256, publisher='http'), database)
+
+
+def signed(drain, database):
+    secret = os.path.join(database.cluster.directory, 'webhook.secret')
+    with open(secret, 'w', encoding='ascii', opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        file.write('whsec_' + 'A' * 32 + '\n')
+
+    def relay(secret_file):
+        database.configure(http_signature_secret_file=secret_file)
+        return rate(drain.relay(knobs.EVENTS))
+
+    return alternate(Series('http 256 B, signed', 'events/s', ratio_at_least(0.9), limit_name='the same, unsigned'),
+                     knobs.PAIRS, lambda: relay(secret), lambda: relay(''))

@@ -40,12 +40,14 @@
 
 #define HMAC_SIZE		32
 
-/* Of a signature in base64, and its NUL. */
-#define SIGNATURE_SIZE	45
+/* Of a signature in base64 */
+#define SIGNATURE_SIZE	44
 
 struct WebhookKeys
 {
 	List	   *macs;			/* EVP_MAC_CTX *, keyed, in the file's order */
+	time_t		time;			/* when something was signed last ... */
+	char		timestamp[24];	/* ... as a text; empty: not yet */
 	MemoryContextCallback cleanup;
 };
 
@@ -237,9 +239,26 @@ webhook_batch_id(const OutboxMessage *const *messages, int n)
 					hash[12], hash[13], hash[14], hash[15]);
 }
 
-/* The HMAC of "head" and "body"; false if libcrypto failed. */
+/* The time as a text, which mostly is that of the last request. */
+static const char *
+timestamp_of(WebhookKeys *keys, time_t now)
+{
+	if (now != keys->time || keys->timestamp[0] == '\0')
+		snprintf(keys->timestamp, sizeof(keys->timestamp), INT64_FORMAT,
+				 (int64) now);
+	keys->time = now;
+	return keys->timestamp;
+}
+
 static bool
-compute_hmac(const EVP_MAC_CTX *keyed, const StringInfoData *head,
+add_text(EVP_MAC_CTX *mac, const char *str)
+{
+	return EVP_MAC_update(mac, (const uint8 *) str, strlen(str)) == 1;
+}
+
+/* The HMAC of "id.timestamp.body"; false if libcrypto failed. */
+static bool
+compute_hmac(const EVP_MAC_CTX *keyed, const char *id, const char *timestamp,
 			 const char *body, Size len, uint8 *hmac)
 {
 	EVP_MAC_CTX *mac = EVP_MAC_CTX_dup(keyed);
@@ -247,7 +266,8 @@ compute_hmac(const EVP_MAC_CTX *keyed, const StringInfoData *head,
 	bool		ok;
 
 	ok = mac != NULL &&
-		EVP_MAC_update(mac, (const uint8 *) head->data, head->len) == 1 &&
+		add_text(mac, id) && add_text(mac, ".") &&
+		add_text(mac, timestamp) && add_text(mac, ".") &&
 		EVP_MAC_update(mac, (const uint8 *) body, len) == 1 &&
 		EVP_MAC_final(mac, hmac, &size, HMAC_SIZE) == 1 && size == HMAC_SIZE;
 	EVP_MAC_CTX_free(mac);
@@ -259,16 +279,13 @@ compute_hmac(const EVP_MAC_CTX *keyed, const StringInfoData *head,
  * its body as they are sent, at this time.
  */
 void
-webhook_sign(const WebhookKeys *keys, HttpRequest *request, const char *id,
+webhook_sign(WebhookKeys *keys, HttpRequest *request, const char *id,
 			 const char *body, Size len)
 {
-	const char *timestamp = psprintf(INT64_FORMAT, (int64) time(NULL));
-	StringInfoData head;
+	const char *timestamp = timestamp_of(keys, time(NULL));
 	StringInfoData signatures;
 	ListCell   *lc;
 
-	initStringInfo(&head);
-	appendStringInfo(&head, "%s.%s.", id, timestamp);
 	initStringInfo(&signatures);
 	foreach(lc, keys->macs)
 	{
@@ -276,13 +293,14 @@ webhook_sign(const WebhookKeys *keys, HttpRequest *request, const char *id,
 		char		base64[SIGNATURE_SIZE];
 		int			n;
 
-		if (!compute_hmac(lfirst(lc), &head, body, len, hmac))
+		if (!compute_hmac(lfirst(lc), id, timestamp, body, len, hmac))
 			throw_libcrypto();
-		n = pg_b64_encode((void *) hmac, HMAC_SIZE, base64, SIGNATURE_SIZE - 1);
-		Assert(n == SIGNATURE_SIZE - 1);
-		base64[n] = '\0';
-		appendStringInfo(&signatures, "%sv1,%s", signatures.len > 0 ? " " : "",
-						 base64);
+		n = pg_b64_encode((void *) hmac, HMAC_SIZE, base64, SIGNATURE_SIZE);
+		Assert(n == SIGNATURE_SIZE);
+		if (signatures.len > 0)
+			appendStringInfoChar(&signatures, ' ');
+		appendStringInfoString(&signatures, "v1,");
+		appendBinaryStringInfo(&signatures, base64, n);
 	}
 	http_request_add_header(request, "webhook-id", id);
 	http_request_add_header(request, "webhook-timestamp", timestamp);

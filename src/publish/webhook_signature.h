@@ -16,7 +16,7 @@ extern bool webhook_keys_read(HttpPublisher *publisher, const char *path,
 							  WebhookKeys **keys, const char **reason);
 extern const char *webhook_batch_id(const OutboxMessage *const *messages,
 									int n);
-extern void webhook_sign(const WebhookKeys *keys, HttpRequest *request,
+extern void webhook_sign(WebhookKeys *keys, HttpRequest *request,
 						 const char *id, const char *body, Size len);
 
 #endif							/* OUTBOX_WEBHOOK_SIGNATURE_H */

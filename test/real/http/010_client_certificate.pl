@@ -140,6 +140,25 @@ promise 'certificate and key are replaced while events flow' => sub {
 	is(scalar(@lines), 3, 'a line of the log for each time');
 };
 
+# With Dapr it is a probe that tells.
+promise 'what is down for want of a certificate is back when it is replaced' => sub {
+	my ($cert, $key) = ("$dir/foreign.crt", "$dir/foreign.key");
+	my $foreign = Real::Certificates->new->issue('foreign', 'DNS:client');
+	copy($foreign->{cert}, $cert) && copy($foreign->{key}, $key) or die "copy: $!";
+	chmod 0600, $key or die "chmod: $!";
+	reload($node,
+		'outbox.publisher' => 'dapr',
+		'outbox.dapr_endpoint' => $url,
+		'outbox.breaker_threshold' => 2);
+	use_files($cert, $key);
+	my $id = publish($node, 'foreign');
+	wait_relay_value($node, state => 'endpoint down');
+	copy($client{one}{cert}, $cert) && copy($client{one}{key}, $key) or die "copy: $!";
+	wait_state($node, $id, 'published');
+	is((split / /, (grep { m{/foreign$} } $nginx->requests)[-1])[1], 'CN=one',
+		'by the new one');
+};
+
 promise 'so it is with Dapr behind https' => sub {
 	use_files($client{one}{cert}, $client{one}{key});
 	reload($node,
