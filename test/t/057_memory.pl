@@ -1,5 +1,5 @@
 # Promise: the relay's memory is bounded, by outbox.relay_memory and not by the
-# backlog, the size of the events or a receiver that hangs.
+# backlog, the size of the events, a receiver that hangs or reads that fail.
 
 use strict;
 use warnings FATAL => 'all';
@@ -90,6 +90,49 @@ promise 'a receiver that hangs does not fill memory' => sub {
 	cmp_ok($receiver->stats->{concurrent}, '<', 64, 'not all of them are in memory');
 	$receiver->faults([]);
 	cmp_ok(watch($before, 150) - $idle, '<=', BOUND, 'and lets go of them');
+};
+
+# Bytes that the relay has in use in its memory contexts of this name.
+sub in_use
+{
+	my ($context) = @_;
+	my $offset = -s $node->logfile;
+	query($node, "SELECT pg_log_backend_memory_contexts($relay)");
+	my $log = wait_log($node, qr/Grand total/, $offset);
+	my $used = 0;
+	$used += $1 while $log =~ /\Q$context\E: .*; (\d+) used$/mg;
+	return $used;
+}
+
+# The relay has failed so often to read outbox_event.
+sub wait_failures
+{
+	my ($n) = @_;
+	my $offset = -s $node->logfile;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return wait_log($node, qr/(outbox_event" does not exist.*){$n}/s, $offset);
+}
+
+promise 'reads of rows that fail leave nothing behind' => sub {
+	my $rows = 2000;
+	publish_many('due',
+		count => $rows,
+		more => q{key => repeat('k', 200) || n, deliver_after => now() + '1 day'});
+	publish($node, 'due', more => q{deliver_after => now() + '1 day'});
+	wait_states($node, 'due', 'scheduled*' . ($rows + 1));
+	query($node, q{
+		UPDATE outbox_delivery SET next_attempt_at = now() WHERE topic = 'due';
+		ALTER TABLE outbox_event RENAME TO renamed});
+	reload($node,
+		'outbox.retry_batch_size' => $rows + 1,
+		'outbox.max_payload_size' => '1kB');
+	wait_failures(2);
+	my $before = in_use('outbox queue');
+	wait_failures(2);
+	cmp_ok(in_use('outbox queue') - $before, '<', 200 * $rows,
+		'none of the keys that were found');
+	query($node, 'ALTER TABLE renamed RENAME TO outbox_event');
+	wait_settled($node);
 };
 
 is(relay_pid($node), $relay, 'it is the same relay');
