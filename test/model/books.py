@@ -33,6 +33,7 @@ class Books:
         self.walking = True
         self.seen_up_to = 0         # the largest id that was read or walked
         self.retry_dead_cursor = 0
+        self.floors = {}            # unit: R7
 
     # Small questions
 
@@ -67,6 +68,12 @@ class Books:
                 if row.key is not None and self.unit(row) == unit and self.blocks(row)]
         return sorted(rows)
 
+    def rows_behind(self, unit, upto):
+        return [row for row in self.rows_of(unit) if row.id > upto]
+
+    def floor(self, unit):
+        return self.floors.get(unit, 0)
+
     def row_of(self, event_id):
         """The row as it will be after the next checkpoint."""
         row = self.journal.get(event_id, self.db.delivery.get(event_id))
@@ -95,6 +102,7 @@ class Books:
     def unlink(self, entry):
         if entry.window is not None:
             entry.window.linked.discard(entry.id)
+            entry.window.gone = max(entry.window.gone, entry.id)
             entry.window = None
 
     def leave(self, entry):
@@ -150,11 +158,19 @@ class Books:
         entry.row = state
         self.unlink(entry)
         self.due_again(self.journal[entry.id])
+        self.lower_floor(entry)
 
     def write_new_row(self, event, state, next_at=0):
         """A row of an event that is not in memory."""
         self.journal[event.id] = Row(event.id, event.topic, event.key, state, 0, next_at, self.now)
         self.due_again(self.journal[event.id])
+        self.lower_floor(event)
+
+    def lower_floor(self, event):
+        """R7: the event will have an unsettled row."""
+        unit = self.unit(event)
+        if self.floor(unit) >= event.id:
+            self.floors[unit] = event.id - 1
 
     def due_again(self, row):
         """The cursor of what is due must not have passed a row that is written now."""
@@ -183,10 +199,10 @@ class Books:
         while len(self.windows) > 1 and self.windows[0].exhausted and not self.windows[0].linked:
             self.windows.pop(0)
         left_open = {*self.unread, *self.opened.linked}
-        last = max((number for number, window in enumerate(self.windows) if window.settled), default=-1)
+        last = max((number for number, window in enumerate(self.windows) if window.gone), default=-1)
         for number, window in enumerate(self.windows):
             for event_id in sorted(window.linked):
-                passed = number < last or number == last and event_id < window.settled
+                passed = number < last or number == last and event_id < window.gone
                 if not passed or len(left_open) >= self.limits.open:
                     return Position(window.lo, window.hi, event_id - 1, frozenset(left_open))
                 left_open.add(event_id)

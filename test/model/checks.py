@@ -214,6 +214,9 @@ class Watch:
             return
         rows = defaultdict(list)
         for row in self.db.delivery.values():
+            if row.key is not None and relay.blocks(row):
+                require(row.id > relay.floor(relay.unit(row)), 'R7: an unsettled row below the floor', row)
+        for row in self.db.delivery.values():
             if row.id not in relay.entries:
                 if row.key is None and row.state in (PENDING, IN_PROGRESS, FAILED):
                     require(self.is_coming(relay, row), 'nobody brings it back', row)

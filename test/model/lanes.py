@@ -19,6 +19,7 @@ from tables import PENDING
 class Lane:
     """tail: the table may have rows of the topic, pending, that nobody else brings, all with ids above walked."""
     down: bool = False
+    try_at: int = 0             # down: not before this time
     tail: bool = False
     walked: int = 0
 
@@ -37,7 +38,8 @@ class Lanes(Books):
 
     def failed_with_topic(self, entry):
         """Nobody can tell whose fault it is: the lane is down, and tries another one first."""
-        self.lane(entry.topic).down = True
+        lane = self.lane(entry.topic)
+        lane.down, lane.try_at = True, self.now + self.limits.try_wait
         entry.state = READY
         self.entries[entry.id] = self.entries.pop(entry.id)
 

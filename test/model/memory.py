@@ -27,6 +27,7 @@ class Limits:
     spill: int = 1000           # what holds the position so long gets a row
     open: int = 3               # events that the position passes though they are not settled
     timeout: int = 2000
+    try_wait: int = 1000        # of a lane that is down
     local_wait: int = 100
     failed_wait: int = 3000
     crash_wait: int = 1500      # minimum_retry_interval
@@ -43,7 +44,7 @@ class Window:
     cursor: int = 0
     exhausted: bool = False
     linked: set = field(default_factory=set)
-    settled: int = 0            # the largest id that was settled without a row
+    gone: int = 0               # the largest id that was settled, or has a row
 
     def contains(self, event):
         return self.hi.sees(event.xid) and not self.lo.sees(event.xid)

@@ -10,6 +10,8 @@ R3  A row of a published event is deleted if it only waited and the position cov
 R4  An event that holds the position for a second gets a row, and stays in memory.
 R6  The position passes events that are not settled, but not many, if something behind them is: they are open.  After
     a restart these are read first, and before that no row is taken.
+R7  A unit that is read from its beginning is read from its floor on: an earlier read has found nothing unsettled up to
+    there.  Whatever makes a row unsettled lowers the floor.
 
 R5  Each unsettled row that is not in memory has one who brings it: it is in the tail of a queue, its unit is wanted, a
     row of its unit is due at a time that the cursor has not passed, the walk or that of its topic has yet to come, or
@@ -28,9 +30,8 @@ from memory import BACKOFF, IN_FLIGHT, READY, Window
 from tables import (DEAD, DELETE, DISCARD, DISCARDED, FAILED, IN_PROGRESS, PENDING, PUBLISHED, RETRY, RETRY_DEAD,
                     SCHEDULED, Row)
 
-PHASES = ('time_out', 'wake', 'serve_requests', 'checkpoint', 'refill_wanted', 'read_due', 'walk_lanes', 'walk',
-          'read_window',
-          'send', 'checkpoint')
+PHASES = ('time_out', 'wake', 'make_room', 'serve_requests', 'checkpoint', 'refill_wanted', 'read_due', 'walk_lanes',
+          'walk', 'read_window', 'send', 'checkpoint')
 
 
 class Relay(Lanes):
@@ -38,10 +39,12 @@ class Relay(Lanes):
 
     # Reading new events
 
-    def read_window(self):
+    def make_room(self):
         if self.full():
             self.cut()
             self.cut_lanes()
+
+    def read_window(self):
         self.look_at_table()
         if self.full():
             return
@@ -101,7 +104,7 @@ class Relay(Lanes):
         """Of a unit that is not in memory."""
         if unit in self.registry.units or unit in self.wanted:
             return True
-        return not self.registry.complete and bool(self.rows_of(unit))
+        return not self.registry.complete and bool(self.rows_behind(unit, self.floor(unit)))
 
     def cut(self):
         """Memory is full: units with many entries go on with a few of them, and a tail."""
@@ -141,8 +144,10 @@ class Relay(Lanes):
         queue = self.queues.get(unit)
         if queue is not None and not queue.tail:
             return
-        upto = queue.upto if queue is not None else 0
-        rows = [row for row in self.rows_of(unit) if row.id > upto][:self.limits.refill]
+        upto = queue.upto if queue is not None else self.floor(unit)
+        rows = self.rows_behind(unit, upto)[:self.limits.refill]
+        if queue is None and rows:
+            self.floors[unit] = rows[0].id - 1
         for row in rows:
             if row.id in self.entries:      # the active one, which may be out of order
                 continue
@@ -190,6 +195,7 @@ class Relay(Lanes):
             self.enter(row, row)
         else:
             self.journal[row.id] = row._replace(state=PENDING, updated_at=self.now)
+            self.lower_floor(row)
             self.place(self.journal[row.id])
 
     def walk(self):
@@ -258,6 +264,7 @@ class Relay(Lanes):
             return True
         self.journal[row.id] = row._replace(state=PENDING, attempts=0, next_at=self.now, updated_at=self.now)
         self.due_again(self.journal[row.id])
+        self.lower_floor(row)
         unit = self.unit(row)
         if unit is not None and unit not in self.queues:
             self.registry.add(unit)
@@ -336,9 +343,10 @@ class Relay(Lanes):
                 in_flight += 1
 
     def may_send(self, entry):
-        """A lane that is down tries one at a time."""
-        return not self.lane(entry.topic).down or not any(other.state == IN_FLIGHT and other.topic == entry.topic
-                                                          for other in self.entries.values())
+        """A lane that is down tries one at a time, now and then."""
+        lane = self.lane(entry.topic)
+        return not lane.down or lane.try_at <= self.now and not any(
+            other.state == IN_FLIGHT and other.topic == entry.topic for other in self.entries.values())
 
     def time_out(self):
         for entry in list(self.entries.values()):
@@ -355,8 +363,6 @@ class Relay(Lanes):
         self.lane(entry.topic).down = False
         if entry.row is not None:
             self.journal[entry.id] = entry
-        elif entry.window is not None:
-            entry.window.settled = max(entry.window.settled, entry.id)
         self.leave(entry)
         self.next_of(entry.unit)
 
@@ -388,9 +394,9 @@ class Relay(Lanes):
         for window in reversed(self.windows):
             for event_id in sorted(window.linked):
                 entry = self.entries[event_id]
-                if behind or event_id < window.settled or entry.tried:
+                if behind or event_id < window.gone or entry.tried:
                     self.write_row(entry, PENDING)
-            behind = behind or window.settled > 0
+            behind = behind or window.gone > 0
         for entry in self.entries.values():
             if entry.row in (IN_PROGRESS, FAILED, SCHEDULED) or entry.window is self.opened and entry.tried:
                 self.write_row(entry, PENDING)

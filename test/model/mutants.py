@@ -34,7 +34,7 @@ class TakenBeforeRead(Relay):
 
 class FirstWindowOnly(Relay):
     """R2: rows wait for the reader only while it reads the window that the relay has found."""
-    seed = 425
+    seed = 766
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -243,7 +243,7 @@ class DiscardedInFlight(Relay):
 
 class DeadForEver(Relay):
     """retry_dead does not remember which rows it has retried."""
-    seed = 5000
+    seed = 5452
 
     def retry_dead(self):
         self.retry_dead_cursor = 0
@@ -287,10 +287,16 @@ class LaneTellsNobody(Relay):
 
 class LaneWaitsForOther(Relay):
     """L3: a lane that is down reads nothing to try while it has anything in memory, though that waits for another."""
-    seed = 1446
+    seed = 462
 
     def can_try(self, topic):
         return any(entry.topic == topic for entry in self.entries.values())
+
+
+class FloorStays(Relay):
+    """R7: a row is written below the floor of its unit."""
+    def lower_floor(self, event):
+        pass
 
 
 class OpenForgotten(Relay):
@@ -336,5 +342,5 @@ ALL = [ForgottenTail, TailOfQueueForgotten, TakenBeforeRead, FirstWindowOnly, La
        CursorNeverBack, DeletedTooEarly, PositionTooFar, NeverSpilled, StopForgets, NotFlushed, RequestTooEarly,
        ReviveForgotten, ScheduledStays, CrashLeftover, AllPutAway, TailInFront, UptoLast, RefillSaysAll,
        DiscardedInFlight, DeadForEver, RegistryOfQueue, ScopeOfTopic, LaneForgotten,
-       LaneTellsNobody, LaneWaitsForOther, OpenForgotten, OpenForgottenUnread, OpenPruned, RowsBeforeOpen,
-       OpenHoldsPosition]
+       LaneTellsNobody, LaneWaitsForOther, FloorStays, OpenForgotten, OpenForgottenUnread, OpenPruned,
+       RowsBeforeOpen, OpenHoldsPosition]
