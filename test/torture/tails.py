@@ -1,7 +1,7 @@
 """The phase "tails": the relay is killed when it knows more than its last checkpoint.
 
-A request hangs, and holds the position back for a second.  Behind it in the same transaction, events of one
-key are delivered, which nobody has written down.  Hundreds more of the key fill the memory, and are
+Requests hang, more than the position may pass, and hold it back for a second.  Behind them in the same transaction,
+events of one key are delivered, which nobody has written down.  Hundreds more of the key fill the memory, and are
 answered so slowly that most of them become rows, to make room for what is behind them.  Then comes the crash.
 
 The next relay finds the rows at once, but has to read again, a batch at a time, what comes before them.
@@ -18,14 +18,15 @@ from rig import Batch, disturbance, prepared
 from server import RELAY, poll, send_signal
 
 ROUNDS = 5
-FILLER = 250                # events in front of the key's, more than two batches
+HOLDERS = 300               # that hang; the position names up to 256 that it has passed
+FILLER = 450                # events in front of the key's, more than two batches
 DELIVERED = 10
 DEEP = 700
 SLOW = 0.1                  # seconds that one of them takes
 ROWS = 100                  # that are there when the crash comes
 TIMEOUT = 30
 
-SETTINGS = {'outbox.batch_size': 100}
+SETTINGS = {'outbox.batch_size': 200, 'outbox.max_in_flight': 2000}
 
 
 def tails(options, directory):
@@ -51,7 +52,7 @@ def _round(rig, number):
         rig.receiver.faults([{'match': {'path': f'/{holder}([?].*)?$'}, 'action': 'hang', 'on_release': 'drop'},
                              {'match': {'path': f'/{hot}([?].*)?$'}, 'skip': DELIVERED, 'delay_response': SLOW}])
         before = rig.receiver.accepted()
-        rig.publish(f'b0.{number}', Batch([holder]), Batch(['filler'], FILLER), Batch([hot], DELIVERED, keys=1))
+        rig.publish(f'b0.{number}', Batch([holder], HOLDERS), Batch(['filler'], FILLER), Batch([hot], DELIVERED, keys=1))
         poll(lambda: rig.receiver.accepted() >= before + FILLER + DELIVERED, TIMEOUT, 'the first of the key')
         rig.publish(f'c0.{number}', Batch([hot], DEEP, keys=1, first=DELIVERED + 1),
                     Batch([f'behind-{number}']))

@@ -17,7 +17,6 @@ from faults import ANSWERS, CRASH, RESTART
 from rig import SINGLE, disturbance, prepared
 from server import RELAY, TortureError
 
-TREE = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..')
 NEXT = '1.1'
 LOAD_SECONDS = 3
 
@@ -31,7 +30,8 @@ EXPECTED = {'OperationalError', 'InterfaceError', 'AdminShutdown', 'CrashShutdow
 def upgrade(options, directory):
     """To the next version, at work."""
     staged = os.path.join(directory, 'next')
-    subprocess.run([os.path.join(TREE, 'tools/stage'), staged, os.path.join(TREE, 'test/upgrade/next.patch')],
+    tree = os.path.join(os.path.dirname(options.temp_config), 'src')
+    subprocess.run([os.path.join(tree, 'tools/stage'), staged, os.path.join(tree, 'test/upgrade/next.patch')],
                    stdin=subprocess.DEVNULL, check=True)
     installation, temp_config = _install(options.temp_config, directory)
     changed = argparse.Namespace(**{**vars(options), 'temp_config': temp_config})
