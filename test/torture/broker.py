@@ -22,6 +22,9 @@ FORGETFUL = ('mqtt',)
 # A broker needs some seconds until it is there again.
 BROKER_PAUSE = 15.0
 
+# Of a key one event goes at a time, and a broker is slower than a receiver.
+DRAIN_TIMEOUT = 300
+
 # With one place for all topics, and a consumer that may be late.
 QUIET_FOR = 3.0
 CAUGHT_UP = 60
@@ -111,6 +114,9 @@ class BrokerRig(Rig):
         self.settings.update({**self.receiver.settings, 'outbox.publisher': library,
                               'shared_preload_libraries': f'outbox, {library}'})
         self.start_server()
+
+    def drain(self, timeout=DRAIN_TIMEOUT):
+        super().drain(timeout)
 
     def make_injector(self):
         return BrokerInjector(self.server, self.receiver, self.load, self.settings, self.directory)

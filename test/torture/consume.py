@@ -1,7 +1,8 @@
 """consume.py KIND LOG PLACE ARGUMENT ...: read all that is published to a broker, for the torture.
 
-Each event, an envelope in JSON, becomes a line of LOG as receiver.py writes them.  Whatever happens to the broker, it
-goes on where it was: what was read twice because of that comes when the broker was down, which explains it."""
+Each event, an envelope in JSON, becomes a line of LOG as receiver.py writes them.  Its time is when the broker stored it,
+if that says so: after a fault a consumer may read it a second later.  Whatever happens to the broker, the consumer goes
+on where it was: what was read twice because of that comes when the broker was down, which explains it."""
 
 import asyncio
 import base64
@@ -16,10 +17,10 @@ class Log:
     def __init__(self, path):
         self.file = open(path, 'a', encoding='ascii', buffering=1)
 
-    def write(self, body):
+    def write(self, body, stored_at=None):
         envelope = json.loads(body)
         self.file.write(json.dumps({
-            'time': time.time(), 'accepted': True, 'fault': None, 'entry_index': None, 'id': envelope['id'],
+            'time': stored_at or time.time(), 'accepted': True, 'fault': None, 'entry_index': None, 'id': envelope['id'],
             'topic': envelope['topic'], 'key': envelope.get('partitionkey'),
             'headers': {'content-type': 'application/cloudevents+json'}, 'body_is_base64': True,
             'body': base64.b64encode(body).decode('ascii')}) + '\n')
@@ -49,7 +50,7 @@ def kafka(log, place, servers):
     while True:
         message = consumer.poll(1)
         if message is not None and message.error() is None:
-            log.write(message.value())
+            log.write(message.value(), message.timestamp()[1] / 1000)
 
 
 async def read_nats(log, seen, url, stream):
@@ -64,7 +65,7 @@ async def read_nats(log, seen, url, stream):
             try:
                 for message in await subscription.fetch(100, timeout=1):
                     seen[0] = message.metadata.sequence.stream
-                    log.write(message.data)
+                    log.write(message.data, message.metadata.timestamp.timestamp())
             except NothingThere:
                 await client.flush(timeout=5)
     finally:
@@ -88,7 +89,7 @@ def redis(log, place, port):
         try:
             for _, entries in client.xread({place: last}, count=100, block=1000):
                 for last, fields in entries:
-                    log.write(fields[b'data'])
+                    log.write(fields[b'data'], int(last.split(b'-')[0]) / 1000)
         except library.RedisError:
             time.sleep(RETRY)
 
