@@ -4,7 +4,7 @@
  *
  *		bare_kafka SERVERS TOPIC COUNT WINDOW
  *
- * Takes the first message of the topic and sends the same one COUNT times, WINDOW
+ * Takes the last message of the topic and sends the same one COUNT times, WINDOW
  * of them unacknowledged at a time, with the options that outbox_kafka has.
  * Prints the seconds that it took and those of CPU time.
  */
@@ -73,7 +73,7 @@ make_client(rd_kafka_type_t type, const char *servers)
 	return client;
 }
 
-/* The first message of a topic, in this client's memory. */
+/* The last message of a topic, in this client's memory. */
 static rd_kafka_message_t *
 read_message(rd_kafka_t *consumer, const char *topic)
 {
@@ -81,7 +81,7 @@ read_message(rd_kafka_t *consumer, const char *topic)
 	rd_kafka_message_t *message;
 
 	rd_kafka_topic_partition_list_add(list, topic, 0)->offset =
-		RD_KAFKA_OFFSET_BEGINNING;
+		RD_KAFKA_OFFSET_TAIL(1);
 	check(rd_kafka_assign(consumer, list) == 0, "assign the topic");
 	message = rd_kafka_consumer_poll(consumer, 30000);
 	check(message != NULL && message->err == 0, "read a message");

@@ -25,6 +25,7 @@ def _jars(stage):
 
 class Kafka:
     NAME, LIBRARY, CLIENT = 'Kafka', 'outbox_kafka', 'librdkafka'
+    SHARE = 1                       # of knobs.EVENTS, so that a run takes about a second
 
     @staticmethod
     def is_installed(stage):
@@ -65,8 +66,11 @@ class Kafka:
     def settings(self):
         return f"outbox_kafka.bootstrap_servers = '{self.servers}'\n"
 
+    def record(self, database, size):
+        """The bare client takes the message from the broker."""
+
     def bare(self, count, window):
-        """Send the first message of the topic so many times: seconds, and of CPU."""
+        """Send the last message of the topic so many times: seconds, and of CPU."""
         output = subprocess.run([self.stage.program('bare_kafka'), self.servers, TOPIC, str(count), str(window)],
                                 check=True, capture_output=True, text=True).stdout
         return map(float, output.split())

@@ -39,6 +39,7 @@ outbox_rabbitmq.exchange = '{exchange}'
 
 class RabbitMQ:
     NAME, LIBRARY, CLIENT = 'RabbitMQ', 'outbox_rabbitmq', 'librabbitmq'
+    SHARE = 0.25                    # of knobs.EVENTS, for it is slow
 
     @staticmethod
     def is_installed(stage):
@@ -88,6 +89,9 @@ class RabbitMQ:
 
     def settings(self):
         return SETTINGS.format(port=self.port, user=USER, file=self.password_file, exchange=EXCHANGE)
+
+    def record(self, database, size):
+        """The bare client takes the message from the broker."""
 
     def bare(self, count, window):
         """Empty the queue, and publish a message of it so many times: seconds, and of CPU."""
