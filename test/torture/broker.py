@@ -22,6 +22,10 @@ FORGETFUL = ('mqtt',)
 # A broker needs some seconds until it is there again.
 BROKER_PAUSE = 15.0
 
+# Of these a consumer does not hear when a message was stored.
+UNTIMED = ('rabbitmq', 'mqtt')
+LATE = 5.0
+
 # Of a key one event goes at a time, and a broker is slower than a receiver.
 DRAIN_TIMEOUT = 300
 
@@ -107,6 +111,7 @@ class BrokerRig(Rig):
     def __init__(self, options, directory):
         super().__init__(options, directory, name=options.destination)
         self.receiver = Broker(directory, options.destination)
+        self.late = LATE if options.destination in UNTIMED else 0.0
 
     def set_up(self):
         self.receiver.start()

@@ -90,6 +90,7 @@ class Run:
     load_end: float = float('inf')                  # no stall is looked for after that
     given_up: set = field(default_factory=set)      # ids that somebody discarded or deleted
     overtaken: list = field(default_factory=list)   # (time, id without a row, later id of its key with one)
+    late: float = 0.0                               # so much later than it happened an arrival may be seen
 
 
 def digest(content):
@@ -220,9 +221,10 @@ class Spans:
             n += 1
 
 
-def unsettling(disturbances):
+def unsettling(disturbances, late):
     """The times of the faults that explain a second copy."""
-    return Spans((d.start - SLACK, d.end + SLACK) for d in disturbances if d.effect in (CRASH, RESTART, OUTAGE))
+    return Spans((d.start - SLACK, d.end + SLACK + late) for d in disturbances
+                 if d.effect in (CRASH, RESTART, OUTAGE))
 
 
 def too_late(disturbances):
@@ -233,7 +235,7 @@ def too_late(disturbances):
 def check(run):
     report = Report()
     truth = {event.event_id: event for event in run.truth}
-    disturbed = unsettling(run.disturbances)
+    disturbed = unsettling(run.disturbances, run.late)
     report.count('committed', sum(event.times for event in run.truth))
     report.count('delivered', len({arrival.event_id for arrival in run.arrivals} & truth.keys()))
     for name in Report.BROKEN[:3]:
@@ -307,7 +309,7 @@ def check_order(run, truth, report):
     report.count('order_violations')
     report.count('order_steps_back')
     report.count('steps_back_unexplained')
-    lost_memory = Spans((d.start - SLACK, d.end + LAST_REQUEST) for d in run.disturbances
+    lost_memory = Spans((d.start - SLACK, d.end + LAST_REQUEST + run.late) for d in run.disturbances
                         if d.effect in (CRASH, RESTART, OUTAGE))
     highest = defaultdict(int)
     former = {}

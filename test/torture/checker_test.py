@@ -88,6 +88,14 @@ class CheckerTest(unittest.TestCase):
         run.disturbances = [Disturbance('kill', CRASH, START + 8.3, START + 8.4)]
         self.assert_found(run, duplicates=1, most_copies=2)
 
+    def test_duplicate_that_was_read_late(self):
+        run = clean_run()
+        again(run, 8, START + 8.5)
+        run.disturbances = [Disturbance('kill', CRASH, START + 6.5, START + 6.6)]
+        self.assert_found(run, duplicates=1, duplicates_unexplained=1)
+        run.late = 5.0
+        self.assert_found(run, duplicates=1)
+
     def test_duplicate_after_a_bad_answer(self):
         run = clean_run()
         run.arrivals[8].fault = 'rst'

@@ -80,6 +80,7 @@ class Rig:
         self.dead = []
         self.unsettled = 0
         self.load_end = float('inf')
+        self.late = 0.0
         self.report = None
 
     # --- set-up
@@ -180,7 +181,7 @@ class Rig:
         self.receiver.kill()
         return checker.Run(truth, checker.read_arrivals(self.receiver.logs), self.journal.fates,
                            self.injector.disturbances, self.dead, self.unsettled, self.load_end, given_up,
-                           self.load.overtaken)
+                           self.load.overtaken, self.late)
 
     def clean_up(self):
         """Stop everything.  Unless all went well, leave what helps to find out."""
