@@ -37,9 +37,10 @@ extern bool fuzz_is_json(const char *json);
 extern void fuzz_write_file(const char *path, const char *data, Size len);
 extern void fuzz_fail(const char *format,...) pg_attribute_printf(1, 2) __attribute__((noreturn));
 
-/* fuzz_answers.c, fuzz_bodies.c, fuzz_rows.c, fuzz_settings.c */
+/* fuzz_answers.c, fuzz_bodies.c, fuzz_brokers.c, fuzz_rows.c, fuzz_settings.c */
 extern void fuzz_answers(FuzzInput *input);
 extern void fuzz_bodies(FuzzInput *input);
+extern void fuzz_brokers(FuzzInput *input);
 extern void fuzz_rows(FuzzInput *input);
 extern void fuzz_settings(FuzzInput *input);
 

@@ -49,6 +49,7 @@ static const struct
 }			targets[] = {
 	{"answers", fuzz_answers},
 	{"bodies", fuzz_bodies},
+	{"brokers", fuzz_brokers},
 	{"rows", fuzz_rows},
 	{"settings", fuzz_settings}
 };

@@ -1,8 +1,9 @@
 # What comes from outside: the inputs that tools/fuzz has kept, used once more.
 #
 # Promises:
-# - Of no answer, no body of one, no row and no setting among them does anything
-#   come that must not: see the first comments of test/fuzz/fuzz_*.c.
+# - Of no answer, no body of one, nothing that a broker says, no row and no setting
+#   among them does anything come that must not: see the first comments of
+#   test/fuzz/fuzz_*.c.
 # - Nor of a row in a database with another encoding.
 
 use strict;
@@ -37,7 +38,7 @@ sub replay
 	return;
 }
 
-foreach my $target (qw(answers bodies rows settings))
+foreach my $target (qw(answers bodies brokers rows settings))
 {
 	promise "nothing comes of $target that must not" => sub {
 		replay($target, 'postgres');
