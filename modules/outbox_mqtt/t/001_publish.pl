@@ -8,6 +8,8 @@
 # - A broker that ends twice under load loses nothing, one that is killed is found
 #   again; one that hangs keeps nothing but its own events waiting, and the relay
 #   ends within a second when it is told to, with 30 MB in flight.
+# - A reload under load is enough to have other settings, which repeats nothing, or
+#   another publisher.
 # - An outage (nobody there, wrong password, no MQTT) is shown with its reason, costs
 #   no attempt, and is over when its cause is.
 # - With TLS, only a certificate of the authority, and for the name in the URL, is
@@ -223,6 +225,17 @@ promise 'a broker that hangs is noticed, and goes on' => sub {
 	$broker->go_on;
 	wait_sent($node);
 	all_have_arrived(\@ids, 'events/hung', 1000);
+};
+
+promise 'settings that change under load lose and repeat nothing' => sub {
+	my @ids = settings_change_under_load($node, 'events/reloaded', 'outbox_mqtt');
+	all_have_arrived(\@ids, 'events/reloaded', 0);
+};
+
+promise 'a reload under load is enough for another publisher, and back' => sub {
+	my @ids = publisher_changes_under_load($node, 'events/switched', 'outbox_mqtt',
+		start_receiver(mode => 'http'));
+	all_have_arrived(\@ids, 'events/switched', 1000);
 };
 
 promise 'with 30 MB in flight to a broker that hangs, the relay ends in a second' => sub {

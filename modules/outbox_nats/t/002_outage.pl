@@ -8,6 +8,8 @@
 #   within a second when it is told to, with 30 MB in flight.
 # - An event that is not acknowledged by a server that is there is that event's
 #   failure; others go on.
+# - A reload under load is enough to have other settings, or another publisher, which
+#   repeats nothing.
 # - An outage (nobody there, no NATS, a wrong password, no right) is shown with its
 #   reason, and is over without anybody's doing when its cause is.
 # - With TLS, only a certificate of the authority, and for the name in the URL, is
@@ -107,6 +109,17 @@ promise 'a server that hangs is noticed, and goes on' => sub {
 	like(relay_value($node, 'last_error'), qr/timed out/, 'the reason is shown');
 	$nats->go_on;
 	wait_sent($node);
+	all_are_there_once(\@ids);
+};
+
+promise 'settings that change under load lose and repeat nothing' => sub {
+	my @ids = settings_change_under_load($node, 'events.reloaded', 'outbox_nats');
+	all_are_there_once(\@ids);
+};
+
+promise 'a reload under load is enough for another publisher, and back' => sub {
+	my @ids = publisher_changes_under_load($node, 'events.switched', 'outbox_nats',
+		start_receiver(mode => 'http'));
 	all_are_there_once(\@ids);
 };
 

@@ -8,6 +8,8 @@
 # - A server that is killed twice under load loses nothing; one that hangs keeps
 #   nothing but its own events waiting, and the relay ends within a second when it
 #   is told to, with 30 MB in flight.
+# - A reload under load is enough to have other settings, which repeats nothing, or
+#   another publisher.
 # - A server that takes entries slower than they come does not make the relay grow.
 # - A server that stops answering while it is probed is left, and that is said.
 # - When a connection is lost over the entries of one topic, it is that topic's failure,
@@ -223,6 +225,17 @@ sub relay_mb
 	slurp_file("/proc/$pid/status") =~ /^RssAnon:\s+(\d+) kB/m or die;
 	return $1 / 1024;
 }
+
+promise 'settings that change under load lose and repeat nothing' => sub {
+	my @ids = settings_change_under_load($node, 'reloaded', 'outbox_redis');
+	all_are_there(\@ids, 'reloaded', 0);
+};
+
+promise 'a reload under load is enough for another publisher, and back' => sub {
+	my @ids = publisher_changes_under_load($node, 'switched', 'outbox_redis',
+		start_receiver(mode => 'http'));
+	all_are_there(\@ids, 'switched', 1000);
+};
 
 promise 'a server that takes entries slower than they come does not make the relay grow' => sub {
 	plan skip_all => 'no /proc/PID/status' unless -r "/proc/$$/status";

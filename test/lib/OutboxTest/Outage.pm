@@ -1,4 +1,5 @@
-# What the tests of brokers have alike: outages, and ends while a broker hangs.
+# What the tests of brokers have alike: outages, ends while a broker hangs, and
+# reloads under load.
 
 package OutboxTest::Outage;
 
@@ -16,8 +17,10 @@ use OutboxTest::SQL;
 our @EXPORT = qw(
   is_outage
   is_outage_with
+  publisher_changes_under_load
   relay_ends_beside_hanging
   relay_ends_soon
+  settings_change_under_load
   wait_sent
 );
 
@@ -96,6 +99,43 @@ sub is_outage_with
 		$node, $topic, $error,
 		sub { reload($node, %other) },
 		sub { reload($node, (map { $_ => undef } keys %other), %$good) });
+}
+
+# settings_change_under_load($node, $topic, $publisher): publish while a setting of
+# the publisher changes; returns the ids of the events when all are sent
+sub settings_change_under_load
+{
+	my ($node, $topic, $publisher) = @_;
+	my @ids = publish($node, $topic, count => 2000);
+
+	foreach my $window (100, 700, 1000)
+	{
+		reload($node, "$publisher.max_messages" => $window);
+		push @ids, publish($node, $topic, count => 1000);
+	}
+	wait_sent($node);
+	return @ids;
+}
+
+# publisher_changes_under_load($node, $topic, $publisher, $receiver): publish while an
+# HTTP receiver takes the publisher's place, and back; returns those of the events
+# that the receiver has not got, when all are sent
+sub publisher_changes_under_load
+{
+	my ($node, $topic, $publisher, $receiver) = @_;
+	my @ids = publish($node, $topic, count => 2000);
+
+	reload(
+		$node,
+		'outbox.publisher' => 'http',
+		'outbox.http_url' => $receiver->url . '/events');
+	push @ids, publish($node, $topic, count => 1000);
+	poll_until(sub { $receiver->stats->{distinct_ids} > 0 }, 'the other one to have some');
+	reload($node, 'outbox.publisher' => $publisher);
+	push @ids, publish($node, $topic, count => 1000);
+	wait_sent($node);
+	my %elsewhere = map { $_->{id} => 1 } $receiver->accepted(fields => ['id']);
+	return grep { !$elsewhere{$_} } @ids;
 }
 
 1;
