@@ -30,7 +30,7 @@
 
 #define IN_CHUNK	(16 * 1024)
 
-/* No answer that we ask for has more than a line. */
+/* No answer that we ask for has more than a few lines. */
 #define MAX_ANSWER	(64 * 1024)
 
 typedef enum RedisPhase
