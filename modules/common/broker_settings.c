@@ -19,18 +19,6 @@
 #include "common/broker_settings.h"
 #include "common/module.h"
 
-enum
-{
-	MODE_BINARY,
-	MODE_STRUCTURED
-};
-
-static const struct config_enum_entry content_modes[] = {
-	{"binary", MODE_BINARY, false},
-	{"structured", MODE_STRUCTURED, false},
-	{NULL, 0, false}
-};
-
 /* For the check hook of the URL, which may be empty. */
 bool
 broker_check_url(const BrokerKind *kind, const char *url)
@@ -78,8 +66,8 @@ broker_settings_define(const BrokerKind *kind, BrokerVariables *variables)
 						 &variables->tls_key_file, "", NULL);
 	DefineCustomEnumVariable(psprintf("%s.content_mode", kind->prefix),
 							 "Whether an event's attributes are beside the payload, or in an envelope with it.",
-							 NULL, &variables->content_mode, MODE_BINARY,
-							 content_modes, PGC_SUSET, 0, NULL, NULL, NULL);
+							 NULL, &variables->content_mode, MODULE_BINARY,
+							 module_content_modes, PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable(psprintf("%s.max_messages", kind->prefix),
 							"How many messages may be unacknowledged at a time.",
 							NULL, &variables->max_messages, 1000, 1,
@@ -134,7 +122,7 @@ read_all(const OutboxPublisherState *state, const BrokerKind *kind,
 		*reason = psprintf("%s.url is invalid: %s", kind->prefix, problem);
 		return false;
 	}
-	settings->structured = variables->content_mode == MODE_STRUCTURED;
+	settings->structured = variables->content_mode == MODULE_STRUCTURED;
 	settings->max_messages = variables->max_messages;
 	if (variables->user[0] != '\0')
 		settings->user = pstrdup(variables->user);

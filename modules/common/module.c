@@ -15,6 +15,12 @@
 #include "common/template.h"
 #include "lib/secret_file.h"
 
+const struct config_enum_entry module_content_modes[] = {
+	{"binary", MODULE_BINARY, false},
+	{"structured", MODULE_STRUCTURED, false},
+	{NULL, 0, false}
+};
+
 /* Answer a message that is in flight. */
 void
 module_answer(OutboxPublisherState *state, int64 id, const Verdict *verdict)

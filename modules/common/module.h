@@ -13,6 +13,15 @@
 
 #include "outbox_publisher.h"
 
+/* The modes of CloudEvents: a setting of all, and its values. */
+typedef enum ModuleContentMode
+{
+	MODULE_BINARY,				/* attributes beside the payload */
+	MODULE_STRUCTURED			/* an envelope */
+} ModuleContentMode;
+
+extern const struct config_enum_entry module_content_modes[];
+
 /* What is said of one message or of all that are in flight. */
 typedef struct Verdict
 {

@@ -36,26 +36,14 @@
 #define MAX_SOCKET_TIMEOUT 300000
 #define MIN_SETUP_TIMEOUT 1000
 
-enum
-{
-	MODE_BINARY,
-	MODE_STRUCTURED
-};
-
 static char *guc_bootstrap_servers = NULL;
-static int	guc_content_mode = MODE_BINARY;
+static int	guc_content_mode = MODULE_BINARY;
 static int	guc_max_messages = 1000;
 static char *guc_options_file = NULL;
 static char *guc_tls_ca_file = NULL;
 static char *guc_tls_cert_file = NULL;
 static char *guc_tls_key_file = NULL;
 static char *guc_topic = NULL;
-
-static const struct config_enum_entry content_modes[] = {
-	{"binary", MODE_BINARY, false},
-	{"structured", MODE_STRUCTURED, false},
-	{NULL, 0, false}
-};
 
 /*
  * What librdkafka is told unless the file says otherwise.  It is to notice soon
@@ -163,7 +151,7 @@ settings_define(void)
 								   string_settings[i].check, NULL, NULL);
 	DefineCustomEnumVariable("outbox_kafka.content_mode",
 							 "CloudEvents content mode.", NULL,
-							 &guc_content_mode, guc_content_mode, content_modes,
+							 &guc_content_mode, guc_content_mode, module_content_modes,
 							 PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("outbox_kafka.max_messages",
 							"Messages that may be unacknowledged at a time.",
@@ -365,7 +353,7 @@ read_all(KafkaSettings *settings, const OutboxPublisherState *state,
 	}
 	settings->topic = pstrdup(guc_topic);
 	settings->source = pstrdup(state->source);
-	settings->structured = guc_content_mode == MODE_STRUCTURED;
+	settings->structured = guc_content_mode == MODULE_STRUCTURED;
 	settings->max_messages = guc_max_messages;
 	settings->files = "";
 

@@ -33,17 +33,11 @@
 
 enum
 {
-	MODE_BINARY,
-	MODE_STRUCTURED
-};
-
-enum
-{
 	UNROUTABLE_FAIL,
 	UNROUTABLE_REJECT
 };
 
-static int	guc_content_mode = MODE_BINARY;
+static int	guc_content_mode = MODULE_BINARY;
 static char *guc_exchange = NULL;
 static int	guc_heartbeat = 30;
 static bool guc_mandatory = true;
@@ -58,12 +52,6 @@ static char *guc_tls_key_file = NULL;
 static int	guc_unroutable = UNROUTABLE_FAIL;
 static char *guc_url = NULL;
 static char *guc_user = NULL;
-
-static const struct config_enum_entry content_modes[] = {
-	{"binary", MODE_BINARY, false},
-	{"structured", MODE_STRUCTURED, false},
-	{NULL, 0, false}
-};
 
 static const struct config_enum_entry unroutables[] = {
 	{"fail", UNROUTABLE_FAIL, false},
@@ -193,7 +181,7 @@ settings_define(void)
 								NULL, NULL, NULL);
 	DefineCustomEnumVariable("outbox_rabbitmq.content_mode",
 							 "CloudEvents content mode.", NULL,
-							 &guc_content_mode, guc_content_mode, content_modes,
+							 &guc_content_mode, guc_content_mode, module_content_modes,
 							 PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomEnumVariable("outbox_rabbitmq.unroutable",
 							 "Whether an event that no queue wants is tried again or refused.",
@@ -275,7 +263,7 @@ read_all(RabbitSettings *settings, const OutboxPublisherState *state,
 		pstrdup(guc_exchange);
 	settings->routing_key = pstrdup(guc_routing_key);
 	settings->source = pstrdup(state->source);
-	settings->structured = guc_content_mode == MODE_STRUCTURED;
+	settings->structured = guc_content_mode == MODULE_STRUCTURED;
 	settings->mandatory = guc_mandatory;
 	settings->persistent = guc_persistent;
 	settings->reject_unroutable = guc_unroutable == UNROUTABLE_REJECT;
