@@ -27,6 +27,7 @@ OBJS = \
 	src/http/http_status.o \
 	src/http/http_url.o \
 	src/lib/clock.o \
+	src/lib/gzip.o \
 	src/lib/json_members.o \
 	src/lib/json_text.o \
 	src/lib/secret_file.o \
@@ -40,6 +41,7 @@ OBJS = \
 	src/publish/dapr_numbers.o \
 	src/publish/http_answer.o \
 	src/publish/http_batch.o \
+	src/publish/http_post.o \
 	src/publish/oauth_grant.o \
 	src/publish/oauth_token.o \
 	src/publish/proxy_credentials.o \
@@ -118,7 +120,7 @@ OUTBOX_VERSION = $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(srcdir)/o
 PG_CPPFLAGS = -I$(srcdir)/src -DOUTBOX_VERSION='"$(OUTBOX_VERSION)"' $(shell curl-config --cflags)
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
 	-Wno-missing-field-initializers -MMD -MP
-SHLIB_LINK = -lcurl -lcrypto
+SHLIB_LINK = -lcurl -lcrypto -lz
 
 # TEMP_CONFIG, which PostgreSQL::Test::Cluster reads as well, is the
 # configuration of the test servers; tools/run-tests makes one.

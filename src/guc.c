@@ -43,6 +43,8 @@ bool		guc_enabled = true;
 int			guc_failed_retry_interval = 60000;
 char	   *guc_http_allowed_addresses = NULL;
 int			guc_http_batch_size = 1;
+int			guc_http_compression = HTTP_COMPRESSION_OFF;
+int			guc_http_compression_min = 1024;
 int			guc_http_connection_age = 60;
 int			guc_http_content_mode = HTTP_MODE_BINARY;
 char	   *guc_http_headers = NULL;
@@ -95,6 +97,12 @@ static const struct config_enum_entry dapr_bulks[] = {
 static const struct config_enum_entry dead_key_policies[] = {
 	{"block", DEAD_KEY_BLOCK, false},
 	{"skip", DEAD_KEY_SKIP, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry http_compressions[] = {
+	{"off", HTTP_COMPRESSION_OFF, false},
+	{"gzip", HTTP_COMPRESSION_GZIP, false},
 	{NULL, 0, false}
 };
 
@@ -253,6 +261,9 @@ static const struct
 	{"outbox.http_batch_size",
 		"Events that share a request of the http publisher; more than 1: CloudEvents' batch mode.",
 	&guc_http_batch_size, 1, 10000, 0},
+	{"outbox.http_compression_min",
+		"Size from which on the http publisher compresses the body of a request.",
+	&guc_http_compression_min, 0, INT_MAX, GUC_UNIT_BYTE},
 	{"outbox.http_connection_age",
 		"How long the http publisher uses a connection; 0: as long as it lasts.",
 	&guc_http_connection_age, 0, INT_MAX, GUC_UNIT_S},
@@ -413,6 +424,9 @@ static const struct
 	{"outbox.dead_key_policy",
 		"Whether the events behind a dead one of their key wait for an operator or pass.",
 	&guc_dead_key_policy, dead_key_policies},
+	{"outbox.http_compression",
+		"Whether the http publisher compresses the bodies of its requests.",
+	&guc_http_compression, http_compressions},
 	{"outbox.http_content_mode",
 		"CloudEvents content mode of the http publisher.",
 	&guc_http_content_mode, http_content_modes},

@@ -33,6 +33,12 @@ typedef enum HttpContentMode
 	HTTP_MODE_STRUCTURED
 } HttpContentMode;
 
+typedef enum HttpCompression
+{
+	HTTP_COMPRESSION_OFF,
+	HTTP_COMPRESSION_GZIP
+} HttpCompression;
+
 typedef enum OAuthAuth
 {
 	OAUTH_AUTH_BASIC,
@@ -56,6 +62,8 @@ extern bool guc_enabled;
 extern int	guc_failed_retry_interval;
 extern char *guc_http_allowed_addresses;
 extern int	guc_http_batch_size;
+extern int	guc_http_compression;
+extern int	guc_http_compression_min;	/* bytes */
 extern int	guc_http_connection_age;	/* seconds */
 extern int	guc_http_content_mode;
 extern char *guc_http_headers;	/* one a line */

@@ -53,6 +53,7 @@ typedef struct HttpResult
 {
 	int			status;			/* 200 or more; 0: no response */
 	bool		sent;			/* the server may have seen the request */
+	bool		encoded;		/* the request's body had an encoding */
 	const char *error;			/* of the transport; NULL: none */
 	int64		retry_after_ms; /* the Retry-After header; -1: none */
 	bool		has_date;		/* it had a Date header ... */
@@ -68,6 +69,20 @@ typedef struct HttpResult
  * gone when it returns.  It must not call back into the client.
  */
 typedef void (*HttpDoneCB) (void *arg, int64 id, const HttpResult *result);
+
+/* What has become of the work on a request. */
+typedef enum HttpPrepared
+{
+	HTTP_PREPARE_MORE,			/* it has to be gone on with */
+	HTTP_PREPARED,				/* it can be sent */
+	HTTP_PREPARE_FAILED			/* it is not to be sent */
+} HttpPrepared;
+
+/*
+ * Go on with filling in a request that takes long, for some milliseconds, in the
+ * request's memory context.  As for HttpDoneCB otherwise.
+ */
+typedef HttpPrepared (*HttpPrepareCB) (HttpRequest *request, void *arg);
 
 /* http_client.c */
 extern HttpClient *http_client_create(void *arg);
@@ -86,6 +101,10 @@ extern void http_client_ready(HttpClient *client, const OutboxSocket *ready,
 
 /* http_request.c: to fill in a new request, before it is started */
 extern MemoryContext http_request_context(HttpRequest *request);
+extern void http_request_prepare_by(HttpRequest *request,
+									HttpPrepareCB prepare, void *arg);
+extern void http_request_set_encoding(HttpRequest *request,
+									  const char *encoding);
 extern void http_request_omit_headers(HttpRequest *request);
 extern void http_request_add_header(HttpRequest *request, const char *name,
 									const char *value);

@@ -51,6 +51,7 @@ struct HttpClient
 								 * none is started */
 	HttpConfig *config;			/* of new requests */
 	dlist_head	requests;		/* all of them, of any config */
+	dlist_head	preparing;		/* those that are not filled in yet */
 };
 
 static void
@@ -68,7 +69,9 @@ stop_request(HttpClient *client, HttpRequest *request)
 {
 	if (request->started)
 		curl_multi_remove_handle(client->multi, request->easy);
-	request->started = false;
+	if (request->preparing)
+		dlist_delete(&request->prepare_node);
+	request->started = request->preparing = false;
 }
 
 /* Make a request and put it on its config's idle list. */
@@ -182,6 +185,7 @@ http_client_create(void *arg)
 	client->arg = arg;
 	client->deadline = -1;
 	dlist_init(&client->requests);
+	dlist_init(&client->preparing);
 
 	client->multi = curl_multi_init();
 	if (client->multi == NULL)
@@ -266,12 +270,18 @@ start_request(HttpClient *client, HttpRequest *request)
 void
 http_client_start(HttpClient *client, HttpRequest *request)
 {
-	Assert(request->busy && !request->started);
+	Assert(request->busy && !request->started && !request->preparing);
 	request->deadline = clock_us() +
 		request->config->options.request_timeout * INT64CONST(1000);
 	if (client->deadline < 0 || request->deadline < client->deadline)
 		client->deadline = request->deadline;
-	start_request(client, request);
+	if (request->prepare == NULL)
+	{
+		start_request(client, request);
+		return;
+	}
+	dlist_push_tail(&client->preparing, &request->prepare_node);
+	request->preparing = true;
 }
 
 /* Forget a request; nothing happens if it is not in use. */
@@ -299,7 +309,8 @@ http_client_sockets(HttpClient *client, const OutboxSocket **sockets,
 					long *timeout_ms)
 {
 	*sockets = client->sockets.sockets;
-	*timeout_ms = http_socket_timeout_ms(&client->sockets, client->deadline);
+	*timeout_ms = !dlist_is_empty(&client->preparing) ? 0 :
+		http_socket_timeout_ms(&client->sockets, client->deadline);
 	return client->sockets.nsockets;
 }
 
@@ -357,7 +368,7 @@ find_overdue(HttpClient *client)
 	{
 		HttpRequest *request = dlist_container(HttpRequest, node, iter.cur);
 
-		if (!request->started)
+		if (!request->started && !request->preparing)
 			continue;
 		if (request->deadline <= now)
 			overdue = lappend(overdue, request);
@@ -394,6 +405,40 @@ end_overdue(HttpClient *client)
 		finish_request(client, lfirst(lc), CURLE_OPERATION_TIMEDOUT);
 }
 
+/* Go on for a while with a request that is not filled in yet, if there is one. */
+static void
+prepare_next(HttpClient *client)
+{
+	HttpRequest *request;
+	HttpPrepared prepared;
+	MemoryContext old;
+
+	if (dlist_is_empty(&client->preparing))
+		return;
+	request = dlist_head_element(HttpRequest, prepare_node,
+								 &client->preparing);
+	old = MemoryContextSwitchTo(request->context);
+	prepared = request->prepare(request, request->prepare_arg);
+	MemoryContextSwitchTo(old);
+
+	/* they are gone on with in turn */
+	dlist_delete(&request->prepare_node);
+	if (prepared == HTTP_PREPARE_MORE)
+	{
+		dlist_push_tail(&client->preparing, &request->prepare_node);
+		return;
+	}
+	request->preparing = false;
+	if (prepared == HTTP_PREPARED)
+		start_request(client, request);
+	else
+	{
+		strlcpy(request->error, "the settings cannot be used any more",
+				sizeof(request->error));
+		finish_request(client, request, CURLE_FAILED_INIT);
+	}
+}
+
 /*
  * Make progress, after a wait or after requests were started.  "ready" are the
  * sockets that are, with what they are ready for.  Calls done callbacks.
@@ -409,6 +454,7 @@ http_client_ready(HttpClient *client, const OutboxSocket *ready, int n)
 	sigprocmask(SIG_SETMASK, &mask, NULL);
 	check_multi(code);
 	finish_requests(client);
+	prepare_next(client);
 	if (client->deadline >= 0 && client->deadline <= clock_us())
 		end_overdue(client);
 }

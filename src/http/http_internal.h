@@ -69,12 +69,17 @@ struct HttpRequest
 	slist_node	idle_node;		/* in its config's idle, unless it is busy */
 	bool		busy;			/* in use */
 	bool		started;		/* easy has been added to the multi handle */
+	bool		preparing;		/* it is in the client's list of these ... */
+	dlist_node	prepare_node;
 	int64		id;
 	HttpDoneCB	done;
 	int64		deadline;		/* of one that is started, in clock_us() */
 
 	/* The rest belongs to one use. */
 	MemoryContext context;
+	HttpPrepareCB prepare;		/* fills it in, after it was started; or NULL */
+	void	   *prepare_arg;
+	bool		encoded;		/* the body has an encoding */
 	bool		omits_headers;	/* those of the options */
 	int			sends;			/* how often it began to be sent */
 	bool		repeated;		/* http_request_repeat() was true */

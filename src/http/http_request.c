@@ -235,6 +235,8 @@ http_request_clear(HttpRequest *request)
 	if (request->repeated)
 		CHECK_SETOPT(request->easy, CURLOPT_FRESH_CONNECT, 0L);
 	request->repeated = false;
+	request->prepare = NULL;
+	request->encoded = false;
 	request->omits_headers = false;
 	request->sends = 0;
 	request->refused_address = false;
@@ -274,6 +276,25 @@ MemoryContext
 http_request_context(HttpRequest *request)
 {
 	return request->context;
+}
+
+/*
+ * Have the request filled in by "prepare" after it was started: what has to be
+ * done before it can be sent takes longer than anybody should have to wait.
+ */
+void
+http_request_prepare_by(HttpRequest *request, HttpPrepareCB prepare, void *arg)
+{
+	request->prepare = prepare;
+	request->prepare_arg = arg;
+}
+
+/* Say that the body is not as its media type has it, but encoded so. */
+void
+http_request_set_encoding(HttpRequest *request, const char *encoding)
+{
+	http_request_add_header(request, "Content-Encoding", encoding);
+	request->encoded = true;
 }
 
 /* Leave out the headers of the options: they are for somebody else. */
@@ -418,6 +439,7 @@ http_request_result(HttpRequest *request, CURLcode code,
 	/* not before a connection, tunnel and TLS included, is there */
 	result->sent = request->sends > 0;
 
+	result->encoded = request->encoded;
 	result->options = &request->config->options;
 	result->status = 0;
 	result->error = NULL;

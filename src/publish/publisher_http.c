@@ -29,6 +29,7 @@
 #include "http/http_url.h"
 #include "lib/text.h"
 #include "publish/cloudevent.h"
+#include "publish/http_post.h"
 #include "publish/oauth_token.h"
 #include "publish/proxy_credentials.h"
 #include "publish/publisher_over_http.h"
@@ -48,8 +49,8 @@ typedef struct EndpointPublisher
 	bool		batched;		/* batch mode, whatever the other mode */
 	List	   *metadata_headers;	/* char *: these of the metadata are
 									 * headers */
-	bool		idempotency_key;	/* add this header */
-	WebhookKeys *keys;			/* sign with these; NULL: do not */
+	HttpPostOptions post;
+	bool		plain;			/* the endpoint takes nothing compressed */
 } EndpointPublisher;
 
 /* Read where to post to; false and a reason if it cannot be told. */
@@ -119,10 +120,10 @@ read_metadata_headers(EndpointPublisher *endpoint, List *headers,
 static bool
 read_keys(EndpointPublisher *endpoint, const char **reason)
 {
-	endpoint->keys = NULL;
+	endpoint->post.keys = NULL;
 	return guc_http_signature_secret_file[0] == '\0' ||
 		webhook_keys_read(&endpoint->http, guc_http_signature_secret_file,
-						  &endpoint->keys, reason);
+						  &endpoint->post.keys, reason);
 }
 
 /* Add the header with an access token, if there is to be one; as above. */
@@ -201,7 +202,10 @@ endpoint_configure(HttpPublisher *publisher, HttpOptions *options,
 		!read_metadata_headers(endpoint, headers, reason) ||
 		!read_keys(endpoint, reason))
 		return false;
-	endpoint->idempotency_key = guc_http_idempotency_key;
+	endpoint->post.idempotency_key = guc_http_idempotency_key;
+	endpoint->post.compress = guc_http_compression == HTTP_COMPRESSION_GZIP &&
+		!endpoint->plain;
+	endpoint->post.compress_min = guc_http_compression_min;
 
 	lines = palloc((list_length(headers) + 1) * sizeof(char *));
 	foreach(lc, headers)
@@ -316,21 +320,6 @@ endpoint_can_batch(OutboxPublisherState *state, const OutboxMessage *message)
 	return true;
 }
 
-/*
- * Make it a POST of "body", which is sent as it is.  "id" names the event, or the
- * set of them, at each try.
- */
-static void
-post(const EndpointPublisher *endpoint, HttpRequest *request, const char *id,
-	 const char *url, const char *content_type, const char *body, Size len)
-{
-	if (endpoint->idempotency_key)
-		http_request_add_header(request, "Idempotency-Key", id);
-	if (endpoint->keys != NULL)
-		webhook_sign(endpoint->keys, request, id, body, len);
-	http_request_post(request, url, content_type, body, len);
-}
-
 /* Post messages of one topic in batch mode. */
 static void
 post_batch(EndpointPublisher *endpoint, HttpRequest *request,
@@ -349,10 +338,11 @@ post_batch(EndpointPublisher *endpoint, HttpRequest *request,
 	appendStringInfoChar(&array, ']');
 
 	/* nobody asks for an id that is not sent */
-	if (endpoint->idempotency_key || endpoint->keys != NULL)
+	if (endpoint->post.idempotency_key || endpoint->post.keys != NULL)
 		id = webhook_batch_id(messages, n);
-	post(endpoint, request, id, topic_url(endpoint->url, messages[0]->topic),
-		 "application/cloudevents-batch+json", array.data, array.len);
+	http_post(&endpoint->http, &endpoint->post, request, id,
+			  topic_url(endpoint->url, messages[0]->topic),
+			  "application/cloudevents-batch+json", array.data, array.len);
 }
 
 /* HttpPublisherKind.make_batch_request */
@@ -383,15 +373,15 @@ endpoint_make_request(HttpPublisher *publisher, HttpRequest *request,
 	if (endpoint->mode == HTTP_MODE_BINARY)
 	{
 		add_attributes(request, message, source);
-		post(endpoint, request, message->event_id, url, message->content_type,
-			 message->payload, message->payload_len);
+		http_post(publisher, &endpoint->post, request, message->event_id, url, message->content_type,
+				  message->payload, message->payload_len);
 		return;
 	}
 	initStringInfo(&envelope);
 	cloudevent_append(&envelope, message, source,
 					  CLOUDEVENT_TOPIC | CLOUDEVENT_METADATA);
-	post(endpoint, request, message->event_id, url,
-		 "application/cloudevents+json", envelope.data, envelope.len);
+	http_post(publisher, &endpoint->post, request, message->event_id, url,
+			  "application/cloudevents+json", envelope.data, envelope.len);
 }
 
 /* HttpPublisherKind.judge */
@@ -400,6 +390,13 @@ endpoint_judge(HttpPublisher *publisher, const HttpResult *result,
 			   HttpVerdict *verdict)
 {
 	const EndpointPublisher *endpoint = (EndpointPublisher *) publisher;
+
+	/* it may take it as it is: endpoint_judge_batch() */
+	if (result->status == 415 && result->encoded)
+	{
+		verdict->outcome = OUTBOX_RETRY;
+		return;
+	}
 
 	/* Proxy Authentication Required: no event is to blame, nor a topic */
 	if (endpoint->has_proxy && result->status == 407)
@@ -417,8 +414,21 @@ endpoint_judge_batch(HttpPublisher *publisher, const HttpBatch *batch,
 {
 	EndpointPublisher *endpoint = (EndpointPublisher *) publisher;
 
-	return result->status == 401 ?
-		oauth_token_refused(endpoint->token, batch) : HTTP_BATCH_ANSWER;
+	if (result->status == 401)
+		return oauth_token_refused(endpoint->token, batch);
+	if (result->status != 415 || !result->encoded)
+		return HTTP_BATCH_ANSWER;
+
+	/* what is under way may be answered so as well */
+	if (!endpoint->plain)
+		ereport(LOG,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("outbox: the endpoint takes no compressed requests"),
+				 errdetail("It has answered one with HTTP 415."),
+				 errhint("They are not compressed until the next reload. Set outbox.http_compression = off.")));
+	endpoint->plain = true;
+	endpoint->post.compress = false;
+	return HTTP_BATCH_REPEAT;
 }
 
 static const HttpPublisherKind endpoint_kind = {
@@ -439,6 +449,17 @@ endpoint_startup(OutboxPublisherState *state)
 	over_http_startup(state, &endpoint_kind);
 	endpoint = state->private_data;
 	endpoint->token = oauth_token_create(&endpoint->http);
+}
+
+/* OutboxCheckConfiguredCB */
+static bool
+endpoint_check_configured(OutboxPublisherState *state, const char **reason)
+{
+	EndpointPublisher *endpoint = state->private_data;
+
+	/* it may be another endpoint */
+	endpoint->plain = false;
+	return over_http_check_configured(state, reason);
 }
 
 /* OutboxSocketsCB */
@@ -467,7 +488,7 @@ endpoint_ready(OutboxPublisherState *state, const OutboxSocket *ready, int n)
 const OutboxPublisherCallbacks http_publisher = {
 	OUTBOX_PUBLISHER_HEAD,
 	.startup_cb = endpoint_startup,
-	.check_configured_cb = over_http_check_configured,
+	.check_configured_cb = endpoint_check_configured,
 	.submit_cb = over_http_submit,
 	.can_batch_cb = endpoint_can_batch,
 	.sockets_cb = endpoint_sockets,

@@ -29,11 +29,12 @@ sub new
 # authority: the file with its certificate
 sub authority { return "$_[0]{dir}/ca.crt"; }
 
-# issue($name, $subject): a certificate for, say, "IP:127.0.0.1" or
-# "DNS:localhost": a hash of files, as servers and clients want them
+# issue($name, $subject, $days): a certificate for, say, "IP:127.0.0.1" or
+# "DNS:localhost", for so many days (default: 2; -1: it has expired): a hash of
+# files, as servers and clients want them
 sub issue
 {
-	my ($self, $name, $subject) = @_;
+	my ($self, $name, $subject, $days) = @_;
 	my $path = "$self->{dir}/$name";
 
 	PostgreSQL::Test::Utils::append_to_file("$path.ext",
@@ -45,7 +46,7 @@ sub issue
 		'-keyout' => "$path.key",
 		'-out' => "$path.csr");
 	_openssl(
-		'x509', '-req', '-days', 2,
+		'x509', '-req', '-days', $days // 2,
 		'-in' => "$path.csr",
 		'-CA' => $self->authority,
 		'-CAkey' => "$self->{dir}/ca.key",
