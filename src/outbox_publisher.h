@@ -75,7 +75,10 @@ typedef enum OutboxOutcome
 								 * failure for the destination's circuit
 								 * breaker, and while that is open not an
 								 * attempt */
-	OUTBOX_REJECTED				/* this message will never be taken */
+	OUTBOX_REJECTED				/* this message will never be taken; with a
+								 * status, that is the destination's opinion,
+								 * which counts as OUTBOX_RETRY when it has
+								 * been the same for many in a row */
 } OutboxOutcome;
 
 /* One entry of a message's metadata. */

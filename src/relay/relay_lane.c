@@ -14,6 +14,10 @@
  * Is it the topic or the destination?  While no recent answer was a success and
  * several lanes have failed, each lane tries one event at a time.
  *
+ * Nor does every event deserve it if each is refused for good.  After
+ * outbox.breaker_threshold refusals with nothing delivered in between, by the lane or
+ * by any, the lane is down like one that fails, and no further refusal is believed.
+ *
  * What waits in a lane for long may leave memory: its tail are rows of
  * outbox_delivery, pending, behind "walked".  They are read back, in the order
  * of their ids, when the lane can send and has little left.  An event of a lane

@@ -14,6 +14,9 @@
  * one event now and then.  What was sent during an outage tells nothing even if
  * it fails when that is over.
  *
+ * A refusal is the event's own, but not when everything is refused: then something
+ * else is wrong, and it is its topic's failure (relay_lane.c).
+ *
  * What may have failed because of others is sent again at once, alone
  * (relay_submit.c).  An event is excused so only once, or a publisher that says
  * so each time would have it sent for ever.

@@ -60,6 +60,21 @@ promise 'only addresses of the list are connected to, of all that a name has' =>
 	wait_delivered($http, [$id]);
 };
 
+promise 'nor is an access token fetched from another address' => sub {
+	my $file = PostgreSQL::Test::Utils::tempdir() . '/secret';
+	write_secret($file, 'secret');
+	reload(
+		$node,
+		'outbox.http_url' => $other->url . '/',
+		'outbox.http_allowed_addresses' => '127.0.0.2',
+		'outbox.http_oauth_token_url' => $http->url . '/token',
+		'outbox.http_oauth_client_id' => 'outbox',
+		'outbox.http_oauth_client_secret_file' => $file);
+	restart_relay($node);
+	wait_relay_value($node, last_error => qr/^no access token: .*no address that may be connected to/);
+	is($http->log, 0, 'the server of tokens has heard nothing');
+};
+
 promise 'a name that is resolved to another address later does not lead there' => sub {
 	$hosts->set('endpoint.test' => ['127.0.0.1']);
 	reload($node, 'outbox.http_allowed_addresses' => '127.0.0.1', 'outbox.http_connection_age' => '1s');
