@@ -48,7 +48,7 @@ encode_base64(const char *str)
 	int			size = pg_b64_enc_len(len);
 	char	   *encoded = palloc(size + 1);
 
-	size = pg_b64_encode(str, len, encoded, size);
+	size = pg_b64_encode((const void *) str, len, encoded, size);
 	encoded[Max(size, 0)] = '\0';
 	return encoded;
 }

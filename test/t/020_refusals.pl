@@ -78,7 +78,7 @@ sub wait_held
 	return poll_until(
 		sub {
 			query($node, q{SELECT count(*) FROM outbox_topics WHERE topic = 'gone'
-				AND state = 'held' AND last_status = 410
+				AND state = 'held' AND last_status = 410 AND in_flight = 0
 				AND next_try > now() + interval '9 min'});
 		},
 		'the topic to be held');
