@@ -78,6 +78,7 @@ sub wait_down
 	my $id = publish($node, $topic);
 	wait_relay_value($node, last_error => $reason);
 	wait_relay_value($node, state => 'endpoint down');
+	is(relay_value($node, 'topics_down'), 0, 'no topic is to blame');
 	is(event_value($node, $id, 'attempts'), 0, "$name costs no attempt");
 	return $id;
 }
