@@ -253,21 +253,22 @@ promise 'another secret is used for the next token, without a reload' => sub {
 	write_secret($file, SECRET);
 };
 
-promise 'settings that do not fit are refused' => sub {
-	foreach my $case (
-		[ 'outbox.http_oauth_client_id', undef, qr/client_id or .* is not$/ ],
-		[ 'outbox.http_headers', 'AUTHORIZATION: x', qr/Authorization header, too$/ ],
-		[ 'outbox.http_oauth_client_secret_file', "$file.none", qr/could not open file/ ])
-	{
-		my ($name, $value, $reason) = @$case;
+# Name, a value that does not fit, and the reason
+foreach my $case (
+	[ 'outbox.http_oauth_client_id', undef, qr/client_id or .* is not$/ ],
+	[ 'outbox.http_headers', 'AUTHORIZATION: x', qr/Authorization header, too$/ ],
+	[ 'outbox.http_oauth_client_secret_file', "$file.none", qr/could not open file/ ])
+{
+	my ($name, $value, $reason) = @$case;
+
+	promise "what does not fit is refused: $name" => sub {
 		reload($node, $name => $value);
 		restart_relay($node);
 		poll_until(
 			sub { check_value($node, 'publisher configured', 'detail') =~ $reason },
 			"outbox_check() to say $reason");
-		pass($name);
-		OutboxTest::Node::put_back_nodes();
-	}
-};
+		pass('outbox_check() says so');
+	};
+}
 
 done_testing();
