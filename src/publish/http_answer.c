@@ -102,6 +102,26 @@ http_answer_check(HttpPublisher *publisher, const OutboxMessage *message)
 }
 
 /*
+ * How many bytes of a text can be seen, or are needed to find a secret that begins
+ * among these: an error is a short line, and what is answered may be long.
+ */
+static Size
+visible_length(const HttpOptions *options, const char *str)
+{
+	Size		left = OUTBOX_ERROR_SIZE;
+	Size		more;
+	const char *p = str;
+
+	/* of white space, any number of bytes may become one */
+	for (; *p != '\0' && left > 0; p++)
+		left -= *p != ' ' && !text_is_control(*p);
+
+	/* the longest comes first, and a byte is written as "\u0000" at most */
+	more = options->nsecrets > 0 ? 6 * strlen(options->secrets[0]) : 0;
+	return p - str + strnlen(p, more);
+}
+
+/*
  * The line that tells an operator why there was no 2xx: "HTTP 500 CODE: what
  * the server said", or what libcurl says if the server said nothing.  In the
  * current memory context.
@@ -126,8 +146,9 @@ http_answer_error_line(const HttpResult *result, const HttpVerdict *verdict)
 	initStringInfo(&foreign);
 	if (code != NULL)
 		appendStringInfo(&foreign, " %s", code);
-	if (str[0] != '\0')
-		appendStringInfo(&foreign, result->status != 0 ? ": %s" : "%s", str);
+	if (str[0] != '\0' && result->status != 0)
+		appendStringInfoString(&foreign, ": ");
+	appendBinaryStringInfo(&foreign, str, visible_length(result->options, str));
 
 	/*
 	 * Before the text is made one line and cut, which might leave the half of

@@ -445,6 +445,8 @@ promise 'a secret is hidden in every spelling that a machine has for it' => sub 
 		# at its ends, base64 has characters that others have a share of
 		like($error, qr/^HTTP 413: \((?:[\w+\/]|%..){0,8}\*{16,}(?:[\w+\/=-]|%..){0,8}\)$/, $name);
 	}
+	unlike(error_of('spelled', ' ' x 999 . 'x' x 230 . $secret . 'y' x 100_000), qr/canary/i,
+		'at the end of what is shown of a long text');
 	is(error_of('spelled', 'Canary-Secret of Dapr'), 'HTTP 413: Canary-Secret of Dapr',
 		'but not what is none');
 };
