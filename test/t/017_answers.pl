@@ -419,7 +419,7 @@ sub error_of
 }
 
 promise 'a secret is hidden in every spelling that a machine has for it' => sub {
-	my $secret = 'Canary+Secret/of?Dapr~~';
+	my $secret = 'Canary>>>Secret???+of/Dapr';
 	my $file = PostgreSQL::Test::Utils::tempdir() . '/spelled';
 	write_secret($file, $secret);
 	reload($node, 'outbox.dapr_api_token_file' => $file);
@@ -430,7 +430,7 @@ promise 'a secret is hidden in every spelling that a machine has for it' => sub 
 		[ 'in lower case', lc $secret ],
 		[ 'percent-encoded', $encoded ],
 		[ 'percent-encoded, in upper case', uc $encoded ],
-		[ 'in JSON', 'C\\u0061nary+Secret\\/of?Dapr~~' ],
+		[ 'in JSON', 'C\\u0061nary>>>Secret???+of\\/Dapr' ],
 		[ 'in base64', encode_base64($secret, '') ],
 		[ 'in base64 of upper case', uc encode_base64($secret, '') ],
 		[ 'in the base64 of URLs', encode_base64($secret, '') =~ tr{+/}{-_}r ],
