@@ -152,8 +152,8 @@ add_group(WatchedFiles *files, const WatchedKind *kind,
 }
 
 /*
- * What the files hold now, in the current memory context.  NULL, or why that cannot
- * be used.
+ * What the files hold now, in the current memory context; "texts" are NULL before.
+ * NULL, or why that cannot be used.
  */
 static const char *
 read_group(WatchedGroup *group, char **texts)
@@ -161,14 +161,13 @@ read_group(WatchedGroup *group, char **texts)
 	const WatchedKind *kind = group->kind;
 	const char *reason;
 
+	/* first, and at all: what happens to them from here on is another change */
+	for (int i = 0; i < kind->nfiles; i++)
+		look_at_file(group->paths[i], &group->states[i]);
 	for (int i = 0; i < kind->nfiles; i++)
 	{
 		const char *path = group->paths[i];
 
-		texts[i] = NULL;
-
-		/* first: what happens to the file from here on is another change */
-		look_at_file(path, &group->states[i]);
 		if (path[0] != '\0' &&
 			!(kind->is_public[i] ? public_file_read : secret_file_read)
 			(path, &texts[i], &reason))
@@ -197,6 +196,26 @@ set_problem(WatchedGroup *group, const char *problem)
 	group->problem = NULL;
 	if (problem != NULL)
 		group->problem = MemoryContextStrdup(group->context, problem);
+}
+
+/* Keep copies of these texts, which can be used, in place of those of before. */
+static void
+keep_texts(WatchedGroup *group, char *const *texts)
+{
+	char	   *copies[WATCHED_MAX] = {NULL};
+
+	/* what may throw comes first */
+	for (int i = 0; i < group->kind->nfiles; i++)
+	{
+		if (texts[i] != NULL)
+			copies[i] = MemoryContextStrdup(group->context, texts[i]);
+	}
+	for (int i = 0; i < group->kind->nfiles; i++)
+	{
+		forget_text(&group->texts[i]);
+		group->texts[i] = copies[i];
+	}
+	group->good = true;
 }
 
 /* All files will be read. */
@@ -230,18 +249,13 @@ watched_files_read(WatchedFiles *files, const WatchedKind *kind,
 	group->wanted = true;
 	problem = read_group(group, found);
 	set_problem(group, problem);
+	if (problem == NULL)
+		keep_texts(group, found);
 	for (int i = 0; i < kind->nfiles; i++)
 	{
-		if (problem == NULL)
-		{
-			forget_text(&group->texts[i]);
-			if (found[i] != NULL)
-				group->texts[i] = MemoryContextStrdup(group->context, found[i]);
-		}
 		forget_text(&found[i]);
 		texts[i] = group->texts[i];
 	}
-	group->good |= problem == NULL;
 	*reason = group->problem;
 	return group->good;
 }
