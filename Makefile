@@ -9,6 +9,7 @@ OBJS = \
 	src/guc.o \
 	src/api/admin.o \
 	src/api/citus_pushdown.o \
+	src/api/destination.o \
 	src/api/drop_notice.o \
 	src/api/enqueue.o \
 	src/api/event_check.o \
@@ -32,6 +33,7 @@ OBJS = \
 	src/lib/json_text.o \
 	src/lib/secret_file.o \
 	src/lib/text.o \
+	src/lib/topic_pattern.o \
 	src/lib/uuidv7.o \
 	src/lib/version.o \
 	src/lib/watched_file.o \
@@ -61,6 +63,7 @@ OBJS = \
 	src/relay/relay_ahead.o \
 	src/relay/relay_checkpoint.o \
 	src/relay/relay_death.o \
+	src/relay/relay_destination.o \
 	src/relay/relay_floor.o \
 	src/relay/relay_keys.o \
 	src/relay/relay_lane.o \
@@ -70,8 +73,10 @@ OBJS = \
 	src/relay/relay_queue.o \
 	src/relay/relay_read.o \
 	src/relay/relay_report.o \
+	src/relay/relay_requests.o \
 	src/relay/relay_room.o \
 	src/relay/relay_rows.o \
+	src/relay/relay_session.o \
 	src/relay/relay_settle.o \
 	src/relay/relay_spill.o \
 	src/relay/relay_submit.o \
@@ -89,20 +94,28 @@ OBJS = \
 	src/store/row_scan.o \
 	src/store/store.o \
 	src/store/store_ahead.o \
+	src/store/store_ask.o \
 	src/store/store_commit.o \
 	src/store/store_dead.o \
+	src/store/store_define.o \
 	src/store/store_delivery.o \
+	src/store/store_destination.o \
 	src/store/store_event.o \
+	src/store/store_filter.o \
 	src/store/store_fit.o \
 	src/store/store_guard.o \
 	src/store/store_ids.o \
+	src/store/store_lock.o \
 	src/store/store_plan.o \
 	src/store/store_position.o \
 	src/store/store_prune.o \
 	src/store/store_prune_each.o \
+	src/store/store_receiver.o \
+	src/store/store_replay.o \
 	src/store/store_request.o \
 	src/store/store_rows.o \
 	src/store/store_salvage.o \
+	src/store/store_served.o \
 	src/store/store_session.o \
 	src/store/store_try.o \
 	src/store/store_values.o \

@@ -3,7 +3,7 @@
  * guc.c
  *		Every setting of the extension, by type and name.
  *
- * All of them but max_databases can be set in postgresql.conf and follow a
+ * All of them but max_relays can be set in postgresql.conf and follow a
  * reload; a superuser can also set them for one database with ALTER DATABASE
  * ... SET, which its relay sees when it starts.  A check hook refuses a bad
  * value with the reason; the old value then stays.  What is wrong with a URL or
@@ -68,9 +68,9 @@ int			guc_key_scope = KEY_SCOPE_TOPIC;
 int			guc_local_failed_retry_interval = 3000;
 int			guc_local_retry_times = 3;
 bool		guc_log_responses = true;
-int			guc_max_databases = 100;
 int			guc_max_in_flight = 64;
 int			guc_max_payload_size = 1024 * 1024;
+int			guc_max_relays = 100;
 int			guc_max_retry_interval = 3600000;
 int			guc_max_retry_times = 10;
 int			guc_minimum_retry_interval = 60000;
@@ -484,9 +484,9 @@ guc_define(void)
 
 	/* the size of shared memory; a library that is loaded later has none */
 	if (process_shared_preload_libraries_in_progress)
-		DefineCustomIntVariable("outbox.max_databases",
-								"Databases that can have a relay.",
-								NULL, &guc_max_databases, 100, 1, 100000,
+		DefineCustomIntVariable("outbox.max_relays",
+								"Relays that the server can have: one for each destination of each database.",
+								NULL, &guc_max_relays, 100, 1, 100000,
 								PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	MarkGUCPrefixReserved("outbox");
 }

@@ -87,9 +87,9 @@ extern int	guc_key_scope;
 extern int	guc_local_failed_retry_interval;
 extern int	guc_local_retry_times;
 extern bool guc_log_responses;
-extern int	guc_max_databases;
 extern int	guc_max_in_flight;
 extern int	guc_max_payload_size;	/* bytes */
+extern int	guc_max_relays;
 extern int	guc_max_retry_interval;
 extern int	guc_max_retry_times;
 extern int	guc_minimum_retry_interval;

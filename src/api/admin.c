@@ -18,6 +18,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 
+#include "api/optional_arg.h"
 #include "server/shmem.h"
 #include "store/store.h"
 
@@ -42,20 +43,21 @@ Datum
 outbox_retry(PG_FUNCTION_ARGS)
 {
 	PreventCommandIfReadOnly("outbox_retry()");
-	store_retry(fcinfo->flinfo->fn_oid, event_id_arg(fcinfo));
-	shmem_wake_relay_at_commit(RELAY_REQUEST_SERVE);
+	store_retry(fcinfo->flinfo->fn_oid, event_id_arg(fcinfo),
+				optional_arg(fcinfo, 1));
+	shmem_wake_relays_at_commit(RELAY_REQUEST_SERVE);
 	PG_RETURN_VOID();
 }
 
 Datum
 outbox_retry_dead(PG_FUNCTION_ARGS)
 {
-	Datum		topic = PG_ARGISNULL(0) ? (Datum) 0 : PG_GETARG_DATUM(0);
 	int64		n;
 
 	PreventCommandIfReadOnly("outbox_retry_dead()");
-	n = store_retry_dead(fcinfo->flinfo->fn_oid, topic, PG_ARGISNULL(0));
-	shmem_wake_relay_at_commit(RELAY_REQUEST_SERVE);
+	n = store_retry_dead(fcinfo->flinfo->fn_oid, optional_arg(fcinfo, 0),
+						 optional_arg(fcinfo, 1));
+	shmem_wake_relays_at_commit(RELAY_REQUEST_SERVE);
 	PG_RETURN_INT64(n);
 }
 
@@ -63,14 +65,15 @@ Datum
 outbox_discard(PG_FUNCTION_ARGS)
 {
 	PreventCommandIfReadOnly("outbox_discard()");
-	store_discard(fcinfo->flinfo->fn_oid, event_id_arg(fcinfo));
-	shmem_wake_relay_at_commit(RELAY_REQUEST_SERVE);
+	store_discard(fcinfo->flinfo->fn_oid, event_id_arg(fcinfo),
+				  optional_arg(fcinfo, 1));
+	shmem_wake_relays_at_commit(RELAY_REQUEST_SERVE);
 	PG_RETURN_VOID();
 }
 
 Datum
 outbox_start_relay(PG_FUNCTION_ARGS)
 {
-	shmem_wake_relay_at_commit(RELAY_REQUEST_SERVE);
+	shmem_wake_relays_at_commit(RELAY_REQUEST_SERVE);
 	PG_RETURN_VOID();
 }

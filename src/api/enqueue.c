@@ -38,6 +38,7 @@
 
 #include "api/citus_pushdown.h"
 #include "api/event_check.h"
+#include "api/optional_arg.h"
 #include "api/replica_role.h"
 #include "api/restore_note.h"
 #include "lib/uuidv7.h"
@@ -190,18 +191,8 @@ outbox_event_insert(PG_FUNCTION_ARGS)
 		restore_note_count(trigger->tg_relation);
 
 	/* the relay may have passed over its row, which came before it */
-	shmem_wake_relay_at_commit(restored ? RELAY_REQUEST_RECHECK : 0);
+	shmem_wake_relays_at_commit(restored ? RELAY_REQUEST_RECHECK : 0);
 	return PointerGetDatum(tuple);
-}
-
-/*
- * An argument that may be NULL; 0 stands for that.  The function of an earlier
- * version has less of them.
- */
-static Datum
-optional_arg(FunctionCallInfo fcinfo, int n)
-{
-	return n >= PG_NARGS() || PG_ARGISNULL(n) ? (Datum) 0 : PG_GETARG_DATUM(n);
 }
 
 /*

@@ -93,7 +93,7 @@ outbox_event_delete(PG_FUNCTION_ARGS)
 	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
 	{
 		store_forget_all(fcinfo->flinfo->fn_oid);
-		shmem_wake_relay_at_commit(RELAY_REQUEST_RECHECK);
+		shmem_wake_relays_at_commit(RELAY_REQUEST_RECHECK);
 	}
 	else
 	{
@@ -101,6 +101,6 @@ outbox_event_delete(PG_FUNCTION_ARGS)
 								 RelationGetDescr(trigger->tg_relation), &isnull);
 		store_forget(fcinfo->flinfo->fn_oid, id);
 	}
-	shmem_wake_relay_at_commit(RELAY_REQUEST_SERVE);
+	shmem_wake_relays_at_commit(RELAY_REQUEST_SERVE);
 	return PointerGetDatum(NULL);
 }

@@ -53,6 +53,8 @@ enum
 	STATUS_PRUNING,
 	STATUS_FILES,
 	STATUS_CLOCK,
+	STATUS_DESTINATION_ID,
+	STATUS_DESTINATION,
 	NSTATUS_COLUMNS
 };
 
@@ -67,6 +69,7 @@ enum
 	TOPIC_LAST_STATUS,
 	TOPIC_NEXT_TRY,
 	TOPIC_PUBLISHED,
+	TOPIC_DESTINATION_ID,
 	NTOPIC_COLUMNS
 };
 
@@ -76,7 +79,9 @@ static const char *const status_names[] = {
 	[RELAY_RELAYING] = "relaying",
 	[RELAY_ENDPOINT_DOWN] = "endpoint down",
 	[RELAY_STOPPED] = "stopped",
-	[RELAY_DISABLED] = "disabled"
+	[RELAY_DISABLED] = "disabled",
+	[RELAY_PAUSING] = "pausing",
+	[RELAY_PAUSED] = "paused"
 };
 
 /*
@@ -174,10 +179,12 @@ put_relay(const RelayInfo *relay, ReturnSetInfo *result)
 	set_finding(values, nulls, STATUS_PRUNING, &report->pruning);
 	set_finding(values, nulls, STATUS_FILES, &report->files);
 	set_finding(values, nulls, STATUS_CLOCK, &report->clock);
+	values[STATUS_DESTINATION_ID] = Int32GetDatum(relay->destination);
+	values[STATUS_DESTINATION] = CStringGetTextDatum(relay->name);
 	put_row(result, values, nulls, NSTATUS_COLUMNS);
 }
 
-/* One row for each database that has, or is just being asked for, a relay. */
+/* One row for each destination of a database that has, or is to have, a relay. */
 Datum
 outbox_relay_status(PG_FUNCTION_ARGS)
 {
@@ -190,7 +197,7 @@ outbox_relay_status(PG_FUNCTION_ARGS)
 }
 
 static void
-put_topic(const TopicReport *topic, ReturnSetInfo *result)
+put_topic(const TopicReport *topic, int destination, ReturnSetInfo *result)
 {
 	Datum		values[NTOPIC_COLUMNS];
 	bool		nulls[NTOPIC_COLUMNS] = {false};
@@ -205,18 +212,28 @@ put_topic(const TopicReport *topic, ReturnSetInfo *result)
 	nulls[TOPIC_LAST_STATUS] = topic->last_status == 0;
 	set_time(values, nulls, TOPIC_NEXT_TRY, topic->next_try);
 	values[TOPIC_PUBLISHED] = Int64GetDatum(topic->published);
+	values[TOPIC_DESTINATION_ID] = Int32GetDatum(destination);
 	put_row(result, values, nulls, NTOPIC_COLUMNS);
 }
 
-/* One row for each topic of this database that its relay says is down or held. */
+/* One row for each topic of this database that a relay says is down or held. */
 Datum
 outbox_topic_status(PG_FUNCTION_ARGS)
 {
 	TopicsReport *report = palloc(sizeof(TopicsReport));
+	ListCell   *lc;
 
 	InitMaterializedSRF(fcinfo, 0);
-	shmem_copy_topics(MyDatabaseId, report);
-	for (int i = 0; i < report->n; i++)
-		put_topic(&report->topics[i], (ReturnSetInfo *) fcinfo->resultinfo);
+	foreach(lc, shmem_list_relays())
+	{
+		const RelayInfo *relay = lfirst(lc);
+
+		if (relay->dboid != MyDatabaseId)
+			continue;
+		shmem_copy_topics(relay->dboid, relay->destination, report);
+		for (int i = 0; i < report->n; i++)
+			put_topic(&report->topics[i], relay->destination,
+					  (ReturnSetInfo *) fcinfo->resultinfo);
+	}
 	return (Datum) 0;
 }

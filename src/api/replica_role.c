@@ -127,7 +127,7 @@ outbox_drop_replicated(PG_FUNCTION_ARGS)
 	/* a row of a dump: the relay comes back only to what it knows of */
 	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event) && !store_is_relay() &&
 		is_restored(trigger))
-		shmem_wake_relay_at_commit(RELAY_REQUEST_SERVE | RELAY_REQUEST_RECHECK);
+		shmem_wake_relays_at_commit(RELAY_REQUEST_SERVE | RELAY_REQUEST_RECHECK);
 	if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
 		return PointerGetDatum(trigger->tg_newtuple);
 	return PointerGetDatum(trigger->tg_trigtuple);

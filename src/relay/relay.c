@@ -43,9 +43,9 @@ make_queue(Relay *relay)
 													ALLOCSET_DEFAULT_SIZES));
 }
 
-/* "database" is its name, not copied. */
+/* The relay of a destination; "database" is its name, not copied. */
 Relay *
-relay_create(const char *database)
+relay_create(const char *database, int destination)
 {
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
 												  "outbox relay",
@@ -55,10 +55,12 @@ relay_create(const char *database)
 	relay->context = context;
 	relay->now = clock_ms();
 	relay->publisher = publisher_create(context, database);
+	relay_destination_init(relay, destination);
 	relay_prune_init(relay);
 	make_queue(relay);
 	relay_journal_init(relay);
 	relay_read_init(relay);
+	relay_requests_init(relay);
 	relay_rows_init(relay);
 	relay->reporter.report.started_at = GetCurrentTimestamp();
 	relay_set_status(relay, RELAY_STARTING);
@@ -90,10 +92,11 @@ fit_to_server(Relay *relay)
 }
 
 /*
- * Begin where the last relay of this database stopped, or this one before it
+ * Begin where the last relay of this destination stopped, or this one before it
  * forgot everything.  If that has died by itself, one of the events that it was
  * about to try may be the reason: the first tries of this one, and the rows it
- * left, are watched.  False if the store failed; call it again later.
+ * left, are watched.  False if the store failed; call it again later, unless the
+ * relay has to end.
  */
 bool
 relay_start(Relay *relay)
@@ -103,9 +106,9 @@ relay_start(Relay *relay)
 	bool		ok;
 
 	relay->now = clock_ms();
+	ok = fit_to_server(relay) && relay_begin_destination(relay);
 	keys_follow_scope(&relay->queue.keys);
-	ok = fit_to_server(relay) &&
-		relay_store_ok(relay, store_load_position(&position));
+	ok = ok && relay_store_ok(relay, store_load_position(&position));
 	if (ok)
 	{
 		died = relay_death_pending() && !position.clean;
@@ -144,6 +147,11 @@ configure_publisher(Relay *relay)
 		relay_recall_in_flight(relay);
 	relay->configured = publisher_configure(relay->publisher);
 	problem = relay->configured ? NULL : publisher_last_error(relay->publisher);
+	if (relay->destination.problem[0] != '\0')
+	{
+		relay->configured = false;
+		problem = relay->destination.problem;
+	}
 	relay_found_configured(relay, problem);
 	if (problem)
 	{
@@ -178,6 +186,7 @@ relay_configure(Relay *relay)
 	queue_forget_batching(&relay->queue);
 	relay_prune_configure(relay);
 	relay_read_configure(relay);
+	relay_requests_init(relay);
 	relay_rows_configure(relay);
 }
 
@@ -276,6 +285,9 @@ update_status(Relay *relay)
 	hear_notices(relay);
 	if (!guc_enabled)
 		relay_set_status(relay, RELAY_DISABLED);
+	else if (relay->destination.paused)
+		relay_set_status(relay, relay->queue.nin_flight > 0 ?
+						 RELAY_PAUSING : RELAY_PAUSED);
 	else if (endpoint_is_down(relay))
 		relay_set_status(relay, RELAY_ENDPOINT_DOWN);
 	else if (queue_nready(&relay->queue) > 0 || relay->queue.nin_flight > 0)
@@ -300,6 +312,7 @@ time_to_wait(Relay *relay)
 	until = Min(until, relay_read_time(relay));
 	until = Min(until, relay_rows_time(relay));
 	until = Min(until, relay_report_time(relay));
+	until = Min(until, relay_destination_time(relay));
 	until = Min(until, lanes_wake_time(&relay->queue.lanes, relay->now));
 	if (entry)
 		until = Min(until, entry->due_at);
@@ -332,6 +345,8 @@ relay_step(Relay *relay)
 	run_breaker(relay);
 	wake_backoff(relay);
 	relay_spill(relay);
+	if (relay->now >= relay->journal.retry_at)
+		relay_follow_destination(relay);
 	if (relay->now >= relay->journal.retry_at)
 		relay_read(relay);
 	MemoryContextSwitchTo(step_context);

@@ -17,13 +17,21 @@ typedef struct Relay Relay;
 extern PGDLLEXPORT void outbox_relay_main(Datum arg);
 
 /* relay_death.c */
-extern void relay_death_begin(Oid dboid);
+extern void relay_death_begin(Oid dboid, int destination);
 extern bool relay_death_pending(void);
 extern void relay_death_done(void);
 extern void relay_death_none(void);
 
+/* relay_session.c */
+extern void relay_pin_session(void);
+
+/* relay_destination.c */
+extern void relay_destinations_changed(Relay *relay);
+extern bool relay_has_to_end(const Relay *relay);
+extern const char *relay_destination_name(const Relay *relay);
+
 /* relay.c */
-extern Relay *relay_create(const char *database);
+extern Relay *relay_create(const char *database, int destination);
 extern void relay_idle(Relay *relay, const char *why);
 extern bool relay_start(Relay *relay);
 extern void relay_configure(Relay *relay);

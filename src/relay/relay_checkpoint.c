@@ -32,6 +32,9 @@
 /* ... or after so many. */
 #define CHECKPOINT_EVENTS	1000
 
+/* ... and so long after it has passed what goes to other destinations. */
+#define PASSED_DELAY_MS		1000
+
 /* The store is left alone for so long after an error. */
 #define STORE_RETRY_MS		1000
 
@@ -100,6 +103,10 @@ relay_add_delivery(Relay *relay, const OutboxEvent *event,
 	delivery->id = event->msg.id;
 	delivery->xid = event->xid;
 	delivery->state = state;
+
+	/* without a row, nothing would say that it has been sent here at all */
+	if (state == DELIVERY_GONE && !store_takes(event->xid, event->msg.topic))
+		delivery->state = DELIVERY_PUBLISHED;
 	delivery->attempts = attempts;
 	delivery->crashes = crashes;
 	delivery->next_attempt_at = next_attempt_at;
@@ -120,6 +127,14 @@ relay_note_settled(Relay *relay)
 {
 	relay->journal.nsettled++;
 	set_dirty(relay);
+}
+
+/* The position has passed events that go to other destinations only. */
+void
+relay_note_passed(Relay *relay)
+{
+	if (relay->journal.passed_since == 0)
+		relay->journal.passed_since = relay->now;
 }
 
 /* The next checkpoint must be on disk when it returns. */
@@ -193,7 +208,6 @@ relay_checkpoint(Relay *relay, bool durable, bool clean)
 	queue_position(&relay->queue, &checkpoint.position);
 	checkpoint.position.largest_read = relay->reader.largest_read;
 	checkpoint.position.clean = clean;
-	checkpoint.pruned = store_pruned_snapshot(&relay->pruner.store);
 	ok = relay_store_ok(relay, store_checkpoint(&checkpoint));
 	pfree(checkpoint.position.open);
 	if (!ok)
@@ -205,6 +219,7 @@ relay_checkpoint(Relay *relay, bool durable, bool clean)
 	journal->ndeliveries = 0;
 	journal->nsettled = 0;
 	journal->dirty_since = 0;
+	journal->passed_since = 0;
 	MemoryContextReset(journal->context);
 	return true;
 }
@@ -215,8 +230,10 @@ relay_checkpoint_time(const Relay *relay)
 {
 	const RelayJournal *journal = &relay->journal;
 
-	if (journal->dirty_since == 0)
+	if (journal->dirty_since == 0 && journal->passed_since == 0)
 		return PG_INT64_MAX;
+	if (journal->dirty_since == 0)
+		return Max(journal->passed_since + PASSED_DELAY_MS, journal->retry_at);
 	if (journal->nsettled + journal->ndeliveries >= CHECKPOINT_EVENTS)
 		return journal->retry_at;
 	return Max(journal->dirty_since + CHECKPOINT_DELAY_MS, journal->retry_at);

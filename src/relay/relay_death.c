@@ -83,11 +83,12 @@ report_no_file(void)
 
 /* Look into the file of the relay before this one, and begin this one's. */
 void
-relay_death_begin(Oid dboid)
+relay_death_begin(Oid dboid, int destination)
 {
 	DeathFile	file;
 
-	snprintf(death_path, MAXPGPATH, PG_STAT_TMP_DIR "/outbox.%u", dboid);
+	snprintf(death_path, MAXPGPATH, PG_STAT_TMP_DIR "/outbox.%u.%d", dboid,
+			 destination);
 	death_file = BasicOpenFile(death_path, O_RDWR | O_CREAT | PG_BINARY);
 	if (death_file < 0)
 	{

@@ -18,6 +18,19 @@
 #include "server/shmem.h"
 #include "store/store.h"
 
+/* What this relay is for: relay_destination.c. */
+typedef struct RelayDestination
+{
+	int			id;				/* 0: default */
+	char	   *name;			/* NULL: not known yet, as what follows */
+	char	   *settings;		/* as they were when the relay started */
+	bool		paused;
+	bool		changed;		/* somebody has changed something */
+	bool		ends;			/* it is gone, or has other settings */
+	int64		ask_at;			/* ask for relays of others again */
+	char		problem[OUTBOX_ERROR_SIZE]; /* of a setting; empty: none */
+} RelayDestination;
+
 /* When to read new events: relay_read.c.  Times are monotonic. */
 typedef struct RelayReader
 {
@@ -31,11 +44,18 @@ typedef struct RelayReader
 	int64		largest_read;	/* id of all events that were ever read */
 } RelayReader;
 
+/* What people ask for: relay_requests.c. */
+typedef struct RelayRequests
+{
+	bool		asked;			/* somebody may have asked for something */
+	StoreRequestCursor cursor;	/* what was asked for and is served */
+	List	   *replaying;		/* patterns of topics of which events are yet
+								 * to be sent again */
+} RelayRequests;
+
 /* What is to be taken back from the table: relay_rows.c. */
 typedef struct RelayRows
 {
-	bool		asked;			/* somebody may have asked for something */
-	StoreRequestCursor requests;	/* what was asked for and is served */
 	bool		sweep;			/* events may have been deleted */
 	StoreTimeCursor due;		/* rows due up to here are taken */
 	TimestampTz next_due;		/* of the next one; wall clock */
@@ -67,6 +87,8 @@ typedef struct RelayJournal
 	int			size;			/* of the array */
 	int			nsettled;		/* without a row, since the last one */
 	int64		dirty_since;	/* 0: there is nothing to write */
+	int64		passed_since;	/* the position has passed events of other
+								 * destinations; 0: it has not */
 	TimestampTz earliest_due;	/* of the rows since relay_take_due() */
 	bool		must_checkpoint;	/* the store failed: first see if it works */
 	bool		must_flush;		/* the next one takes back a counted crash */
@@ -89,6 +111,7 @@ typedef struct RelayPruner
 	StorePrune	store;
 	int64		at;				/* the next batch */
 	int			failures;		/* in a row */
+	bool		mine;			/* no other relay of the database prunes */
 } RelayPruner;
 
 struct Relay
@@ -96,12 +119,14 @@ struct Relay
 	MemoryContext context;		/* lives as long as the process */
 	int64		now;			/* monotonic milliseconds of this step */
 
+	RelayDestination destination;
 	PublisherHost *publisher;
 	bool		configured;		/* it can send; relay.c */
 	Breaker		breaker;
 	RelayQueue	queue;
 
 	RelayReader reader;
+	RelayRequests requests;
 	RelayRows	rows;
 	RelayAhead	ahead;
 	RelaySender sender;
@@ -118,6 +143,13 @@ struct Relay
 	int64		answers_at;		/* the "now" in which answers were last taken */
 	bool		stood_still;	/* for long, before that */
 };
+
+/* relay_destination.c */
+extern void relay_destination_init(Relay *relay, int id);
+extern bool relay_begin_destination(Relay *relay);
+extern void relay_follow_destination(Relay *relay);
+extern int64 relay_destination_time(const Relay *relay);
+extern bool relay_is_enabled(const Relay *relay);
 
 /* relay_report.c */
 extern void relay_set_status(Relay *relay, RelayStatus status);
@@ -150,6 +182,7 @@ extern void relay_add_delivery(Relay *relay, const OutboxEvent *event,
 							   TimestampTz next_attempt_at, int last_status,
 							   const char *last_error);
 extern void relay_note_settled(Relay *relay);
+extern void relay_note_passed(Relay *relay);
 extern void relay_flush_next(Relay *relay);
 extern TimestampTz relay_take_due(Relay *relay);
 extern bool relay_checkpoint(Relay *relay, bool durable, bool clean);
@@ -190,11 +223,19 @@ extern int	relay_slots(const Relay *relay);
 extern bool relay_can_submit(Relay *relay);
 extern bool relay_submit(Relay *relay);
 
+/* relay_requests.c */
+extern void relay_requests_init(Relay *relay);
+extern void relay_serve_requests(Relay *relay);
+extern bool relay_is_replaying(const Relay *relay, const char *topic);
+
 /* relay_rows.c */
 extern void relay_rows_init(Relay *relay);
 extern void relay_rows_configure(Relay *relay);
 extern void relay_sweep_next(Relay *relay);
 extern void relay_forget_entry(Relay *relay, RelayEntry *entry);
+extern void relay_hear_of_due_at(RelayRows *rows, TimestampTz due);
+extern void relay_walk_rows(RelayRows *rows);
+extern bool relay_may_look_for_keys(const Relay *relay);
 extern bool relay_rows_wanted(Relay *relay);
 extern void relay_take_rows(Relay *relay);
 extern int64 relay_rows_time(Relay *relay);

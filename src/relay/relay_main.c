@@ -3,8 +3,9 @@
  * relay_main.c
  *		The relay's process: start, wait, signals, end.
  *
- * The launcher starts it with the OID of its database.  It ends itself when
- * the extension is not (or no longer) there.
+ * The launcher starts it with the OID of its database and the number of its
+ * destination.  It ends itself when the extension, or the destination, is not (or no
+ * longer) there.
  *
  * SIGTERM ends it in order, also when it comes from a command that wants the
  * database for itself.  A statement that runs is cancelled.  Then nothing more
@@ -19,10 +20,6 @@
  * others it does not work: the process then says so once and idles until one of
  * them changes.
  *
- * The session is pinned: nothing that somebody sets for the database, for all
- * roles or in a connection string changes how the relay's statements run, or who
- * the relay is.
- *
  * Errors of transactions and publishers are trapped where they are called
  * (store.c, publisher_host.c).  One that arrives here ends the process with
  * code 1; the launcher starts another one after a while.
@@ -32,7 +29,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/pg_authid.h"
 #include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -65,35 +61,9 @@
 #define ANSWERS_MS		200
 #define LAST_CHECKPOINT_MS	500
 
-/* Settings of this session, whatever database and role say. */
-static const struct
-{
-	const char *name;
-	const char *value;
-}			pinned[] = {
-	{"search_path", ""},
-	{"default_transaction_isolation", "read committed"},
-	{"default_transaction_read_only", "off"},
-	{"default_transaction_deferrable", "off"},
-	{"synchronous_commit", "off"},	/* see relay_checkpoint.c */
-	{"statement_timeout", "0"},
-	/* meanwhile nobody reads the answers that come in */
-	{"lock_timeout", "100ms"},
-	{"idle_in_transaction_session_timeout", "0"},
-	{"session_replication_role", "origin"},
-	{"row_security", "off"},
-	{"jit", "off"},
-	{"plan_cache_mode", "force_generic_plan"},
-	/* every plan must be an index scan; see store_plan.c for which one */
-	{"enable_seqscan", "off"},
-	{"enable_bitmapscan", "off"},
-	{"enable_hashjoin", "off"},
-	{"enable_mergejoin", "off"},
-	{"enable_material", "off"},
-	{"enable_memoize", "off"}
-};
-
 static char *database_name;
+static int	destination_id;		/* 0: default */
+static Relay *the_relay = NULL; /* for the error context */
 
 static uint32 wait_event;		/* what pg_stat_activity says while we wait */
 
@@ -112,29 +82,6 @@ handle_sigterm(SIGNAL_ARGS)
 	store_interrupt();
 	SetLatch(MyLatch);
 	errno = save_errno;
-}
-
-/*
- * Be the bootstrap superuser, as any background worker without a user is.  The
- * settings "session_authorization" and "role" may say otherwise.  They are
- * overruled without being set, which would look up roles in a transaction.
- */
-static void
-pin_user(void)
-{
-	SetSessionAuthorization(BOOTSTRAP_SUPERUSERID, true);
-	SetCurrentRoleId(InvalidOid, false);
-}
-
-static void
-pin_settings(void)
-{
-	for (int i = 0; i < lengthof(pinned); i++)
-		SetConfigOption(pinned[i].name, pinned[i].value, PGC_SUSET,
-						PGC_S_OVERRIDE);
-	/* 17 and later */
-	if (GetConfigOption("transaction_timeout", true, false))
-		SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 }
 
 /* The database's name, in TopMemoryContext. */
@@ -166,18 +113,19 @@ end_in_order(int code)
 static void
 find_extension(void)
 {
-	while (store_attach() != STORE_OK)
+	while (store_attach(destination_id) != STORE_OK)
 	{
-		if (shmem_relay_forget_database())
+		if (shmem_relay_give_slot_back())
 			proc_exit(0);
 		(void) shmem_relay_take_requests();
 	}
-	shmem_relay_found_extension();
-	if (!store_lock_database())
+	if (destination_id == 0)
+		shmem_relay_found_destination("default");
+	if (!store_lock_destination())
 	{
 		ereport(LOG,
 				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("outbox: database \"%s\" has a relay already",
+				 errmsg("outbox: there is another relay for this destination of database \"%s\"",
 						database_name)));
 		proc_exit(1);
 	}
@@ -193,6 +141,8 @@ must_leave(Relay *relay)
 		relay_ask_next(relay);
 	if (requests & RELAY_REQUEST_RECHECK)
 		relay_recheck(relay);
+	if (requests & (RELAY_REQUEST_RECHECK | RELAY_REQUEST_DESTINATIONS))
+		relay_destinations_changed(relay);
 	return ShutdownRequestPending;
 }
 
@@ -321,9 +271,22 @@ await_version(Relay *relay)
 		}
 		wait_for_latch(VERSION_CHECK_MS);
 		(void) handle_interrupts();
-		if (must_leave(relay) || store_attach() != STORE_OK)
+		if (must_leave(relay) || store_attach(destination_id) != STORE_OK)
 			end_in_order(1);
 	}
+}
+
+/*
+ * There is no such destination: another one may need the slot.  It may be just another
+ * one now, with other settings: then somebody has asked for a relay.
+ */
+static void
+leave_before_start(void)
+{
+	relay_death_none();
+	if (shmem_relay_give_slot_back())
+		proc_exit(0);
+	end_in_order(1);
 }
 
 /* Begin, however long it takes. */
@@ -334,6 +297,8 @@ await_start(Relay *relay)
 	{
 		if (relay_extension_is_gone(relay))
 			end_in_order(1);
+		if (relay_has_to_end(relay))
+			leave_before_start();
 		wait_for_latch(VERSION_CHECK_MS);
 		(void) handle_interrupts();
 		if (must_leave(relay))
@@ -427,6 +392,8 @@ relay_loop(Relay *relay)
 		MemoryContextSwitchTo(step_context);
 		if (relay_extension_is_gone(relay))
 			end_in_order(0);
+		if (relay_has_to_end(relay))
+			leave_in_order(relay);
 
 		/* a statement that had to wait has reset the latch for itself */
 		if (!ShutdownRequestPending && wait_for_work(relay, timeout_ms))
@@ -439,7 +406,16 @@ relay_loop(Relay *relay)
 static void
 name_relay(void *arg)
 {
-	errcontext("outbox relay of database \"%s\"", database_name);
+	const char *name = the_relay ? relay_destination_name(the_relay) : NULL;
+
+	if (destination_id == 0)
+		errcontext("outbox relay of database \"%s\"", database_name);
+	else if (name)
+		errcontext("outbox relay of database \"%s\", destination \"%s\"",
+				   database_name, name);
+	else
+		errcontext("outbox relay of database \"%s\", destination %d",
+				   database_name, destination_id);
 }
 
 void
@@ -449,6 +425,7 @@ outbox_relay_main(Datum arg)
 	ErrorContextCallback context;
 	Relay	   *relay;
 
+	memcpy(&destination_id, MyBgworkerEntry->bgw_extra, sizeof(destination_id));
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 
 	/*
@@ -457,13 +434,12 @@ outbox_relay_main(Datum arg)
 	 */
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
-	if (!shmem_relay_attach(dboid))
+	if (!shmem_relay_attach(dboid, destination_id))
 		proc_exit(1);
 	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
 	pqsignal(SIGTERM, handle_sigterm);
 	CHECK_FOR_INTERRUPTS();
-	pin_user();
-	pin_settings();
+	relay_pin_session();
 	store_plan_for_large_tables();
 	wait_event = wait_event_compat("OutboxRelay");
 	database_name = read_database_name();
@@ -473,14 +449,14 @@ outbox_relay_main(Datum arg)
 	error_context_stack = &context;
 
 	find_extension();
-	relay_death_begin(MyDatabaseId);
+	relay_death_begin(MyDatabaseId, destination_id);
 	if (relay_death_pending())
 		ereport(LOG,
 				(errcode(ERRCODE_CRASH_SHUTDOWN),
 				 errmsg("outbox: the relay of database \"%s\" has died by itself",
 						database_name),
 				 errdetail("What it may have been sending is watched from now on.")));
-	relay = relay_create(database_name);
+	the_relay = relay = relay_create(database_name, destination_id);
 	await_version(relay);
 	await_start(relay);
 	relay_loop(relay);

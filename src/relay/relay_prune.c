@@ -3,7 +3,8 @@
  * relay_prune.c
  *		When published events are deleted.
  *
- * In batches, each a short transaction of the store, in the relay's own steps.
+ * By one relay of a database, whichever comes first, as long as it lives; in batches,
+ * each a short transaction of the store, in the relay's own steps.
  * What fails concerns nothing but pruning: it is reported, and tried again later
  * and later.
  *
@@ -85,6 +86,11 @@ relay_prune(Relay *relay)
 
 	if (relay->now < pruner->at)
 		return;
+	if (!pruner->mine && !(pruner->mine = store_lock_pruning()))
+	{
+		pruner->at = relay->now + guc_cleaning_expire_interval;
+		return;
+	}
 	start = clock_ms();
 	result = store_prune_step(&pruner->store, guc_delete_batch_count, &npruned,
 							  &more);

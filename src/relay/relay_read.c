@@ -11,8 +11,8 @@
  * What the last relay has left open comes first, into a window of its own.
  *
  * An event becomes an entry in memory, unless its time has not come, or its key
- * or its lane has rows in the table that it has to wait behind: then it becomes
- * a row, too.
+ * or its lane has rows in the table, or soon will have, that it has to wait behind:
+ * then it becomes a row, too.
  *
  * What cannot be read the store has set aside, as dead; here it is logged and
  * counted, and what is behind it of its key is made to wait.
@@ -129,7 +129,8 @@ admit_event(Relay *relay, OutboxEvent *event, RelayWindow *window)
 						   event->deliver_after, 0, NULL);
 	else if (waits_behind_lane(relay, event))
 		relay_add_to_lane(relay, event);
-	else if (waits_behind_key(relay, event))
+	else if (waits_behind_key(relay, event) ||
+			 (event->msg.key && relay_is_replaying(relay, event->msg.topic)))
 		relay_add_to_tail(relay, event);
 	else if (queue_admit(&relay->queue, event, window, relay->now))
 		return;					/* it belongs to the queue now */
@@ -253,6 +254,9 @@ window_to_read(Relay *relay)
 		note_look(relay, 0);
 		return NULL;
 	}
+	/* what the destination takes changes between windows only */
+	if (!relay_store_ok(relay, store_begin_filter(last->store.hi)))
+		return NULL;
 	return queue_add_window(&relay->queue, last->store.hi, NULL, relay->now);
 }
 
@@ -266,6 +270,7 @@ read_new(Relay *relay)
 	RelayWindow *window;
 	bool		open;
 	List	   *events = NIL;
+	int			npassed;
 	StoreRowsAfter rows_after;
 
 	if (relay->now >= reader->poll_at)
@@ -289,7 +294,8 @@ read_new(Relay *relay)
 						store_read_window(&window->store, window->context,
 										  guc_batch_size,
 										  relay_event_memory(relay) - queue->bytes,
-										  rows_after, &queue->keys, &events)))
+										  rows_after, &queue->keys, &events,
+										  &npassed)))
 	{
 		/* as if we had not looked: the next try takes a new snapshot */
 		if (window != last)
@@ -306,7 +312,10 @@ read_new(Relay *relay)
 	if (window != last && dlist_is_empty(&last->entries) &&
 		last->max_gone == 0)
 		queue_drop_window(queue, last);
-	note_look(relay, list_length(events));
+	note_look(relay, list_length(events) + npassed);
+	if (npassed > 0)
+		relay_note_passed(relay);
+	reader->largest_read = Max(reader->largest_read, window->store.cursor);
 	admit_events(relay, events, open ? queue_open_window(queue) : window);
 }
 
@@ -345,9 +354,11 @@ relay_read(Relay *relay)
 
 	/* who asks something of an event is answered by what has become of it */
 	if ((journal->ndeliveries > 0 || journal->must_checkpoint ||
-		 (relay->rows.asked && journal->nsettled > 0)) &&
+		 (relay->requests.asked && journal->nsettled > 0)) &&
 		!relay_checkpoint(relay, false, false))
 		return;
+	if (relay->requests.asked)
+		relay_serve_requests(relay);
 	if (rows_wanted)
 		relay_take_rows(relay);
 	hear_of_unreadable(relay);

@@ -35,7 +35,9 @@ static const char *const activities[] = {
 	[RELAY_RELAYING] = "relaying events",
 	[RELAY_ENDPOINT_DOWN] = "waiting for the endpoint to come back",
 	[RELAY_STOPPED] = "stopped: library and extension do not match",
-	[RELAY_DISABLED] = "disabled by outbox.enabled"
+	[RELAY_DISABLED] = "disabled by outbox.enabled",
+	[RELAY_PAUSING] = "waiting for answers before a pause",
+	[RELAY_PAUSED] = "paused"
 };
 
 /*

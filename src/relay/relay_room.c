@@ -29,7 +29,7 @@ relay_event_memory(const Relay *relay)
 bool
 relay_can_send(const Relay *relay)
 {
-	return guc_enabled && relay->configured &&
+	return relay_is_enabled(relay) && relay->configured &&
 		!breaker_is_down(&relay->breaker);
 }
 

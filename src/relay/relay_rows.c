@@ -3,10 +3,9 @@
  * relay_rows.c
  *		Taking back what is in the table.
  *
- * Rows of outbox_delivery come back into memory in five ways:
+ * Rows of outbox_delivery come back into memory in four ways, after what people ask
+ * for has been done (relay_requests.c):
  *
- * - What people ask for (outbox_request) is done first, also while nothing can
- *   be sent.
  * - Rows that are due, by a cursor over their times.
  * - The tail of a key, when its queue runs low (relay_keys.c).
  * - The tail of a lane, when it can send and has little left (relay_lane.c).
@@ -32,9 +31,8 @@
 #include "lib/clock.h"
 #include "relay/relay_internal.h"
 
-/* Rows that the walk looks at, requests that are served, in one go. */
+/* Rows that the walk looks at in one go. */
 #define WALK_ROWS		1000
-#define SERVE_REQUESTS	100
 
 /* Rows of a lane that are read in one go. */
 #define LANE_ROWS		200
@@ -55,8 +53,8 @@ forget_due(RelayRows *rows)
 }
 
 /* A row is due at this time, perhaps before what the cursor has passed. */
-static void
-hear_of_due_at(RelayRows *rows, TimestampTz due)
+void
+relay_hear_of_due_at(RelayRows *rows, TimestampTz due)
 {
 	rows->next_due = Min(rows->next_due, due);
 	if (due <= rows->due.time)
@@ -67,8 +65,8 @@ hear_of_due_at(RelayRows *rows, TimestampTz due)
 }
 
 /* Look at all rows, from the first one on. */
-static void
-start_walk(RelayRows *rows)
+void
+relay_walk_rows(RelayRows *rows)
 {
 	rows->walking = true;
 	rows->walked = 0;
@@ -79,9 +77,7 @@ void
 relay_rows_init(Relay *relay)
 {
 	forget_due(&relay->rows);
-	relay->rows.asked = true;
-	memset(&relay->rows.requests, 0, sizeof(StoreRequestCursor));
-	start_walk(&relay->rows);
+	relay_walk_rows(&relay->rows);
 }
 
 /*
@@ -102,27 +98,6 @@ relay_sweep_next(Relay *relay)
 	relay->rows.sweep = true;
 }
 
-/*
- * Somebody has asked for something; or may have, and his process died before it
- * could wake us.
- */
-void
-relay_ask_next(Relay *relay)
-{
-	relay->rows.asked = true;
-}
-
-/*
- * Somebody else wrote rows of ours: a dump was restored, of whose rows nobody
- * knows, or all events are deleted.
- */
-void
-relay_recheck(Relay *relay)
-{
-	relay_rows_configure(relay);
-	relay->rows.sweep = true;
-}
-
 /* How many events of the largest size there is memory for; at least one. */
 static int
 event_limit(const Relay *relay, int limit)
@@ -139,8 +114,8 @@ may_take(const Relay *relay)
 }
 
 /* May walks find more keys?  Not while there are many to be looked into. */
-static bool
-may_look_for_keys(const Relay *relay)
+bool
+relay_may_look_for_keys(const Relay *relay)
 {
 	return relay->queue.keys.nrefills <= MANY_REFILLS;
 }
@@ -195,63 +170,6 @@ relay_forget_entry(Relay *relay, RelayEntry *entry)
 	relay_note_settled(relay);
 }
 
-/*
- * What a request has done to the table, done to memory.  The key of an event
- * that is gone is read from its beginning: what was behind it may be the first
- * now.
- */
-static void
-apply_served(Relay *relay, const StoreServed *served, TimestampTz now)
-{
-	KeyTable   *keys = &relay->queue.keys;
-	RelayEntry *entry = queue_find(&relay->queue, served->key.id);
-
-	if (served->gone)
-	{
-		relay_forget_entry(relay, entry);
-		if (served->key.topic && !may_look_for_keys(relay))
-			start_walk(&relay->rows);
-		else if (served->key.topic)
-			keys_read_from(keys, keys_make(keys, served->key.topic,
-										   served->key.key), 0);
-		return;
-	}
-	hear_of_due_at(&relay->rows, now);
-	if (served->key.topic)
-		keys_note_row(keys, served->key.topic, served->key.key, served->key.id);
-	if (!entry)
-		return;
-	entry->attempts = 0;
-	if (entry->state == ENTRY_BACKOFF)
-		queue_make_ready(&relay->queue, entry);
-}
-
-static bool
-is_in_memory(int64 id, void *arg)
-{
-	return queue_find(arg, id) != NULL;
-}
-
-/* Do what people have asked for. */
-static void
-serve_requests(Relay *relay, TimestampTz now)
-{
-	const StoreWindow *window = &queue_last_window(&relay->queue)->store;
-	List	   *served;
-	ListCell   *lc;
-	bool		more;
-
-	if (!relay_store_ok(relay, store_serve_requests(&relay->rows.requests,
-													window, is_in_memory,
-													&relay->queue, now,
-													SERVE_REQUESTS, &served,
-													&more)))
-		return;
-	relay->rows.asked = more;
-	foreach(lc, served)
-		apply_served(relay, lfirst(lc), now);
-}
-
 /* Events may have been deleted from the table: forget those. */
 static void
 sweep(Relay *relay)
@@ -282,7 +200,7 @@ sweep(Relay *relay)
 static void
 hear_of_due(Relay *relay)
 {
-	hear_of_due_at(&relay->rows, relay_take_due(relay));
+	relay_hear_of_due_at(&relay->rows, relay_take_due(relay));
 }
 
 /* Is a row due, as far as is known? */
@@ -405,7 +323,7 @@ read_tails(Relay *relay, TimestampTz now)
 			break;
 		if ((queue = keys_next_refill(&relay->queue.keys, window)) != NULL)
 			refill_key(relay, queue, now);
-		else if (may_look_for_keys(relay) &&
+		else if (relay_may_look_for_keys(relay) &&
 				 (lane = lanes_next_walk(&relay->queue.lanes)) != NULL)
 			walk_lane(relay, lane);
 		else
@@ -440,7 +358,7 @@ relay_rows_wanted(Relay *relay)
 {
 	RelayRows  *rows = &relay->rows;
 
-	if (rows->asked || rows->sweep)
+	if (relay->requests.asked || rows->sweep)
 		return true;
 	if (!relay_wants_rows(relay))
 		return false;
@@ -450,7 +368,7 @@ relay_rows_wanted(Relay *relay)
 		return true;
 
 	/* a walk that has to wait for keys is no reason for another step */
-	return may_look_for_keys(relay) &&
+	return relay_may_look_for_keys(relay) &&
 		(rows->walking || lanes_next_walk(&relay->queue.lanes) != NULL);
 }
 
@@ -461,14 +379,12 @@ relay_take_rows(Relay *relay)
 	RelayRows  *rows = &relay->rows;
 	TimestampTz now = clock_now();
 
-	if (rows->asked)
-		serve_requests(relay, now);
 	if (rows->sweep && !relay->journal.must_checkpoint)
 		sweep(relay);
 	if (may_take(relay) && is_due(relay, now))
 		take_due(relay, now);
 	read_tails(relay, now);
-	if (rows->walking && may_look_for_keys(relay) && may_take(relay))
+	if (rows->walking && relay_may_look_for_keys(relay) && may_take(relay))
 		walk(relay);
 }
 

@@ -164,7 +164,7 @@ xact_callback(XactEvent event, void *arg)
 		event != XACT_EVENT_PREPARE)
 		return;
 	foreach(lc, held_databases)
-		shmem_release_relay(lfirst_oid(lc));
+		shmem_release_relays(lfirst_oid(lc));
 	if (databases_changed)
 		shmem_launcher_ask_rescan();
 	list_free(held_databases);
@@ -224,7 +224,7 @@ hold_relay(Oid dboid)
 	/* before it is held: this may throw */
 	held_databases = lappend_oid(held_databases, dboid);
 	MemoryContextSwitchTo(old);
-	if (shmem_hold_relay(dboid))
+	if (shmem_hold_relays(dboid))
 		return true;
 	held_databases = list_delete_last(held_databases);
 	return false;
@@ -264,7 +264,7 @@ wake_for_prepared(void)
 	ExtensionRow extension;
 
 	if (extension_row_read(&extension))
-		shmem_wake_relay_at_commit(RELAY_REQUEST_SERVE);
+		shmem_wake_relays_at_commit(RELAY_REQUEST_SERVE);
 }
 
 static void

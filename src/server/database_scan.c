@@ -142,8 +142,8 @@ report_no_slot(Oid dboid)
 	ereport(LOG,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 			 errmsg("outbox: no relay for the database with OID %u", dboid),
-			 errdetail("%d databases have one already.", guc_max_databases),
-			 errhint("Raise outbox.max_databases.")));
+			 errdetail("There are %d already.", guc_max_relays),
+			 errhint("Raise outbox.max_relays.")));
 }
 
 /*

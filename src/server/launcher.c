@@ -1,13 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * launcher.c
- *		The process that keeps a relay running for every database.
+ *		The process that keeps a relay running for every destination.
  *
  * The launcher is connected to no database (only to the shared catalogs), so
  * that it is never in the way of DROP DATABASE and the like.  Which databases
  * have the extension it can't see from there.  A slot is made for each that is to
- * be looked into (database_scan.c), and at CREATE EXTENSION and every publish; for
- * each slot a relay is started, and one that finds no extension gives its slot
+ * be looked into (database_scan.c), and at CREATE EXTENSION and every publish; the
+ * relay of "default" asks for those of a database's other destinations.  For each slot
+ * a relay is started, and one that finds that there is nothing for it gives its slot
  * back and ends.
  *
  * A relay is a dynamic worker that the postmaster does not restart; the
@@ -61,6 +62,7 @@
 typedef struct RelayRecord
 {
 	Oid			dboid;			/* the slot's owner when this was written */
+	int			destination;
 	BackgroundWorkerHandle *handle; /* of the last process; NULL: none */
 	TimestampTz started_at;
 	TimestampTz not_before;		/* the next try */
@@ -91,7 +93,7 @@ launcher_register(void)
 
 /* Ask the postmaster for a relay; false if no worker process is free. */
 static bool
-register_relay(Oid dboid, BackgroundWorkerHandle **handle)
+register_relay(const RelayRecord *record, BackgroundWorkerHandle **handle)
 {
 	BackgroundWorker worker;
 
@@ -103,9 +105,15 @@ register_relay(Oid dboid, BackgroundWorkerHandle **handle)
 	strlcpy(worker.bgw_library_name, "outbox", BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, "outbox_relay_main", BGW_MAXLEN);
 	snprintf(worker.bgw_name, BGW_MAXLEN, "outbox relay for database %u",
-			 dboid);
+			 record->dboid);
+	if (record->destination > 0)
+		snprintf(worker.bgw_name, BGW_MAXLEN,
+				 "outbox relay for database %u, destination %d",
+				 record->dboid, record->destination);
 	strlcpy(worker.bgw_type, "outbox relay", BGW_MAXLEN);
-	worker.bgw_main_arg = ObjectIdGetDatum(dboid);
+	worker.bgw_main_arg = ObjectIdGetDatum(record->dboid);
+	memcpy(worker.bgw_extra, &record->destination,
+		   sizeof(record->destination));
 	worker.bgw_notify_pid = MyProcPid;
 	return RegisterDynamicBackgroundWorker(&worker, handle);
 }
@@ -120,15 +128,17 @@ free_handle(RelayRecord *record)
 
 /* The record of a slot, begun anew if the slot has another owner now. */
 static RelayRecord *
-record_of(int slot, Oid dboid)
+record_of(const RelayToStart *relay)
 {
-	RelayRecord *record = &records[slot];
+	RelayRecord *record = &records[relay->slot];
 
-	if (record->dboid != dboid)
+	if (record->dboid != relay->dboid ||
+		record->destination != relay->destination)
 	{
 		free_handle(record);
 		memset(record, 0, sizeof(*record));
-		record->dboid = dboid;
+		record->dboid = relay->dboid;
+		record->destination = relay->destination;
 		record->backoff_ms = MIN_BACKOFF_MS;
 	}
 	return record;
@@ -182,9 +192,9 @@ note_no_process(RelayRecord *record, TimestampTz now)
 {
 	if (record->failing_since == 0)
 		record->failing_since = now;
-	if (!shmem_database_is_wanted(record->dboid))
+	if (!shmem_relay_is_wanted(record->dboid, record->destination))
 		return;
-	shmem_note_start_failure(record->dboid,
+	shmem_note_start_failure(record->dboid, record->destination,
 							 "no free worker process: raise max_worker_processes");
 	if (record->warned ||
 		!TimestampDifferenceExceeds(record->failing_since, now, WARN_AFTER_MS))
@@ -210,13 +220,13 @@ start_relay(RelayRecord *record, TimestampTz now)
 {
 	if (database_scan_is_locked(record->dboid))
 	{
-		if (!database_scan_failed(record->dboid))
+		if (record->destination > 0 || !database_scan_failed(record->dboid))
 			record->not_before = TimestampTzPlusMilliseconds(now,
 															 MIN_BACKOFF_MS);
 		return;
 	}
 	record->started_at = now;
-	if (register_relay(record->dboid, &record->handle))
+	if (register_relay(record, &record->handle))
 	{
 		record->failing_since = 0;
 		record->warned = false;
@@ -235,7 +245,8 @@ start_relay(RelayRecord *record, TimestampTz now)
 static bool
 note_end(RelayRecord *record, TimestampTz now, bool orderly)
 {
-	if (!orderly && database_scan_failed(record->dboid))
+	if (!orderly && record->destination == 0 &&
+		database_scan_failed(record->dboid))
 	{
 		free_handle(record);
 		record->dboid = InvalidOid;
@@ -255,14 +266,11 @@ start_relays(long wait_ms)
 	TimestampTz now = GetCurrentTimestamp();
 	int			nstarting = 0;
 	int			cursor = 0;
-	int			slot;
-	bool		orderly;
-	Oid			dboid;
+	RelayToStart relay;
 
-	while (OidIsValid(dboid = shmem_next_relay_to_start(&cursor, &slot,
-														&orderly)))
+	while (shmem_next_relay_to_start(&cursor, &relay))
 	{
-		RelayRecord *record = record_of(slot, dboid);
+		RelayRecord *record = record_of(&relay);
 
 		/* A process without its slot is about to take it, or to end. */
 		if (is_starting(record))
@@ -270,7 +278,7 @@ start_relays(long wait_ms)
 			nstarting++;
 			continue;
 		}
-		if (record->handle && !note_end(record, now, orderly))
+		if (record->handle && !note_end(record, now, relay.orderly))
 			continue;
 
 		/* A clock that was set back must not make us wait for it. */
@@ -307,7 +315,7 @@ launcher_init(void)
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 
 	records = MemoryContextAllocZero(TopMemoryContext,
-									 sizeof(RelayRecord) * guc_max_databases);
+									 sizeof(RelayRecord) * guc_max_relays);
 	database_scan_init();
 	shmem_launcher_attach();
 }

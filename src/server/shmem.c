@@ -1,15 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * shmem.c
- *		Shared memory: which databases have a relay.
+ *		Shared memory: which relays there are.
  *
- * There is one slot a database that has, or may have, the extension.  It is
- * made by whoever learns of the database first: the launcher, which looks
- * through pg_database, or a backend at CREATE EXTENSION, its first publish or
- * outbox_start_relay().  The launcher starts a process for each, and a process
- * that finds no extension in its database gives the slot back.  A database that
- * asks while all slots are taken is kept in mind: the launcher looks into it when
- * one is free.
+ * There is one slot for each destination of a database.  That of "default" in a
+ * database that has, or may have, the extension is made by whoever learns of the
+ * database first: the launcher, which looks through pg_database, or a backend at
+ * CREATE EXTENSION, its first publish or outbox_start_relay().  Those of other
+ * destinations are asked for by the relay of "default".  The launcher starts a process
+ * for each, and a process that finds no extension in its database, or that its
+ * destination is gone, gives the slot back.  A database that asks while all slots are
+ * taken is kept in mind: the launcher looks into it when one is free.
  *
  * Here are the struct, and what is asked of any slot by commands on databases,
  * by backends and views.  What the launcher asks is in shmem_launcher.c, what a
@@ -23,7 +24,7 @@
  * holding the lock or a mutex.
  *
  * Errors: nothing here throws once the server is up, but for want of memory in
- * shmem_list_relays().  A database beyond outbox.max_databases has no slot;
+ * shmem_list_relays().  A relay beyond outbox.max_relays has no slot;
  * outbox_check() then says that no relay is alive, and the launcher logs it.
  *
  *-------------------------------------------------------------------------
@@ -49,7 +50,7 @@ static Size
 shared_size(void)
 {
 	return add_size(offsetof(OutboxShared, slots),
-					mul_size(guc_max_databases, sizeof(RelaySlot)));
+					mul_size(guc_max_relays, sizeof(RelaySlot)));
 }
 
 static void
@@ -76,7 +77,7 @@ startup_shmem(void)
 	{
 		memset(shmem_shared, 0, shared_size());
 		shmem_shared->lock = &(GetNamedLWLockTranche("outbox"))->lock;
-		shmem_shared->nslots = guc_max_databases;
+		shmem_shared->nslots = guc_max_relays;
 		for (int i = 0; i < shmem_shared->nslots; i++)
 		{
 			SpinLockInit(&shmem_shared->slots[i].mutex);
@@ -112,15 +113,17 @@ topics_size(const TopicsReport *report)
 	return offsetof(TopicsReport, topics) + sizeof(TopicReport) * report->n;
 }
 
-/* The slot of a database, or NULL; the caller holds the lock. */
+/* The slot of a destination, or NULL; the caller holds the lock. */
 RelaySlot *
-shmem_find_slot(Oid dboid)
+shmem_find_slot(Oid dboid, int destination)
 {
 	Assert(OidIsValid(dboid));
 	for (int i = 0; i < shmem_shared->nslots; i++)
 	{
-		if (shmem_shared->slots[i].dboid == dboid)
-			return &shmem_shared->slots[i];
+		RelaySlot  *slot = &shmem_shared->slots[i];
+
+		if (slot->dboid == dboid && slot->destination == destination)
+			return slot;
 	}
 	return NULL;
 }
@@ -174,14 +177,29 @@ shmem_forget_refused(Oid dboid)
 			shmem_shared->refused[--shmem_shared->nrefused];
 }
 
+/* How many commands want this database free. */
+static int
+count_holds(Oid dboid)
+{
+	int			holds = 0;
+
+	for (int i = 0; i < shmem_shared->nslots; i++)
+	{
+		if (shmem_shared->slots[i].dboid == dboid)
+			holds = Max(holds, shmem_shared->slots[i].holds);
+	}
+	return holds;
+}
+
 /*
- * As shmem_find_slot(), but a database that has no slot gets one; NULL if all
+ * As shmem_find_slot(), but a destination that has no slot gets one; NULL if all
  * are taken.  The caller holds the lock exclusively.
  */
 RelaySlot *
-shmem_find_or_make_slot(Oid dboid)
+shmem_find_or_make_slot(Oid dboid, int destination)
 {
-	RelaySlot  *slot = shmem_find_slot(dboid);
+	RelaySlot  *slot = shmem_find_slot(dboid, destination);
+	int			holds = slot ? 0 : count_holds(dboid);
 
 	for (int i = 0; i < shmem_shared->nslots && !slot; i++)
 	{
@@ -191,9 +209,11 @@ shmem_find_or_make_slot(Oid dboid)
 		/* The last owner's report must not be shown as this database's. */
 		slot = &shmem_shared->slots[i];
 		slot->dboid = dboid;
+		slot->destination = destination;
+		strlcpy(slot->name, destination == 0 ? "default" : "", NAMEDATALEN);
 		slot->pid = 0;
 		slot->latch = NULL;
-		slot->holds = 0;
+		slot->holds = holds;
 		slot->requests = 0;
 		slot->wanted = false;
 		slot->orderly = true;	/* none before it: the launcher need not wait */
@@ -201,7 +221,8 @@ shmem_find_or_make_slot(Oid dboid)
 		memset(&slot->report, 0, sizeof(slot->report));
 		slot->report.since = GetCurrentTimestamp();
 		shmem_set_topics(slot, NULL);
-		shmem_forget_refused(dboid);
+		if (destination == 0)
+			shmem_forget_refused(dboid);
 	}
 	if (!slot)
 		shmem_shared->slot_awaited = true;
@@ -209,7 +230,7 @@ shmem_find_or_make_slot(Oid dboid)
 }
 
 /*
- * A slot's database needs no relay any more.  The launcher knows best whose it
+ * A slot's destination needs no relay any more.  The launcher knows best whose it
  * is next, if somebody has asked in vain.  The caller holds the lock exclusively.
  */
 void
@@ -249,19 +270,23 @@ shmem_launcher_ask_rescan(void)
 }
 
 /*
- * A command wants this database free of relays: ask its relay to leave, and
- * let no other start before shmem_release_relay().  False if the database has
+ * A command wants this database free of relays: ask its relays to leave, and
+ * let no other start before shmem_release_relays().  False if the database has
  * no slot, hence no relay; there is nothing to release then.
  */
 bool
-shmem_hold_relay(Oid dboid)
+shmem_hold_relays(Oid dboid)
 {
-	RelaySlot  *slot;
+	bool		any = false;
 
 	LWLockAcquire(shmem_shared->lock, LW_EXCLUSIVE);
-	slot = shmem_find_slot(dboid);
-	if (slot)
+	for (int i = 0; i < shmem_shared->nslots; i++)
 	{
+		RelaySlot  *slot = &shmem_shared->slots[i];
+
+		if (slot->dboid != dboid)
+			continue;
+		any = true;
 		slot->holds++;
 
 		/* a relay takes its pid back before it ends: this is no other process */
@@ -269,41 +294,46 @@ shmem_hold_relay(Oid dboid)
 			kill(slot->pid, SIGTERM);
 	}
 	LWLockRelease(shmem_shared->lock);
-	return slot != NULL;
+	return any;
 }
 
 /* Is a relay connected to this database, or about to be? */
 bool
 shmem_has_relay(Oid dboid)
 {
-	RelaySlot  *slot;
-	bool		there;
+	bool		there = false;
 
 	LWLockAcquire(shmem_shared->lock, LW_SHARED);
-	slot = shmem_find_slot(dboid);
-	there = slot && slot->pid != 0;
+	for (int i = 0; i < shmem_shared->nslots && !there; i++)
+		there = shmem_shared->slots[i].dboid == dboid &&
+			shmem_shared->slots[i].pid != 0;
 	LWLockRelease(shmem_shared->lock);
 	return there;
 }
 
 /*
- * The command that shmem_hold_relay() was called for is done, however it
+ * The command that shmem_hold_relays() was called for is done, however it
  * ended.  The launcher looks at the databases: one may have come or gone.
  */
 void
-shmem_release_relay(Oid dboid)
+shmem_release_relays(Oid dboid)
 {
-	RelaySlot  *slot;
-
 	LWLockAcquire(shmem_shared->lock, LW_EXCLUSIVE);
-	slot = shmem_find_slot(dboid);
-	if (slot && slot->holds > 0)
-		slot->holds--;
+	for (int i = 0; i < shmem_shared->nslots; i++)
+	{
+		RelaySlot  *slot = &shmem_shared->slots[i];
+
+		if (slot->dboid == dboid && slot->holds > 0)
+			slot->holds--;
+	}
 	LWLockRelease(shmem_shared->lock);
 	shmem_launcher_ask_rescan();
 }
 
-/* Count an event of this database that was published, but there already. */
+/*
+ * Count an event of this database that was published, but there already; shown with
+ * "default".
+ */
 void
 shmem_count_duplicate(void)
 {
@@ -312,7 +342,7 @@ shmem_count_duplicate(void)
 	if (!shmem_shared)
 		return;
 	LWLockAcquire(shmem_shared->lock, LW_SHARED);
-	slot = shmem_find_slot(MyDatabaseId);
+	slot = shmem_find_slot(MyDatabaseId, 0);
 	if (slot)
 		pg_atomic_fetch_add_u64(&slot->duplicates, 1);
 	LWLockRelease(shmem_shared->lock);
@@ -342,9 +372,11 @@ shmem_list_relays(void)
 		if (!OidIsValid(slot->dboid))
 			continue;
 		infos[n].dboid = slot->dboid;
+		infos[n].destination = slot->destination;
 		infos[n].pid = slot->pid;
 		infos[n].duplicates = pg_atomic_read_u64(&slot->duplicates);
 		SpinLockAcquire(&slot->mutex);
+		strlcpy(infos[n].name, slot->name, NAMEDATALEN);
 		infos[n].report = slot->report;
 		SpinLockRelease(&slot->mutex);
 		n++;
@@ -357,11 +389,11 @@ shmem_list_relays(void)
 }
 
 /*
- * Copy what the relay of a database has reported of topics: nothing if there is
+ * Copy what the relay of a destination has reported of topics: nothing if there is
  * no relay.
  */
 void
-shmem_copy_topics(Oid dboid, TopicsReport *report)
+shmem_copy_topics(Oid dboid, int destination, TopicsReport *report)
 {
 	RelaySlot  *slot;
 
@@ -369,7 +401,7 @@ shmem_copy_topics(Oid dboid, TopicsReport *report)
 	if (!shmem_shared)
 		return;
 	LWLockAcquire(shmem_shared->lock, LW_SHARED);
-	slot = shmem_find_slot(dboid);
+	slot = shmem_find_slot(dboid, destination);
 	if (slot)
 	{
 		LWLockAcquire(&slot->topics_lock, LW_SHARED);

@@ -20,7 +20,9 @@ typedef enum RelayStatus
 	RELAY_RELAYING,
 	RELAY_ENDPOINT_DOWN,
 	RELAY_STOPPED,
-	RELAY_DISABLED
+	RELAY_DISABLED,
+	RELAY_PAUSING,				/* as soon as all is answered: */
+	RELAY_PAUSED
 } RelayStatus;
 
 /* Counted since the relay started. */
@@ -91,14 +93,26 @@ typedef struct RelayReport
 typedef struct RelayInfo
 {
 	Oid			dboid;
+	int			destination;	/* its id in that database; 0: default */
+	char		name[NAMEDATALEN];	/* of the destination */
 	pid_t		pid;			/* 0: no process */
 	int64		duplicates;
 	RelayReport report;
 } RelayInfo;
 
+/* A relay that has no process: see shmem_next_relay_to_start(). */
+typedef struct RelayToStart
+{
+	int			slot;			/* its number */
+	Oid			dboid;
+	int			destination;
+	bool		orderly;		/* the last process meant to end */
+} RelayToStart;
+
 /* What woke a relay; see shmem_relay_take_requests(). */
 #define RELAY_REQUEST_SERVE		0x01	/* somebody asked for something */
 #define RELAY_REQUEST_RECHECK	0x02	/* somebody else wrote rows of ours */
+#define RELAY_REQUEST_DESTINATIONS	0x04	/* destinations were changed */
 
 /* shmem.c: start-up */
 extern void shmem_init(void);
@@ -106,39 +120,42 @@ extern bool shmem_attached(void);
 
 /* shmem.c: commands on databases */
 extern void shmem_launcher_ask_rescan(void);
-extern bool shmem_hold_relay(Oid dboid);
+extern bool shmem_hold_relays(Oid dboid);
 extern bool shmem_has_relay(Oid dboid);
-extern void shmem_release_relay(Oid dboid);
+extern void shmem_release_relays(Oid dboid);
 
 /* shmem.c: backends and views */
 extern void shmem_count_duplicate(void);
 extern List *shmem_list_relays(void);
-extern void shmem_copy_topics(Oid dboid, TopicsReport *report);
+extern void shmem_copy_topics(Oid dboid, int destination,
+							  TopicsReport *report);
 
 /* shmem_launcher.c */
 extern void shmem_launcher_attach(void);
 extern bool shmem_launcher_take_rescan(void);
-extern Oid	shmem_next_relay_to_start(int *cursor, int *slot, bool *orderly);
+extern bool shmem_next_relay_to_start(int *cursor, RelayToStart *relay);
 extern bool shmem_look_into_database(Oid dboid);
 extern bool shmem_database_is_refused(Oid dboid);
 extern int	shmem_databases_looked_into(void);
-extern bool shmem_database_is_wanted(Oid dboid);
+extern bool shmem_relay_is_wanted(Oid dboid, int destination);
 extern bool shmem_remove_dropped(List *databases);
 extern bool shmem_give_up_database(Oid dboid);
-extern void shmem_note_start_failure(Oid dboid, const char *error);
+extern void shmem_note_start_failure(Oid dboid, int destination,
+									 const char *error);
 
 /* shmem_relay.c */
-extern bool shmem_relay_attach(Oid dboid);
-extern void shmem_relay_found_extension(void);
+extern bool shmem_relay_attach(Oid dboid, int destination);
+extern void shmem_relay_found_destination(const char *name);
+extern bool shmem_relay_ask_for(int destination, const char *name);
 extern void shmem_relay_report(const RelayReport *report);
 extern void shmem_relay_report_topics(const TopicsReport *report);
 extern void shmem_relay_listen(bool on);
 extern int	shmem_relay_take_requests(void);
 extern void shmem_relay_ends_in_order(void);
-extern bool shmem_relay_forget_database(void);
+extern bool shmem_relay_give_slot_back(void);
 
 /* shmem_wake.c */
 extern void shmem_wake_init(void);
-extern void shmem_wake_relay_at_commit(int requests);
+extern void shmem_wake_relays_at_commit(int requests);
 
 #endif							/* OUTBOX_SHMEM_H */

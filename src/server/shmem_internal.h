@@ -28,14 +28,16 @@
 typedef struct RelaySlot
 {
 	Oid			dboid;			/* InvalidOid: the slot is free */
+	int			destination;	/* its id in that database; 0: default */
+	char		name[NAMEDATALEN];	/* of the destination; guarded by mutex */
 	pid_t		pid;			/* of the relay; 0: none */
 	Latch	   *latch;			/* of the relay; NULL: none */
 	int			holds;			/* commands that want the database free */
 	int			requests;		/* RELAY_REQUEST_ bits for the relay */
 	volatile bool listening;	/* the relay wants to be woken by commits;
 								 * written without the lock, with barriers */
-	bool		wanted;			/* the database has the extension, as far as
-								 * is known; false: that is to be seen */
+	bool		wanted;			/* there is the destination, as far as is
+								 * known; false: that is to be seen */
 	bool		orderly;		/* the last relay, if any, meant to end */
 	pg_atomic_uint64 duplicates;	/* publishes that were there already */
 	slock_t		mutex;			/* guards report */
@@ -44,7 +46,8 @@ typedef struct RelaySlot
 	TopicsReport topics;
 } RelaySlot;
 
-/* More databases than these ask again with their next publish. */
+/* More databases than these ask again with their next publish.  (A destination that
+ * finds no slot is asked for again by the relay of "default".) */
 #define MAX_REFUSED		64
 
 typedef struct OutboxShared
@@ -64,8 +67,8 @@ typedef struct OutboxShared
 /* shmem.c */
 extern OutboxShared *shmem_shared;	/* NULL: the library is not preloaded */
 
-extern RelaySlot *shmem_find_slot(Oid dboid);
-extern RelaySlot *shmem_find_or_make_slot(Oid dboid);
+extern RelaySlot *shmem_find_slot(Oid dboid, int destination);
+extern RelaySlot *shmem_find_or_make_slot(Oid dboid, int destination);
 extern void shmem_free_slot(RelaySlot *slot);
 extern void shmem_set_launcher_latch(void);
 extern void shmem_refuse_slot(Oid dboid);

@@ -57,28 +57,28 @@ shmem_launcher_take_rescan(void)
 }
 
 /*
- * The next database, from slot *cursor on, that wants a process and has none;
- * InvalidOid at the end.  Sets *slot to the number of its slot, and *orderly
- * to whether its last relay meant to end.
+ * The next relay, from slot *cursor on, that wants a process and has none; false at
+ * the end.
  */
-Oid
-shmem_next_relay_to_start(int *cursor, int *slot, bool *orderly)
+bool
+shmem_next_relay_to_start(int *cursor, RelayToStart *relay)
 {
-	Oid			dboid = InvalidOid;
+	bool		found = false;
 
 	LWLockAcquire(shmem_shared->lock, LW_SHARED);
-	while (*cursor < shmem_shared->nslots && !OidIsValid(dboid))
+	while (*cursor < shmem_shared->nslots && !found)
 	{
 		RelaySlot  *candidate = &shmem_shared->slots[*cursor];
 
-		*slot = (*cursor)++;
-		if (OidIsValid(candidate->dboid) && candidate->pid == 0 &&
-			candidate->holds == 0)
-			dboid = candidate->dboid;
-		*orderly = candidate->orderly;
+		relay->slot = (*cursor)++;
+		relay->dboid = candidate->dboid;
+		relay->destination = candidate->destination;
+		relay->orderly = candidate->orderly;
+		found = OidIsValid(candidate->dboid) && candidate->pid == 0 &&
+			candidate->holds == 0;
 	}
 	LWLockRelease(shmem_shared->lock);
-	return dboid;
+	return found;
 }
 
 /*
@@ -91,7 +91,7 @@ shmem_look_into_database(Oid dboid)
 	bool		ok;
 
 	LWLockAcquire(shmem_shared->lock, LW_EXCLUSIVE);
-	ok = shmem_find_or_make_slot(dboid) != NULL;
+	ok = shmem_find_or_make_slot(dboid, 0) != NULL;
 	LWLockRelease(shmem_shared->lock);
 	return ok;
 }
@@ -127,15 +127,15 @@ shmem_databases_looked_into(void)
 	return n;
 }
 
-/* Has a relay, or whoever asked for one, found the extension there? */
+/* Has this relay, or whoever asked for one, found that it is needed? */
 bool
-shmem_database_is_wanted(Oid dboid)
+shmem_relay_is_wanted(Oid dboid, int destination)
 {
 	RelaySlot  *slot;
 	bool		wanted;
 
 	LWLockAcquire(shmem_shared->lock, LW_SHARED);
-	slot = shmem_find_slot(dboid);
+	slot = shmem_find_slot(dboid, destination);
 	wanted = slot && slot->wanted;
 	LWLockRelease(shmem_shared->lock);
 	return wanted;
@@ -185,7 +185,7 @@ shmem_give_up_database(Oid dboid)
 	bool		given_up;
 
 	LWLockAcquire(shmem_shared->lock, LW_EXCLUSIVE);
-	slot = shmem_find_slot(dboid);
+	slot = shmem_find_slot(dboid, 0);
 	given_up = slot && !slot->wanted && slot->pid == 0 && slot->holds == 0;
 	if (given_up)
 		shmem_free_slot(slot);
@@ -194,17 +194,17 @@ shmem_give_up_database(Oid dboid)
 }
 
 /*
- * No process could be started for a database.  "error", one line, is what
+ * No process could be started for a destination.  "error", one line, is what
  * outbox_relays and outbox_check() show until a relay reports again.
  */
 void
-shmem_note_start_failure(Oid dboid, const char *error)
+shmem_note_start_failure(Oid dboid, int destination, const char *error)
 {
 	RelaySlot  *slot;
 	TimestampTz now = GetCurrentTimestamp();
 
 	LWLockAcquire(shmem_shared->lock, LW_SHARED);
-	slot = shmem_find_slot(dboid);
+	slot = shmem_find_slot(dboid, destination);
 	if (slot)
 	{
 		/* Every try comes by here: "since" is when the first one failed. */

@@ -3,8 +3,8 @@
  * shmem_relay.c
  *		A relay's own slot in shared memory.
  *
- * A relay takes the slot of its database when it starts and has it until the
- * process ends, or until it finds that there is no extension and gives the
+ * A relay takes the slot of its destination when it starts and has it until the
+ * process ends, or until it finds that there is no such destination and gives the
  * slot back to whoever needs one next.  In between it reports what it does,
  * and is told what others want of it.
  *
@@ -48,11 +48,11 @@ relay_detach(int code, Datum arg)
 }
 
 /*
- * This process is the relay of a database now; false if it may not be,
+ * This process is the relay of a destination now; false if it may not be,
  * because there is one, a command wants the database free, or it is gone.
  */
 bool
-shmem_relay_attach(Oid dboid)
+shmem_relay_attach(Oid dboid, int destination)
 {
 	RelaySlot  *slot;
 
@@ -61,7 +61,7 @@ shmem_relay_attach(Oid dboid)
 	 * the slot may have been freed meanwhile, with its database, or held.
 	 */
 	LWLockAcquire(shmem_shared->lock, LW_EXCLUSIVE);
-	slot = shmem_find_slot(dboid);
+	slot = shmem_find_slot(dboid, destination);
 	if (!slot || slot->pid != 0 || slot->holds > 0)
 	{
 		LWLockRelease(shmem_shared->lock);
@@ -80,13 +80,44 @@ shmem_relay_attach(Oid dboid)
 	return true;
 }
 
-/* This relay's database has the extension. */
+static void
+set_name(RelaySlot *slot, const char *name)
+{
+	SpinLockAcquire(&slot->mutex);
+	strlcpy(slot->name, name, NAMEDATALEN);
+	SpinLockRelease(&slot->mutex);
+}
+
+/* This relay's database has the extension, and the destination, of this name. */
 void
-shmem_relay_found_extension(void)
+shmem_relay_found_destination(const char *name)
 {
 	LWLockAcquire(shmem_shared->lock, LW_EXCLUSIVE);
 	my_slot->wanted = true;
+	set_name(my_slot, name);
 	LWLockRelease(shmem_shared->lock);
+}
+
+/*
+ * Another destination of this relay's database shall have a relay, too.  One that
+ * has is told that destinations were changed.  False if no slot is free.
+ */
+bool
+shmem_relay_ask_for(int destination, const char *name)
+{
+	RelaySlot  *slot;
+
+	LWLockAcquire(shmem_shared->lock, LW_EXCLUSIVE);
+	slot = shmem_find_or_make_slot(my_slot->dboid, destination);
+	if (slot)
+	{
+		slot->wanted = true;
+		set_name(slot, name);
+		if (!slot->latch)
+			shmem_set_launcher_latch();
+	}
+	LWLockRelease(shmem_shared->lock);
+	return slot != NULL;
 }
 
 /* Publish a report for the views. */
@@ -145,11 +176,11 @@ shmem_relay_ends_in_order(void)
 }
 
 /*
- * This relay's database has no extension: give the slot back.  False if
+ * There is no such destination, or no extension at all: give the slot back.  False if
  * somebody asked for the relay meanwhile (CREATE EXTENSION): look again.
  */
 bool
-shmem_relay_forget_database(void)
+shmem_relay_give_slot_back(void)
 {
 	bool		forgotten = false;
 

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * shmem_wake.c
- *		A transaction that published wakes the relay when it commits.
+ *		A transaction that published wakes the relays when it commits.
  *
  * A backend remembers during its transaction that there is something for the
  * relay, and tells it in a callback after the commit, when the events are
@@ -33,39 +33,70 @@
 static bool wake_at_commit = false;
 static int	requests_at_commit = 0;
 
-/* Wake the relay of this database, with RELAY_REQUEST_ bits. */
-static void
-wake_relay(int requests)
+/*
+ * Wake the relays of this database that listen.  False if that of "default", which
+ * finds the others, has no process.  The caller holds the lock.
+ */
+static bool
+wake_listening(void)
 {
-	RelaySlot  *slot;
+	bool		first = false;
 
-	/* The usual case, in which many commits must not wait for each other. */
-	LWLockAcquire(shmem_shared->lock, LW_SHARED);
-	slot = shmem_find_slot(MyDatabaseId);
-	if (slot && slot->latch && requests == 0)
+	pg_memory_barrier();		/* pairs with shmem_relay_listen() */
+	for (int i = 0; i < shmem_shared->nslots; i++)
 	{
-		pg_memory_barrier();	/* pairs with shmem_relay_listen() */
-		if (slot->listening)
+		RelaySlot  *slot = &shmem_shared->slots[i];
+
+		if (slot->dboid != MyDatabaseId)
+			continue;
+		if (slot->destination == 0)
+			first = slot->latch != NULL;
+		if (slot->latch && slot->listening)
 			SetLatch(slot->latch);
-		LWLockRelease(shmem_shared->lock);
-		return;
 	}
-	LWLockRelease(shmem_shared->lock);
+	return first;
+}
 
-	/* There is something to write, and the slot may be another by now. */
-	LWLockAcquire(shmem_shared->lock, LW_EXCLUSIVE);
-	slot = shmem_find_or_make_slot(MyDatabaseId);
-	if (slot)
+/* The same with something to be told to each; the caller holds it exclusively. */
+static void
+ask_relays(int requests)
+{
+	RelaySlot  *first = shmem_find_or_make_slot(MyDatabaseId, 0);
+
+	if (first)
+		first->wanted = true;
+	else
+		shmem_refuse_slot(MyDatabaseId);
+	for (int i = 0; i < shmem_shared->nslots; i++)
 	{
-		slot->wanted = true;
+		RelaySlot  *slot = &shmem_shared->slots[i];
+
+		if (slot->dboid != MyDatabaseId)
+			continue;
 		slot->requests |= requests;
 		if (slot->latch)
 			SetLatch(slot->latch);
 		else
 			shmem_set_launcher_latch();
 	}
-	else
-		shmem_refuse_slot(MyDatabaseId);
+}
+
+/* Wake the relays of this database, with RELAY_REQUEST_ bits. */
+static void
+wake_relays(int requests)
+{
+	bool		done;
+
+	/* The usual case, in which many commits must not wait for each other. */
+	LWLockAcquire(shmem_shared->lock, LW_SHARED);
+	done = requests == 0 && wake_listening();
+	LWLockRelease(shmem_shared->lock);
+	if (done)
+		return;
+
+	/* There is something to write, and slots may be others by now. */
+	LWLockAcquire(shmem_shared->lock, LW_EXCLUSIVE);
+	ask_relays(requests);
 	LWLockRelease(shmem_shared->lock);
 }
 
@@ -75,7 +106,7 @@ xact_callback(XactEvent event, void *arg)
 	if (!wake_at_commit)
 		return;
 	if (event == XACT_EVENT_COMMIT)
-		wake_relay(requests_at_commit);
+		wake_relays(requests_at_commit);
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
 		event == XACT_EVENT_PREPARE)
 	{
@@ -92,11 +123,11 @@ shmem_wake_init(void)
 }
 
 /*
- * When this transaction commits, wake the relay of this database, or have it
- * started, and tell it what to look for besides new events: RELAY_REQUEST_ bits.
+ * When this transaction commits, wake the relays of this database, or have them
+ * started, and tell them what to look for besides new events: RELAY_REQUEST_ bits.
  */
 void
-shmem_wake_relay_at_commit(int requests)
+shmem_wake_relays_at_commit(int requests)
 {
 	if (!shmem_shared)
 		return;

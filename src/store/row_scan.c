@@ -13,6 +13,9 @@
  * entries, of rows that are there or not, and then stops.  Where it stands is known
  * from the entries themselves, so that the next one goes on behind them.
  *
+ * Of outbox_delivery, each scan is of the rows of the relay's destination, which is
+ * the first column of every index that is read here.
+ *
  * In a transaction of the store; what is opened is closed by the end of the scan
  * or of the transaction.  A scan has a snapshot of its own, taken when the table
  * is locked: to an older one, a table that ALTER TABLE has rewritten meanwhile is
@@ -42,6 +45,7 @@
 /* Columns of outbox_delivery, from 0 on. */
 enum
 {
+	COL_DESTINATION,
 	COL_ID,
 	COL_TOPIC,
 	COL_KEY,
@@ -59,7 +63,8 @@ enum
  * The scan is limited to one row unless row_scan_limit() says otherwise.
  */
 static void
-scan_begin(RowScan *rows, const char *table, const char *index, int nkeys)
+scan_begin(RowScan *rows, const char *table, const char *index, int nprefix,
+		   int nkeys)
 {
 	rows->table = table_open(store_relation(table), AccessShareLock);
 	rows->index = index_open(store_relation(index), AccessShareLock);
@@ -70,20 +75,21 @@ scan_begin(RowScan *rows, const char *table, const char *index, int nkeys)
 				 errhint("Use REINDEX INDEX.")));
 	rows->snapshot = RegisterSnapshot(GetTransactionSnapshot());
 	rows->scan = index_beginscan_compat(rows->table, rows->index,
-										rows->snapshot, nkeys);
+										rows->snapshot, nprefix + nkeys);
 	rows->slot = table_slot_create(rows->table, NULL);
 	rows->scan->xs_want_itup = true;
+	rows->nprefix = nprefix;
 	rows->ndead = 0;
 	rows->at_id = 0;
 	rows->at_time = 0;
 	row_scan_limit(rows, 1);
 }
 
-/* Begin a scan of outbox_delivery. */
+/* Begin a scan of outbox_delivery by the "nkeys" columns behind the destination. */
 void
 row_scan_begin(RowScan *rows, const char *index, int nkeys)
 {
-	scan_begin(rows, "outbox_delivery", index, nkeys);
+	scan_begin(rows, "outbox_delivery", index, 1, nkeys);
 }
 
 /* The same with the index for rows of a key, of one topic or of all. */
@@ -112,7 +118,7 @@ row_scan_begin_key(RowScan *rows, KeyRows which, bool all_topics)
 void
 row_scan_begin_events(RowScan *rows, const char *index, int nkeys)
 {
-	scan_begin(rows, "outbox_event", index, nkeys);
+	scan_begin(rows, "outbox_event", index, 0, nkeys);
 }
 
 /* So many rows are wanted from here on: how many entries may be passed. */
@@ -246,14 +252,27 @@ row_key(const RowScan *rows)
 }
 
 /*
+ * What is wanted is of the relay's destination, if the index is one by that.  Returns
+ * the number of keys that say so; those behind them are for the next columns.
+ */
+static int
+begin_keys(const RowScan *rows, ScanKey keys)
+{
+	if (rows->nprefix > 0)
+		ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT4EQ,
+					Int32GetDatum(store_destination()));
+	return rows->nprefix;
+}
+
+/*
  * Scan the rows of a key behind an id, by an index on (topic, key, id); with
  * "topic" NULL those of every topic, by one on (key, id).
  */
 void
 row_scan_key(RowScan *rows, const char *topic, const char *key, int64 after)
 {
-	ScanKeyData keys[3];
-	int			n = 0;
+	ScanKeyData keys[4];
+	int			n = begin_keys(rows, keys);
 
 	if (topic)
 	{
@@ -274,13 +293,15 @@ row_scan_key(RowScan *rows, const char *topic, const char *key, int64 after)
 void
 row_scan_topic(RowScan *rows, const char *topic, int64 after)
 {
-	ScanKeyData keys[2];
+	ScanKeyData keys[3];
+	int			n = begin_keys(rows, keys);
 
-	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ,
+	ScanKeyInit(&keys[n], n + 1, BTEqualStrategyNumber, F_TEXTEQ,
 				store_text(topic));
-	ScanKeyInit(&keys[1], 2, BTGreaterStrategyNumber, F_INT8GT,
+	n++;
+	ScanKeyInit(&keys[n], n + 1, BTGreaterStrategyNumber, F_INT8GT,
 				Int64GetDatum(after));
-	index_rescan(rows->scan, keys, lengthof(keys), NULL, 0);
+	index_rescan(rows->scan, keys, n + 1, NULL, 0);
 }
 
 /*
@@ -333,10 +354,12 @@ row_scan_died(RowScan *rows, const StoreTimeCursor *cursor, TimestampTz until)
 void
 row_scan_behind(RowScan *rows, int64 id)
 {
-	ScanKeyData key;
+	ScanKeyData keys[2];
+	int			n = begin_keys(rows, keys);
 
-	ScanKeyInit(&key, 1, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(id));
-	index_rescan(rows->scan, &key, 1, NULL, 0);
+	ScanKeyInit(&keys[n], n + 1, BTGreaterStrategyNumber, F_INT8GT,
+				Int64GetDatum(id));
+	index_rescan(rows->scan, keys, n + 1, NULL, 0);
 }
 
 /* Scan the events of a transaction and later ones, by the index on (xid, id). */

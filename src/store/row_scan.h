@@ -24,6 +24,8 @@ typedef struct RowScan
 	Snapshot	snapshot;		/* registered */
 	IndexScanDesc scan;
 	TupleTableSlot *slot;		/* the current row */
+	int			nprefix;		/* columns of the index in front of those that
+								 * are asked for: the destination, or none */
 	int			left;			/* so many entries may be passed yet */
 	bool		stopped;		/* none may be */
 	int			ndead;			/* entries passed whose rows are not there */

@@ -51,14 +51,8 @@
 #include "store/event_columns.h"
 #include "store/store_internal.h"
 
-/*
- * Our advisory lock: one relay a database.  The SQL functions for advisory
- * locks have the classes 1 and 2, so that no user can take this one.
- */
-#define RELAY_LOCK_KEY		0x6f757462	/* "outb" */
-#define RELAY_LOCK_CLASS	3
-
 static ExtensionRow attached;	/* the extension that we work for */
+static int	attached_to;		/* ... and the destination */
 static char schema_name[NAMEDATALEN];	/* that the plans were made for */
 static Statement *prepared;		/* those with a plan */
 static char last_error[OUTBOX_ERROR_SIZE];
@@ -106,7 +100,7 @@ append_event_columns(StringInfo buf)
 	}
 }
 
-/* The statement's text with schema and columns put in, palloc'd. */
+/* The statement's text with schema, destination and columns put in, palloc'd. */
 static char *
 statement_text(const Statement *stmt)
 {
@@ -119,10 +113,18 @@ statement_text(const Statement *stmt)
 	while ((mark = strchr(from, '@')) != NULL)
 	{
 		appendBinaryStringInfo(&buf, from, mark - from);
-		if (mark[1] == 's')
-			appendStringInfoString(&buf, schema);
-		else
-			append_event_columns(&buf);
+		switch (mark[1])
+		{
+			case 's':
+				appendStringInfoString(&buf, schema);
+				break;
+			case 'd':
+				appendStringInfo(&buf, "%d", attached_to);
+				break;
+			default:
+				append_event_columns(&buf);
+				break;
+		}
 		from = mark + 3;
 	}
 	appendStringInfoString(&buf, from);
@@ -246,6 +248,13 @@ bool
 store_is_relay(void)
 {
 	return OidIsValid(attached.oid);
+}
+
+/* The number of the destination that this relay is for. */
+int
+store_destination(void)
+{
+	return attached_to;
 }
 
 /* A table or an index of ours; throws if somebody dropped it. */
@@ -402,11 +411,11 @@ store_last_sqlstate(void)
 }
 
 /*
- * Find the extension in this database and work for it from now on.  Has to
- * succeed before any other function for the relay is called.
+ * Find the extension in this database and work for it, and for this destination,
+ * from now on.  Has to succeed before any other function for the relay is called.
  */
 StoreResult
-store_attach(void)
+store_attach(int destination)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	bool		found;
@@ -414,6 +423,7 @@ store_attach(void)
 	StartTransactionCommand();
 	(void) GetTransactionSnapshot();
 	found = extension_row_read(&attached);
+	attached_to = destination;
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(caller);
 	return found ? STORE_OK : STORE_NO_EXTENSION;
@@ -424,23 +434,4 @@ const char *
 store_extension_version(void)
 {
 	return attached.version;
-}
-
-/*
- * Take the lock that makes this process the only relay of its database, even
- * beside one that another launcher or an older server process started; false
- * if there is one.  Held until the process ends.
- */
-bool
-store_lock_database(void)
-{
-	LOCKTAG		tag;
-	bool		taken;
-
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, RELAY_LOCK_KEY, 0,
-						 RELAY_LOCK_CLASS);
-	StartTransactionCommand();
-	taken = LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
-	CommitTransactionCommand();
-	return taken;
 }

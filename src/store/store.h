@@ -65,7 +65,6 @@ typedef struct StoreCheckpoint
 	const Delivery *deliveries;
 	int			ndeliveries;
 	StorePosition position;
-	StoreSnapshot pruned;		/* store_pruned_snapshot() */
 	bool		durable;		/* flush before returning */
 } StoreCheckpoint;
 
@@ -186,14 +185,41 @@ typedef struct StorePrune
 	PruneStep	step;
 	bool		one_by_one;		/* a batch of the step has failed ... */
 	int64		tried_id;		/* ... and ids up to this one were tried */
+	int			exception_state;	/* exceptions in the states before this
+									 * one were looked at ... */
+	TimestampTz exception_at;	/* ... and in this one, those up to here */
+	int64		exception_id;
 	int64		nresisting;		/* rows that this prune could not delete */
 	char		problem[OUTBOX_ERROR_SIZE]; /* why; empty: all is well */
 } StorePrune;
+
+/* What a relay knows of its destination; see store_destination.c. */
+typedef struct StoreDestination
+{
+	char	   *name;			/* NULL: there is no such destination */
+	bool		paused;
+	char	   *settings;		/* as a text, to be compared */
+} StoreDestination;
+
+/* A setting that is another one for a destination. */
+typedef struct StoreSetting
+{
+	char	   *name;
+	char	   *value;
+} StoreSetting;
+
+/* Another destination of the database. */
+typedef struct StoreOther
+{
+	int			id;
+	char	   *name;
+} StoreOther;
 
 /* An event that cannot be read, and is dead for that; texts are UTF-8. */
 typedef struct StoreUnreadable
 {
 	int64		id;
+	uint64		xid;			/* 0, if not even that can be read */
 	char	   *event_id;		/* NULL, as what follows: it can't either */
 	char	   *topic;
 	char	   *key;			/* or it has none */
@@ -201,12 +227,26 @@ typedef struct StoreUnreadable
 } StoreUnreadable;
 
 /* store.c: the relay's transactions */
-extern StoreResult store_attach(void);
+extern StoreResult store_attach(int destination);
 extern bool store_is_relay(void);
 extern const char *store_extension_version(void);
 extern const char *store_last_error(void);
-extern bool store_lock_database(void);
 extern StoreSnapshot store_copy_snapshot(StoreSnapshot snapshot);
+
+/* store_destination.c */
+extern StoreResult store_read_destination(StoreDestination *destination);
+extern StoreResult store_read_settings(List **settings);
+extern StoreResult store_list_others(List **others);
+extern StoreResult store_ensure_position(void);
+
+/* store_filter.c: which events it takes */
+extern StoreResult store_read_filter(void);
+extern StoreResult store_begin_filter(StoreSnapshot since);
+extern bool store_takes(uint64 xid, const char *topic);
+
+/* store_lock.c */
+extern bool store_lock_destination(void);
+extern bool store_lock_pruning(void);
 
 /* store_position.c */
 extern bool store_is_visible(StoreSnapshot snapshot, uint64 xid);
@@ -232,7 +272,7 @@ extern StoreResult store_read_window(StoreWindow *window,
 									 MemoryContext window_context, int limit,
 									 Size max_bytes,
 									 StoreRowsAfter rows_after, void *arg,
-									 List **events);
+									 List **events, int *npassed);
 
 /* store_ahead.c: events that are not read yet */
 extern StoreResult store_look_ahead(StoreAhead *ahead, MemoryContext context,
@@ -269,7 +309,6 @@ extern StoreResult store_find_deleted(const OutboxEvent *const *events, int n,
 									  List **gone);
 
 /* store_prune.c */
-extern StoreSnapshot store_pruned_snapshot(const StorePrune *prune);
 extern StoreResult store_prune_step(StorePrune *prune, int limit,
 									int64 *npruned, bool *more);
 
@@ -278,7 +317,16 @@ extern StoreResult store_serve_requests(StoreRequestCursor *cursor,
 										const StoreWindow *window,
 										bool (*in_memory) (int64 id, void *arg),
 										void *arg, TimestampTz now, int limit,
-										List **served, bool *more);
+										List **served, List **replaying,
+										bool *more);
+
+/* A destination, as a user wants it. */
+typedef struct StoreDefinition
+{
+	Datum		name;			/* text */
+	Datum		topics;			/* text[]; or 0: as they are */
+	Datum		settings;		/* jsonb; or 0: as they are */
+} StoreDefinition;
 
 /* store_session.c: in the caller's transaction */
 typedef struct StorePublish
@@ -297,12 +345,26 @@ typedef struct StorePublish
 
 extern bool store_in_function(void);
 extern bool store_publish(Oid function, const StorePublish *event);
-extern void store_retry(Oid function, Datum event_id);
-extern int64 store_retry_dead(Oid function, Datum topic, bool all_topics);
-extern void store_discard(Oid function, Datum event_id);
-extern void store_forget(Oid function, Datum id);
-extern void store_forget_all(Oid function);
 extern void store_note_restore(Oid schema, int64 nevents);
 extern int64 store_count_unsettled(Oid schema, Oid owner, int64 limit);
+
+/* store_ask.c: likewise */
+extern void store_retry(Oid function, Datum event_id, Datum destination);
+extern void store_discard(Oid function, Datum event_id, Datum destination);
+extern int64 store_retry_dead(Oid function, Datum topic, Datum destination);
+extern int64 store_replay(Oid function, Datum destination, Datum topic,
+						  Datum since);
+extern void store_forget(Oid function, Datum id);
+extern void store_forget_all(Oid function);
+
+/* store_define.c: likewise */
+extern bool store_add_destination(Oid function, const StoreDefinition *definition,
+								  bool from_start);
+extern void store_alter_destination(Oid function,
+									const StoreDefinition *definition);
+extern int64 store_drop_destination(Oid function, Datum name);
+extern void store_pause_destination(Oid function, Datum name, bool paused);
+extern char *store_destination_setting(Oid function, Datum name,
+									   const char *setting);
 
 #endif							/* OUTBOX_STORE_H */

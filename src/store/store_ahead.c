@@ -25,6 +25,7 @@
 #include "catalog/pg_type.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
+#include "utils/xid8.h"
 
 #include "store/event_columns.h"
 #include "store/row_scan.h"
@@ -54,16 +55,25 @@ typedef struct LookArgs
 	StoreFound	found;
 } LookArgs;
 
-/* Does the event that the scan is at wait for others of its key? */
+/*
+ * Does the event that the scan is at wait for others of its key?  One that goes to
+ * other destinations is nothing to be sent, either.
+ */
 static bool
 event_waits(const LookArgs *args, const RowScan *events)
 {
 	const TupleTableSlot *slot = events->slot;
+	const char *topic;
 
-	return !slot->tts_isnull[EVENT_COL_TOPIC] &&
-		!slot->tts_isnull[EVENT_COL_KEY] &&
-		args->waits(store_utf8(slot->tts_values[EVENT_COL_TOPIC]),
-					store_utf8(slot->tts_values[EVENT_COL_KEY]), args->arg);
+	if (slot->tts_isnull[EVENT_COL_TOPIC] || slot->tts_isnull[EVENT_COL_XID])
+		return false;
+	topic = store_utf8(slot->tts_values[EVENT_COL_TOPIC]);
+	if (!store_takes(U64FromFullTransactionId(DatumGetFullTransactionId(slot->tts_values[EVENT_COL_XID])),
+					 topic))
+		return true;
+	return !slot->tts_isnull[EVENT_COL_KEY] &&
+		args->waits(topic, store_utf8(slot->tts_values[EVENT_COL_KEY]),
+					args->arg);
 }
 
 /*

@@ -28,6 +28,7 @@
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
 
+#include "guc.h"
 #include "store/store_internal.h"
 
 #define MAX_CRASHES	CppAsString2(EVENT_MAX_CRASHES)
@@ -46,7 +47,8 @@ static Statement take_over = {
 	"  ELSE d.last_error END,"
 	" next_attempt_at = CASE WHEN NOT " CRASHES_TOO_OFTEN
 	"  THEN d.updated_at + $1 * interval '1 millisecond' END"
-	" WHERE d.state = 'in_progress' AND d.id NOT IN (SELECT unnest($2))",
+	" WHERE d.destination = @d@ AND d.state = 'in_progress'"
+	" AND d.id NOT IN (SELECT unnest($2))",
 	3, {FLOAT8OID, INT8ARRAYOID, BOOLOID}
 };
 
@@ -65,14 +67,15 @@ static Statement take_over = {
  * key.
  */
 static Statement write_deliveries = {
-	"INSERT INTO @s@.outbox_delivery AS d (id, topic, key, state, attempts,"
+	"INSERT INTO @s@.outbox_delivery AS d"
+	" (destination, id, topic, key, state, attempts,"
 	" crashes, next_attempt_at, last_status, last_error, updated_at)"
-	" SELECT u.id, e.topic, e.key, u.state, u.attempts, u.crashes, u.due,"
+	" SELECT @d@, u.id, e.topic, e.key, u.state, u.attempts, u.crashes, u.due,"
 	"  u.status, u.error, clock_timestamp()"
 	" FROM " WRITTEN ","
 	" LATERAL (SELECT x.topic, x.key FROM @s@.outbox_event x"
 	"  WHERE x.id = u.id OFFSET 0) e"
-	" ON CONFLICT (id) DO UPDATE SET state = excluded.state,"
+	" ON CONFLICT (destination, id) DO UPDATE SET state = excluded.state,"
 	"  attempts = excluded.attempts, crashes = excluded.crashes,"
 	"  next_attempt_at = excluded.next_attempt_at,"
 	"  last_status = coalesce(excluded.last_status, d.last_status),"
@@ -87,9 +90,10 @@ static Statement write_deliveries = {
  * event itself for the next try finds that it can't be, either.
  */
 static Statement write_nameless = {
-	"INSERT INTO @s@.outbox_delivery (id, topic, state, attempts, crashes,"
+	"INSERT INTO @s@.outbox_delivery"
+	" (destination, id, topic, state, attempts, crashes,"
 	" next_attempt_at, last_status, last_error)"
-	" SELECT u.id, '', u.state, u.attempts, u.crashes, u.due, u.status, u.error"
+	" SELECT @d@, u.id, '', u.state, u.attempts, u.crashes, u.due, u.status, u.error"
 	" FROM " WRITTEN,
 	WRITTEN_TYPES
 };
@@ -101,13 +105,15 @@ static Statement update_deliveries = {
 	"  last_status = coalesce(u.status, d.last_status),"
 	"  last_error = coalesce(u.error, d.last_error),"
 	"  updated_at = clock_timestamp()"
-	" FROM " WRITTEN " WHERE d.id = u.id AND d.state <> 'discarded'",
+	" FROM " WRITTEN
+	" WHERE d.destination = @d@ AND d.id = u.id AND d.state <> 'discarded'",
 	WRITTEN_TYPES
 };
 
 /* $1 ids */
 static Statement delete_rows = {
-	"DELETE FROM @s@.outbox_delivery d WHERE d.id = ANY ($1)"
+	"DELETE FROM @s@.outbox_delivery d"
+	" WHERE d.destination = @d@ AND d.id = ANY ($1)"
 	" AND d.state <> 'discarded'",
 	1, {INT8ARRAYOID}
 };
@@ -115,10 +121,18 @@ static Statement delete_rows = {
 /* $1 lo, $2 hi, $3 last_id, $4 clean, $5 largest_read, $6 open ids or NULL */
 static Statement write_position = {
 	"INSERT INTO @s@.outbox_progress"
-	" (lo, hi, last_id, clean, largest_read, open)"
-	" VALUES ($1, $2, $3, $4, $5, $6)",
+	" (destination, lo, hi, last_id, clean, largest_read, open)"
+	" VALUES (@d@, $1, $2, $3, $4, $5, $6)",
 	6, {PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, BOOLOID, INT8OID,
 	INT8ARRAYOID}
+};
+
+/* $1 seconds; a prune may have passed what is visible in this at most */
+static Statement may_be_pruned = {
+	"SELECT p.lo FROM @s@.outbox_progress p WHERE p.destination = @d@"
+	" AND p.at <= now() - $1 * interval '1 second'"
+	" ORDER BY p.at DESC, p.id DESC LIMIT 1",
+	1, {FLOAT8OID}
 };
 
 /* $1 ids, $2 event_ids: an id may have been used again */
@@ -250,8 +264,25 @@ write_each(const Delivery *const *rows, int n)
 		if (error && rows[i]->state == DELIVERY_IN_PROGRESS)
 			write_together(&write_nameless, &rows[i], 1);
 		else if (error && rows[i]->state != DELIVERY_PUBLISHED)
-			salvage_set_aside(id, error);
+			salvage_set_aside(id, false, error);
 	}
+}
+
+/*
+ * What a prune may have passed, whichever relay makes it: no destination is pruned
+ * beyond its own position of that age.  *pruned stays NULL if that is nothing.
+ * False if it is just being changed.
+ */
+static bool
+find_pruned(StoreSnapshot *pruned)
+{
+	Datum		age = Float8GetDatum(guc_published_expire_time);
+
+	if (!store_try_to_keep_horizon())
+		return false;
+	if (store_execute(&may_be_pruned, &age, NULL) > 0)
+		*pruned = (StoreSnapshot) DatumGetPointer(store_value(0, 1));
+	return true;
 }
 
 /*
@@ -259,11 +290,23 @@ write_each(const Delivery *const *rows, int n)
  * is published, and pruning to come past the event yet.
  */
 static bool
-needs_no_row(const StoreCheckpoint *checkpoint, const Delivery *delivery)
+needs_no_row(const StorePosition *position, StoreSnapshot pruned,
+			 const Delivery *delivery)
 {
-	return store_is_covered(&checkpoint->position, delivery->xid, delivery->id) &&
-		!(checkpoint->pruned &&
-		  store_is_visible(checkpoint->pruned, delivery->xid));
+	return store_is_covered(position, delivery->xid, delivery->id) &&
+		!(pruned && store_is_visible(pruned, delivery->xid));
+}
+
+/* Is a row to be deleted, if it may be? */
+static bool
+has_gone(const StoreCheckpoint *checkpoint)
+{
+	for (int i = 0; i < checkpoint->ndeliveries; i++)
+	{
+		if (checkpoint->deliveries[i].state == DELIVERY_GONE)
+			return true;
+	}
+	return false;
 }
 
 /*
@@ -277,6 +320,8 @@ write_rows(StoreCheckpoint *checkpoint)
 	Delivery   *written = palloc(sizeof(Delivery) * n);
 	const Delivery **rows = palloc(sizeof(Delivery *) * n);
 	int64	   *gone = palloc(sizeof(int64) * n);
+	StoreSnapshot pruned = NULL;
+	bool		may_delete = has_gone(checkpoint) && find_pruned(&pruned);
 	int			nrows = 0;
 	int			ngone = 0;
 	Datum		values[1];
@@ -286,7 +331,8 @@ write_rows(StoreCheckpoint *checkpoint)
 		written[i] = checkpoint->deliveries[i];
 		if (written[i].state == DELIVERY_GONE)
 		{
-			if (needs_no_row(checkpoint, &written[i]))
+			if (may_delete &&
+				needs_no_row(&checkpoint->position, pruned, &written[i]))
 			{
 				gone[ngone++] = written[i].id;
 				continue;

@@ -3,11 +3,6 @@
  * store_event.c
  *		From a row of outbox_event to an event in the relay's memory.
  *
- * The statements that read events send their rows to the receiver here, which
- * makes one chunk of memory of each, in the context that was current when the
- * receiver was made, and stops the statement when they take too much.  A
- * result set in between, with payloads of a megabyte, would not be bounded.
- *
  * Everything textual becomes UTF-8, which is what CloudEvents and JSON are.
  *
  * The trigger has seen to it that an event can be made of every row that was
@@ -26,7 +21,6 @@
 #include "access/detoast.h"
 #include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
-#include "tcop/dest.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
@@ -44,8 +38,7 @@ enum
 {
 	COL_STATE = NEVENT_COLUMNS,
 	COL_ATTEMPTS,
-	COL_CRASHES,
-	NCOLUMNS
+	COL_CRASHES
 };
 
 /*
@@ -53,18 +46,6 @@ enum
  * published here, but there is an end to it.
  */
 #define MAX_PAYLOAD_BYTES	(256 * 1024 * 1024)
-
-typedef struct EventReceiver
-{
-	DestReceiver pub;
-	List	  **events;			/* of OutboxEvent, appended to */
-	MemoryContext context;		/* of the events and the list */
-	MemoryContext row_context;	/* reset for every row */
-	StringInfoData pool;		/* strings of the current event */
-	Size		max_bytes;
-	Size		bytes;
-	bool		stopped;		/* because of max_bytes */
-} EventReceiver;
 
 /* Where the strings of an event are in the pool. */
 typedef struct EventStrings
@@ -88,32 +69,32 @@ static const char *const column_names[] = {
 
 /* Add bytes to the pool, a NUL behind them; returns where. */
 static Size
-pool_bytes(EventReceiver *self, const char *data, Size len)
+pool_bytes(StringInfo pool, const char *data, Size len)
 {
-	Size		offset = self->pool.len;
+	Size		offset = pool->len;
 
-	appendBinaryStringInfo(&self->pool, data, len);
-	appendStringInfoChar(&self->pool, '\0');
+	appendBinaryStringInfo(pool, data, len);
+	appendStringInfoChar(pool, '\0');
 	return offset;
 }
 
 /* The same for text in the server's encoding. */
 static Size
-pool_text(EventReceiver *self, const char *data, int len)
+pool_text(StringInfo pool, const char *data, int len)
 {
 	char	   *utf8 = pg_server_to_any(data, len, PG_UTF8);
 
 	if (utf8 != data)
 		len = strlen(utf8);
-	return pool_bytes(self, utf8, len);
+	return pool_bytes(pool, utf8, len);
 }
 
 static Size
-pool_datum(EventReceiver *self, Datum value)
+pool_datum(StringInfo pool, Datum value)
 {
 	text	   *t = DatumGetTextPP(value);
 
-	return pool_text(self, VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t));
+	return pool_text(pool, VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t));
 }
 
 /* The row is nothing that was ever published. */
@@ -127,7 +108,7 @@ refuse_column(EventColumn column, const char *what)
 
 /* Metadata as NUL-terminated names and values, one after the other. */
 static int
-pool_metadata(EventReceiver *self, Datum value)
+pool_metadata(StringInfo pool, Datum value)
 {
 	Jsonb	   *jb = DatumGetJsonbP(value);
 	JsonbIterator *it = JsonbIteratorInit(&jb->root);
@@ -144,7 +125,7 @@ pool_metadata(EventReceiver *self, Datum value)
 		if (v.type != jbvString)
 			refuse_column(EVENT_COL_METADATA,
 						  "has a value that is not a string");
-		pool_text(self, v.val.string.val, v.val.string.len);
+		pool_text(pool, v.val.string.val, v.val.string.len);
 		if (token == WJB_VALUE)
 			n++;
 	}
@@ -153,7 +134,7 @@ pool_metadata(EventReceiver *self, Datum value)
 
 /* RFC 3339 in UTC, with microseconds. */
 static Size
-pool_time(EventReceiver *self, TimestampTz when)
+pool_time(StringInfo pool, TimestampTz when)
 {
 	struct pg_tm tm;
 	fsec_t		fsec;
@@ -180,23 +161,22 @@ pool_time(EventReceiver *self, TimestampTz when)
 	*p++ = '.';
 	p = pg_ultostr_zeropad(p, fsec, 6);
 	*p++ = 'Z';
-	return pool_bytes(self, buf, p - buf);
+	return pool_bytes(pool, buf, p - buf);
 }
 
 static Size
-pool_uuid(EventReceiver *self, Datum value)
+pool_uuid(StringInfo pool, Datum value)
 {
 	const char *text = DatumGetCString(DirectFunctionCall1(uuid_out, value));
 
-	return pool_bytes(self, text, strlen(text));
+	return pool_bytes(pool, text, strlen(text));
 }
 
 /* JSON, which is made where it stays unless it has to be converted. */
 static Size
-pool_json(EventReceiver *self, Datum value)
+pool_json(StringInfo pool, Datum value)
 {
 	Jsonb	   *jb = DatumGetJsonbP(value);
-	StringInfo	pool = &self->pool;
 	Size		offset = pool->len;
 	char	   *utf8;
 
@@ -218,14 +198,14 @@ pool_json(EventReceiver *self, Datum value)
 
 /* The payload, whichever it is; sets its length and kind. */
 static Size
-pool_payload(EventReceiver *self, TupleTableSlot *slot, OutboxMessage *msg)
+pool_payload(StringInfo pool, TupleTableSlot *slot, OutboxMessage *msg)
 {
 	Size		offset;
 
 	msg->is_json = !slot->tts_isnull[EVENT_COL_PAYLOAD];
 	if (msg->is_json)
 	{
-		offset = pool_json(self, slot->tts_values[EVENT_COL_PAYLOAD]);
+		offset = pool_json(pool, slot->tts_values[EVENT_COL_PAYLOAD]);
 	}
 	else
 	{
@@ -235,9 +215,9 @@ pool_payload(EventReceiver *self, TupleTableSlot *slot, OutboxMessage *msg)
 		if (toast_raw_datum_size(value) - VARHDRSZ > MAX_PAYLOAD_BYTES)
 			refuse_column(EVENT_COL_BODY, "has more than 256 MB");
 		body = DatumGetByteaPP(value);
-		offset = pool_bytes(self, VARDATA_ANY(body), VARSIZE_ANY_EXHDR(body));
+		offset = pool_bytes(pool, VARDATA_ANY(body), VARSIZE_ANY_EXHDR(body));
 	}
-	msg->payload_len = self->pool.len - offset - 1;
+	msg->payload_len = pool->len - offset - 1;
 	return offset;
 }
 
@@ -295,29 +275,29 @@ check_row(const Datum *values, const bool *nulls)
 
 /* Gather the strings of an event in the pool. */
 static void
-pool_event(EventReceiver *self, TupleTableSlot *slot, OutboxMessage *msg,
+pool_event(StringInfo pool, TupleTableSlot *slot, OutboxMessage *msg,
 		   EventStrings *at)
 {
 	Datum	   *values = slot->tts_values;
 	bool	   *nulls = slot->tts_isnull;
 
-	resetStringInfo(&self->pool);
-	at->event_id = pool_uuid(self, values[EVENT_COL_EVENT_ID]);
-	at->topic = pool_datum(self, values[EVENT_COL_TOPIC]);
+	resetStringInfo(pool);
+	at->event_id = pool_uuid(pool, values[EVENT_COL_EVENT_ID]);
+	at->topic = pool_datum(pool, values[EVENT_COL_TOPIC]);
 	if (!nulls[EVENT_COL_KEY])
-		at->key = pool_datum(self, values[EVENT_COL_KEY]);
+		at->key = pool_datum(pool, values[EVENT_COL_KEY]);
 	at->type = nulls[EVENT_COL_TYPE] ? at->topic :
-		pool_datum(self, values[EVENT_COL_TYPE]);
+		pool_datum(pool, values[EVENT_COL_TYPE]);
 	at->content_type = nulls[EVENT_COL_CONTENT_TYPE] ?
-		pool_bytes(self, "application/json", 16) :
-		pool_datum(self, values[EVENT_COL_CONTENT_TYPE]);
+		pool_bytes(pool, "application/json", 16) :
+		pool_datum(pool, values[EVENT_COL_CONTENT_TYPE]);
 	if (!nulls[EVENT_COL_TRACEPARENT])
-		at->traceparent = pool_datum(self, values[EVENT_COL_TRACEPARENT]);
-	at->time = pool_time(self, DatumGetTimestampTz(values[EVENT_COL_CREATED_AT]));
-	at->pairs = self->pool.len;
+		at->traceparent = pool_datum(pool, values[EVENT_COL_TRACEPARENT]);
+	at->time = pool_time(pool, DatumGetTimestampTz(values[EVENT_COL_CREATED_AT]));
+	at->pairs = pool->len;
 	if (!nulls[EVENT_COL_METADATA])
-		msg->nmetadata = pool_metadata(self, values[EVENT_COL_METADATA]);
-	at->payload = pool_payload(self, slot, msg);
+		msg->nmetadata = pool_metadata(pool, values[EVENT_COL_METADATA]);
+	at->payload = pool_payload(pool, slot, msg);
 }
 
 /* What is known of the event beyond the message. */
@@ -342,9 +322,13 @@ set_state(OutboxEvent *event, TupleTableSlot *slot)
 	}
 }
 
-/* One chunk: the event, its metadata array, its strings. */
-static OutboxEvent *
-make_event(EventReceiver *self, TupleTableSlot *slot)
+/*
+ * The event of a row, as the statements that read events have it, in one chunk of
+ * memory in this context: the event, its metadata array, its strings.  "pool" is for
+ * the time in between.
+ */
+OutboxEvent *
+store_make_event(StringInfo pool, TupleTableSlot *slot, MemoryContext context)
 {
 	bool	   *nulls = slot->tts_isnull;
 	OutboxMessage msg;
@@ -358,17 +342,17 @@ make_event(EventReceiver *self, TupleTableSlot *slot)
 	memset(&at, 0, sizeof(at));
 	check_row(slot->tts_values, nulls);
 	msg.id = DatumGetInt64(slot->tts_values[EVENT_COL_ID]);
-	pool_event(self, slot, &msg, &at);
+	pool_event(pool, slot, &msg, &at);
 
 	/* only now the size is known, and the pool moves no more */
 	size = MAXALIGN(sizeof(OutboxEvent)) +
-		sizeof(OutboxMetadata) * msg.nmetadata + self->pool.len;
-	event = MemoryContextAllocExtended(self->context, size,
+		sizeof(OutboxMetadata) * msg.nmetadata + pool->len;
+	event = MemoryContextAllocExtended(context, size,
 									   MCXT_ALLOC_HUGE);
 	memset(event, 0, sizeof(*event));
 	metadata = (OutboxMetadata *) ((char *) event + MAXALIGN(sizeof(OutboxEvent)));
 	strings = (char *) (metadata + msg.nmetadata);
-	memcpy(strings, self->pool.data, self->pool.len);
+	memcpy(strings, pool->data, pool->len);
 
 	msg.event_id = strings + at.event_id;
 	msg.topic = strings + at.topic;
@@ -386,69 +370,4 @@ make_event(EventReceiver *self, TupleTableSlot *slot)
 	event->size = size;
 	set_state(event, slot);
 	return event;
-}
-
-static bool
-receive_slot(TupleTableSlot *slot, DestReceiver *dest)
-{
-	EventReceiver *self = (EventReceiver *) dest;
-	MemoryContext old = MemoryContextSwitchTo(self->row_context);
-	OutboxEvent *event;
-
-	slot_getallattrs(slot);
-	event = make_event(self, slot);
-	MemoryContextSwitchTo(self->context);
-	*self->events = lappend(*self->events, event);
-	MemoryContextSwitchTo(old);
-	MemoryContextReset(self->row_context);
-
-	self->bytes += event->size;
-	self->stopped = self->bytes >= self->max_bytes;
-	return !self->stopped;
-}
-
-static void
-start_receiver(DestReceiver *dest, int operation, TupleDesc typeinfo)
-{
-	Assert(typeinfo->natts == NCOLUMNS);
-}
-
-static void
-do_nothing(DestReceiver *dest)
-{
-}
-
-/*
- * A receiver that appends OutboxEvents to *events, in the current memory
- * context, until they have "max_bytes" (0: no limit).  It lives until the end
- * of the transaction.
- */
-DestReceiver *
-store_event_receiver(List **events, Size max_bytes)
-{
-	MemoryContext context = CurrentMemoryContext;
-	MemoryContext old = MemoryContextSwitchTo(CurTransactionContext);
-	EventReceiver *self = palloc0(sizeof(EventReceiver));
-
-	self->pub.receiveSlot = receive_slot;
-	self->pub.rStartup = start_receiver;
-	self->pub.rShutdown = do_nothing;
-	self->pub.rDestroy = do_nothing;
-	self->pub.mydest = DestNone;
-	self->events = events;
-	self->context = context;
-	self->row_context = AllocSetContextCreate(CurrentMemoryContext,
-											  "outbox row",
-											  ALLOCSET_DEFAULT_SIZES);
-	initStringInfo(&self->pool);
-	self->max_bytes = max_bytes > 0 ? max_bytes : SIZE_MAX;
-	MemoryContextSwitchTo(old);
-	return (DestReceiver *) self;
-}
-
-/* Did it stop because of max_bytes? */
-bool
-store_event_receiver_stopped(DestReceiver *dest)
-{
-	return ((EventReceiver *) dest)->stopped;
 }

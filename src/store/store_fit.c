@@ -17,7 +17,10 @@
  * from beyond the counter.  What has been read, and so may have been settled, is
  * told by its id then, which the checkpoint has as well: what is above it is new.
  * Events and position get transactions of this server, in one statement, so that
- * each event is again settled, or to be read, as it was.
+ * each event is again settled, or to be read, as it was.  What one of several
+ * destinations had still to read, the others read again.
+ *
+ * Relays start one beside the other: a lock lets one at a time do this.
  *
  * Errors: those of the statements, in a transaction of the store.
  *
@@ -48,8 +51,8 @@
  */
 static Statement lift_events = {
 	LIFT_SEQUENCE("outbox_event",
-				  "SELECT greatest($1, p.largest_read) AS id"
-				  " FROM @s@.outbox_progress p ORDER BY p.id DESC LIMIT 1"),
+				  "SELECT greatest($1, max(p.largest_read)) AS id"
+				  " FROM @s@.outbox_progress p"),
 	1, {INT8OID}
 };
 
@@ -65,42 +68,54 @@ static Statement lift_progress = {
 	0
 };
 
-static Statement newest_hi = {
-	"SELECT p.hi FROM @s@.outbox_progress p ORDER BY p.id DESC LIMIT 1",
+static Statement largest_hi = {
+	"SELECT p.hi FROM @s@.outbox_position p"
+	" ORDER BY pg_snapshot_xmax(p.hi) DESC LIMIT 1",
 	0
 };
 
 /*
- * $1 the counter of transactions.  What is settled, or has a row that says what
- * it is, gets a transaction of which every snapshot knows (3, the first one that
- * there ever is); the rest gets that of this statement, which its snapshot does
- * not see.
+ * $1 the counter of transactions.  What is settled for all destinations, or has rows
+ * that say what it is, gets a transaction of which every snapshot knows (3, the first
+ * one that there ever is); the rest gets that of this statement, which its snapshot
+ * does not see.
  */
 static Statement fit_position = {
-	"WITH p AS MATERIALIZED (SELECT * FROM @s@.outbox_progress"
-	"  ORDER BY id DESC LIMIT 1),"
-	" found AS MATERIALIZED (SELECT e.id, e.xid,"
-	"  e.id > p.largest_read OR NOT (pg_visible_in_snapshot(e.xid, p.lo)"
-	"   OR (e.id <= p.last_id AND pg_visible_in_snapshot(e.xid, p.hi)))"
-	"   OR (e.id = ANY (p.open)) IS TRUE AS unsettled,"
-	"  EXISTS (SELECT 1 FROM @s@.outbox_delivery d WHERE d.id = e.id) AS has_row"
-	"  FROM @s@.outbox_event e, p),"
+	"WITH p AS MATERIALIZED (SELECT n.destination, q.*"
+	"  FROM @s@.outbox_position n, LATERAL (SELECT c.lo, c.hi, c.last_id,"
+	"   c.largest_read, c.open, c.clean FROM @s@.outbox_progress c"
+	"   WHERE c.destination = n.destination ORDER BY c.id DESC LIMIT 1) q),"
+	" found AS MATERIALIZED (SELECT e.id, e.xid, bool_or("
+	"   d.id IS NULL AND @s@.outbox_takes(p.destination, e.xid, e.topic)"
+	"   AND (e.id > p.largest_read OR NOT (pg_visible_in_snapshot(e.xid, p.lo)"
+	"    OR (e.id <= p.last_id AND pg_visible_in_snapshot(e.xid, p.hi)))"
+	"    OR (e.id = ANY (p.open)) IS TRUE)) AS again"
+	"  FROM @s@.outbox_event e CROSS JOIN p LEFT JOIN @s@.outbox_delivery d"
+	"   ON d.destination = p.destination AND d.id = e.id"
+	"  GROUP BY e.id, e.xid),"
 	" moved AS (UPDATE @s@.outbox_event e"
-	"  SET xid = CASE WHEN f.unsettled AND NOT f.has_row"
-	"   THEN pg_current_xact_id() ELSE '3' END"
-	"  FROM found f WHERE e.id = f.id AND (f.unsettled OR f.xid >= $1)"
-	"  RETURNING f.unsettled AND NOT f.has_row AS again),"
+	"  SET xid = CASE WHEN f.again THEN pg_current_xact_id() ELSE '3' END"
+	"  FROM found f WHERE e.id = f.id AND (f.again OR f.xid >= $1)"
+	"  RETURNING f.again),"
 	" noted AS (INSERT INTO @s@.outbox_progress"
-	"  (lo, hi, last_id, largest_read, clean)"
-	"  SELECT s, s, 0, p.largest_read, p.clean FROM p, pg_current_snapshot() s)"
+	"  (destination, lo, hi, last_id, largest_read, clean)"
+	"  SELECT p.destination, s, s, 0, p.largest_read, p.clean"
+	"  FROM p, pg_current_snapshot() s)"
 	" SELECT count(*) FILTER (WHERE again) FROM moved",
 	1, {XID8OID}
 };
 
+/* Of the versions of a filter, the newest holds for all. */
+static Statement fit_filters = {
+	"UPDATE @s@.outbox_filter f SET since = '1:1:' WHERE f.since IS NOT NULL",
+	0
+};
+
 /* A prune would take older ones for what this server has settled. */
 static Statement forget_older = {
-	"DELETE FROM @s@.outbox_progress WHERE id <"
-	" (SELECT max(p.id) FROM @s@.outbox_progress p)",
+	"DELETE FROM @s@.outbox_progress o WHERE o.id <"
+	" (SELECT max(p.id) FROM @s@.outbox_progress p"
+	"  WHERE p.destination = o.destination)",
 	0
 };
 
@@ -113,7 +128,8 @@ fit_position_body(void *arg)
 	FullTransactionId known;
 	int64		nunsettled;
 
-	if (store_execute(&newest_hi, NULL, NULL) == 0)
+	store_lock_fitting();
+	if (store_execute(&largest_hi, NULL, NULL) == 0)
 		return;
 	known = DatumGetFullTransactionId(DirectFunctionCall1(pg_snapshot_xmax,
 														  store_value(0, 1)));
@@ -122,6 +138,7 @@ fit_position_body(void *arg)
 	store_execute(&fit_position, &counter, NULL);
 	nunsettled = DatumGetInt64(store_value(0, 1));
 	store_execute(&forget_older, NULL, NULL);
+	store_execute(&fit_filters, NULL, NULL);
 	*set_back = true;
 	ereport(LOG,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -159,8 +176,10 @@ lift_sequence(Statement *lift, Datum *largest, const char *table)
 static void
 lift_sequences_body(void *arg)
 {
-	Datum		largest = Int64GetDatum(ids_largest());
+	Datum		largest;
 
+	store_lock_fitting();
+	largest = Int64GetDatum(ids_largest());
 	lift_sequence(&lift_events, &largest, "outbox_event");
 	lift_sequence(&lift_requests, NULL, "outbox_request");
 	lift_sequence(&lift_progress, NULL, "outbox_progress");

@@ -9,6 +9,7 @@
 #define OUTBOX_STORE_INTERNAL_H
 
 #include "executor/spi.h"
+#include "lib/stringinfo.h"
 #include "storage/block.h"
 #include "store/store.h"
 
@@ -16,7 +17,8 @@
 
 /*
  * A statement with its kept plan.  In the text, @s@ stands for the schema of
- * the extension, quoted, and @e@ for EVENT_COLUMN_LIST; there is no other @.
+ * the extension, quoted, @d@ for the number of the relay's destination, and @e@ for
+ * EVENT_COLUMN_LIST; there is no other @.
  */
 typedef struct Statement
 {
@@ -28,15 +30,20 @@ typedef struct Statement
 } Statement;
 
 /* What store_event_receiver() takes behind EVENT_COLUMN_LIST, of an event
- * without a row. */
+ * without a row, and how many columns these are in all. */
 #define STORE_NO_ROW ", NULL::text, NULL::int4, NULL::int4"
+#define STORE_EVENT_COLUMNS	(NEVENT_COLUMNS + 3)
 
 /*
- * This event has no row in outbox_delivery; "id" is a column.  It is looked up,
- * whatever the planner thinks of that table: this cannot become a join.
+ * This event has no row in outbox_delivery, of none of these destinations; "id" is
+ * a column.  They are looked up, whatever the planner thinks of that table: this
+ * cannot become a join.
  */
-#define HAS_NO_ROW(id) \
-	" (SELECT d.id FROM @s@.outbox_delivery d WHERE d.id = " id ") IS NULL"
+#define HAS_NO_ROW(id, destinations) \
+	" (SELECT d.id FROM unnest(" destinations ") n(destination)," \
+	"  LATERAL (SELECT d.id FROM @s@.outbox_delivery d" \
+	"   WHERE d.destination = n.destination AND d.id = " id " OFFSET 0) d" \
+	"  LIMIT 1) IS NULL"
 
 /*
  * A row of the event with this id, to be selected or joined to.  The order has
@@ -61,6 +68,15 @@ typedef struct Guard
 	ErrorContextCallback context;
 } Guard;
 
+/* A batch of a prune. */
+typedef struct PruneArgs
+{
+	StorePrune *prune;
+	int			limit;
+	int64	   *npruned;
+	Datum		destinations;	/* int4[]: those that there are */
+} PruneArgs;
+
 /* store_guard.c */
 extern bool guard_begin(Guard *guard, void (*body) (void *arg));
 extern bool guard_interrupted(void);
@@ -78,14 +94,33 @@ extern StoreResult store_transaction(void (*body) (void *arg), void *arg);
 extern bool store_skips_dead(void);
 extern bool store_orders_all_topics(void);
 extern Oid	store_relation(const char *name);
+extern int	store_destination(void);
 extern int	store_last_sqlstate(void);
+
+/* store_destination.c */
+extern Datum store_list_destinations(void);
+
+/* store_filter.c */
+extern bool store_takes_all(void);
+
+/* store_lock.c */
+extern void store_lock_fitting(void);
+extern void store_lock_horizon(void);
+extern void store_keep_horizon(void);
+extern bool store_try_to_keep_horizon(void);
+extern bool store_has_no_relay(int destination);
+
+/* store_session.c */
+extern void store_begin_statements(Oid function);
+extern uint64 store_write_for_function(Statement *statement, Datum *values,
+									   const char *nulls);
 
 /* store_prune_each.c */
 extern bool prune_blames_row(int sqlstate);
-extern bool prune_each_late(StorePrune *prune, int limit, int64 *npruned);
-extern bool prune_each_of_walk(StorePrune *prune, int limit, int64 *npruned);
-extern bool prune_each_exception(StorePrune *prune, int limit,
-								 int64 *npruned);
+extern bool prune_each_late(const PruneArgs *args);
+extern bool prune_each_of_walk(const PruneArgs *args);
+extern void prune_each_exception(const PruneArgs *args, Statement *statement,
+								 Datum *values, const int64 *ids, int n);
 
 /* store_try.c */
 extern char *store_try(void (*attempt) (void *arg), void *arg,
@@ -108,8 +143,15 @@ extern bool dead_retry(StoreRequestCursor *cursor, int64 request,
 					   int limit);
 
 /* store_event.c */
+extern OutboxEvent *store_make_event(StringInfo pool, TupleTableSlot *slot,
+									 MemoryContext context);
+
+/* store_receiver.c */
 extern DestReceiver *store_event_receiver(List **events, Size max_bytes);
+extern DestReceiver *store_new_event_receiver(List **events, Size max_bytes);
 extern bool store_event_receiver_stopped(DestReceiver *dest);
+extern int	store_event_receiver_nseen(DestReceiver *dest);
+extern int64 store_event_receiver_last_id(DestReceiver *dest);
 
 /* store_ids.c */
 #define STORE_PRIMARY_KEY	"outbox_event_pkey" /* on (id) */
@@ -126,9 +168,9 @@ extern bool store_read_by_id(const int64 *ids, int n, Size max_bytes,
 							 List **events);
 extern bool salvage_blames_event(int sqlstate);
 extern bool salvage_runs(void);
-extern void salvage_set_aside(int64 id, const char *error);
-extern int	salvage_events(const int64 *ids, int n, Size max_bytes,
-						   List **events);
+extern void salvage_set_aside(int64 id, bool is_new, const char *error);
+extern int	salvage_new_events(const int64 *ids, int n, Size max_bytes,
+							   List **events);
 extern int	salvage_ids_without_row(int64 *ids, int n);
 extern bool store_failed_on_event(StoreResult result);
 extern StoreResult store_salvage(void (*body) (void *arg), void *arg);

@@ -43,99 +43,153 @@
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 #include "utils/xid8.h"
 
 #include "guc.h"
 #include "lib/text.h"
 #include "store/store_internal.h"
 
-/* $1 seconds; "lo" as a prune sees it, with the transactions of what is open */
-static Statement choose_target = {
-	"SELECT CASE WHEN p.open IS NULL THEN p.lo ELSE coalesce((SELECT"
-	"  format('%s:%s:%s', (array_agg(x.xid ORDER BY x.xid))[1],"
-	"   pg_snapshot_xmax(p.lo),"
-	"   string_agg(x.xid::text, ',' ORDER BY x.xid))::pg_snapshot"
-	"  FROM (SELECT pg_snapshot_xip(p.lo)"
-	"   UNION SELECT e.xid FROM unnest(p.open) o(id),"
-	"   LATERAL" EVENT_BY_ID("e.xid", "o.id") " e"
-	"   WHERE pg_visible_in_snapshot(e.xid, p.lo))"
+/* A checkpoint's "lo" as a prune sees it, with the transactions of what is open */
+#define LO_WITHOUT_OPEN \
+	"CASE WHEN p.open IS NULL THEN p.lo ELSE coalesce((SELECT" \
+	"  format('%s:%s:%s', (array_agg(x.xid ORDER BY x.xid))[1]," \
+	"   pg_snapshot_xmax(p.lo)," \
+	"   string_agg(x.xid::text, ',' ORDER BY x.xid))::pg_snapshot" \
+	"  FROM (SELECT pg_snapshot_xip(p.lo)" \
+	"   UNION SELECT e.xid FROM unnest(p.open) o(id)," \
+	"   LATERAL" EVENT_BY_ID("e.xid", "o.id") " e" \
+	"   WHERE pg_visible_in_snapshot(e.xid, p.lo))" \
 	"  x(xid) HAVING count(*) > 0), p.lo) END"
-	" FROM @s@.outbox_progress p"
-	" WHERE p.at <= now() - $1 * interval '1 second'"
-	" ORDER BY p.at DESC, p.id DESC LIMIT 1",
-	1, {FLOAT8OID}
+
+/*
+ * $1 seconds, $2 destinations; what each of them has settled so long ago, or NULL
+ * if one has nothing.  Of several snapshots, the one in which only that is visible
+ * that is visible in all.
+ */
+static Statement choose_horizon = {
+	"WITH s AS MATERIALIZED (SELECT p.lo FROM unnest($2) n(destination)"
+	"  LEFT JOIN LATERAL (SELECT " LO_WITHOUT_OPEN " AS lo"
+	"   FROM @s@.outbox_progress p WHERE p.destination = n.destination"
+	"   AND p.at <= now() - $1 * interval '1 second'"
+	"   ORDER BY p.at DESC, p.id DESC LIMIT 1) p ON true)"
+	" SELECT CASE WHEN count(s.lo) < count(*) THEN NULL"
+	"  WHEN count(*) = 1 THEN (array_agg(s.lo))[1]"
+	"  ELSE (SELECT format('%s:%s:%s',"
+	"    coalesce((array_agg(x.xid ORDER BY x.xid))[1], m.xmax), m.xmax,"
+	"    string_agg(x.xid::text, ',' ORDER BY x.xid))::pg_snapshot"
+	"   FROM (SELECT (array_agg(pg_snapshot_xmax(a.lo)"
+	"     ORDER BY pg_snapshot_xmax(a.lo)))[1] AS xmax FROM s a) m"
+	"   LEFT JOIN LATERAL (SELECT DISTINCT i.xid"
+	"     FROM s a, pg_snapshot_xip(a.lo) i(xid) WHERE i.xid < m.xmax) x ON true"
+	"   GROUP BY m.xmax) END"
+	" FROM s",
+	2, {FLOAT8OID, INT4ARRAYOID}
 };
 
-/* $1 done, $2 target, $3 limit */
+/* $1 done, $2 target, $3 destinations, $4 limit */
 static Statement delete_late = {
 	"DELETE FROM @s@.outbox_event WHERE ctid = ANY (ARRAY("
 	" SELECT e.ctid FROM @s@.outbox_event e"
 	" WHERE e.xid = ANY (ARRAY(SELECT x.xid FROM pg_snapshot_xip($1) x(xid)"
 	"  WHERE pg_visible_in_snapshot(x.xid, $2)))"
-	" AND" HAS_NO_ROW("e.id")
-	" LIMIT $3))",
-	3, {PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID}
+	" AND" HAS_NO_ROW("e.id", "$3")
+	" LIMIT $4))",
+	4, {PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT4ARRAYOID, INT8OID}
 };
 
-/* $1, $2 walked up to here, $3 target, $4 limit */
+/* $1, $2 walked up to here, $3 target, $4 destinations, $5 limit */
 static Statement delete_walk = {
 	"WITH batch AS MATERIALIZED ("
 	" SELECT e.xid, e.id FROM @s@.outbox_event e"
 	" WHERE (e.xid, e.id) > ($1, $2) AND e.xid < pg_snapshot_xmax($3)"
-	" ORDER BY e.xid, e.id LIMIT $4),"
+	" ORDER BY e.xid, e.id LIMIT $5),"
 	" gone AS ("
 	" DELETE FROM @s@.outbox_event WHERE ctid = ANY (ARRAY("
 	"  SELECT" EVENT_BY_ID("e.ctid", "b.id") " FROM batch b"
-	"  WHERE pg_visible_in_snapshot(b.xid, $3) AND" HAS_NO_ROW("b.id") "))"
+	"  WHERE pg_visible_in_snapshot(b.xid, $3) AND" HAS_NO_ROW("b.id", "$4") "))"
 	" RETURNING 1)"
 	" SELECT b.xid, b.id, (SELECT count(*) FROM gone)"
 	" FROM batch b ORDER BY b.xid DESC, b.id DESC LIMIT 1",
-	4, {XID8OID, INT8OID, PG_SNAPSHOTOID, INT8OID}
+	5, {XID8OID, INT8OID, PG_SNAPSHOTOID, INT4ARRAYOID, INT8OID}
 };
 
-/* $1 seconds, $2 limit */
+/* A row "x" that is settled since $4 seconds */
+#define SETTLED_ROW \
+	" x.state IN ('published', 'discarded')" \
+	" AND x.updated_at <= now() - $4 * interval '1 second'"
+
+/*
+ * $1 ids, $2 horizon, $3 destinations, $4 seconds.  An event goes with all of its
+ * rows, if all are settled, and every destination is past it.  The rows are locked
+ * before they are counted, or one might be retried meanwhile.
+ */
 static Statement delete_exceptions = {
-	"WITH gone AS ("
-	" DELETE FROM @s@.outbox_delivery g WHERE g.ctid = ANY (ARRAY("
-	"  SELECT d.tid FROM unnest('{published,discarded}'::text[]) s(state),"
-	"   LATERAL (SELECT i.ctid AS tid FROM @s@.outbox_delivery i"
-	"    WHERE i.state = s.state AND i.state <> 'pending'"	/* as the index */
-	"    AND i.updated_at <= now() - $1 * interval '1 second'"
-	"    LIMIT $2) d"
-	"  LIMIT $2))"
-	/* not retried just now; a CASE is nothing to read an index for */
-	" AND CASE WHEN g.state IN ('published', 'discarded') THEN true END"
-	" RETURNING id)"
+	"WITH found AS MATERIALIZED (SELECT i.id, d.tid"
+	"  FROM unnest($1) i(id), unnest($3) n(destination),"
+	"  LATERAL (SELECT x.ctid AS tid FROM @s@.outbox_delivery x"
+	"   WHERE x.destination = n.destination AND x.id = i.id AND" SETTLED_ROW
+	"   FOR UPDATE SKIP LOCKED) d),"
+	" whole AS MATERIALIZED (SELECT f.id, array_agg(f.tid) AS tids"
+	"  FROM found f GROUP BY f.id"
+	"  HAVING count(*) = (SELECT count(*) FROM unnest($3) n(destination),"
+	"   LATERAL (SELECT 1 FROM @s@.outbox_delivery x"
+	"    WHERE x.destination = n.destination AND x.id = f.id OFFSET 0) d)"
+	"  AND pg_visible_in_snapshot(" EVENT_BY_ID("e.xid", "f.id") ", $2)"
+	"   IS NOT FALSE),"
+	" gone AS (DELETE FROM @s@.outbox_delivery WHERE ctid = ANY (ARRAY("
+	"  SELECT unnest(w.tids) FROM whole w)))"
 	" DELETE FROM @s@.outbox_event WHERE ctid = ANY (ARRAY("
-	" SELECT" EVENT_BY_ID("e.ctid", "gone.id") " FROM gone))",
-	2, {FLOAT8OID, INT8OID}
+	" SELECT" EVENT_BY_ID("e.ctid", "w.id") " FROM whole w))",
+	4, {INT8ARRAYOID, PG_SNAPSHOTOID, INT4ARRAYOID, FLOAT8OID}
 };
 
-/* The row that counts, whatever the clock did since it was written. */
-#define NEWEST "(SELECT max(n.id) FROM @s@.outbox_progress n)"
+/* States of rows that go by their age; each is a range of the index. */
+static const char *const settled_states[] = {"published", "discarded"};
 
-/* $1 seconds, $2 limit */
+/* $1 state, $2, $3 listed up to here, $4 seconds, $5 limit */
+static Statement list_exceptions = {
+	"SELECT d.id, d.updated_at FROM @s@.outbox_delivery d"
+	" WHERE d.state = $1 AND d.state <> 'pending'"	/* as the index */
+	" AND (d.updated_at, d.id) > ($2, $3)"
+	" AND d.updated_at <= now() - $4 * interval '1 second'"
+	" ORDER BY d.updated_at, d.id LIMIT $5",
+	5, {TEXTOID, TIMESTAMPTZOID, INT8OID, FLOAT8OID, INT8OID}
+};
+
+/* The row that counts of a destination, whatever the clock did since. */
+#define NEWEST \
+	"(SELECT max(m.id) FROM @s@.outbox_progress m" \
+	" WHERE m.destination = n.destination)"
+
+/* $1 seconds, $2 limit, $3 destinations */
 static Statement delete_progress = {
 	"DELETE FROM @s@.outbox_progress WHERE ctid = ANY (ARRAY("
-	" SELECT p.ctid FROM @s@.outbox_progress p"
-	" WHERE p.at < (SELECT max(t.at) FROM @s@.outbox_progress t"
-	"  WHERE t.at <= now() - $1 * interval '1 second')"
-	" AND p.id < " NEWEST
+	" SELECT p.tid FROM unnest($3) n(destination),"
+	" LATERAL (SELECT p.ctid AS tid FROM @s@.outbox_progress p"
+	"  WHERE p.destination = n.destination"
+	"  AND p.at < (SELECT max(t.at) FROM @s@.outbox_progress t"
+	"   WHERE t.destination = n.destination"
+	"   AND t.at <= now() - $1 * interval '1 second')"
+	"  AND p.id < " NEWEST
+	"  LIMIT $2) p"
 	" LIMIT $2))",
-	2, {FLOAT8OID, INT8OID}
+	3, {FLOAT8OID, INT8OID, INT4ARRAYOID}
 };
 
-/* $1 seconds, $2 limit */
+/* $1 seconds, $2 limit, $3 destinations */
 static Statement thin_progress = {
 	"DELETE FROM @s@.outbox_progress WHERE ctid = ANY (ARRAY("
-	" SELECT w.tid FROM (SELECT p.ctid AS tid, p.id, p.at,"
+	" SELECT w.tid FROM unnest($3) n(destination),"
+	" LATERAL (SELECT p.ctid AS tid, p.id, p.at,"
 	"   lead(p.at) OVER (ORDER BY p.at, p.id) AS next_at"
 	"  FROM @s@.outbox_progress p"
-	"  WHERE p.at >= now() - $1 * interval '1 second') w"
+	"  WHERE p.destination = n.destination"
+	"  AND p.at >= now() - $1 * interval '1 second') w"
 	" WHERE date_trunc('second', w.at) = date_trunc('second', w.next_at)"
 	" AND w.id < " NEWEST
 	" LIMIT $2))",
-	2, {FLOAT8OID, INT8OID}
+	3, {FLOAT8OID, INT8OID, INT4ARRAYOID}
 };
 
 /* $1 seconds, $2 limit */
@@ -147,26 +201,30 @@ static Statement delete_notes = {
 	2, {FLOAT8OID, INT8OID}
 };
 
-typedef struct PruneArgs
-{
-	StorePrune *prune;
-	int			limit;
-	int64	   *npruned;
-} PruneArgs;
-
-/* The snapshot to prune up to; false if it is the one that we came to. */
+/* What all destinations have settled long enough ago; false: nothing. */
 static bool
-choose_target_now(StorePrune *prune)
+find_horizon(const PruneArgs *args, Datum *horizon)
 {
-	MemoryContext old;
-	Datum		values[1];
-	Datum		target;
+	Datum		values[2];
 	bool		isnull;
 
 	values[0] = Float8GetDatum(guc_published_expire_time);
-	if (store_execute(&choose_target, values, NULL) == 0)
+	values[1] = args->destinations;
+	store_execute(&choose_horizon, values, NULL);
+	*horizon = store_result(0, 1, &isnull);
+	return !isnull;
+}
+
+/* The snapshot to prune up to; false if it is the one that we came to. */
+static bool
+choose_target_now(const PruneArgs *args)
+{
+	StorePrune *prune = args->prune;
+	MemoryContext old;
+	Datum		target;
+
+	if (!find_horizon(args, &target))
 		return false;
-	target = store_result(0, 1, &isnull);
 	if (prune->done &&
 		datumIsEqual(target, PointerGetDatum(prune->done), false, -1))
 		return false;
@@ -186,18 +244,19 @@ static bool
 prune_late(PruneArgs *args)
 {
 	StorePrune *prune = args->prune;
-	Datum		values[3];
+	Datum		values[4];
 	int64		ndeleted;
 
-	if (!prune->target && !choose_target_now(prune))
+	if (!prune->target && !choose_target_now(args))
 		return false;
 	if (!prune->done)
 		return false;
 	if (prune->one_by_one)
-		return prune_each_late(prune, args->limit, args->npruned);
+		return prune_each_late(args);
 	values[0] = PointerGetDatum(prune->done);
 	values[1] = PointerGetDatum(prune->target);
-	values[2] = Int64GetDatum(args->limit);
+	values[2] = args->destinations;
+	values[3] = Int64GetDatum(args->limit);
 	ndeleted = (int64) store_execute(&delete_late, values, NULL);
 	*args->npruned += ndeleted;
 	return ndeleted > 0;
@@ -208,14 +267,15 @@ static bool
 prune_walk(PruneArgs *args)
 {
 	StorePrune *prune = args->prune;
-	Datum		values[4];
+	Datum		values[5];
 
 	if (prune->one_by_one)
-		return prune_each_of_walk(prune, args->limit, args->npruned);
+		return prune_each_of_walk(args);
 	values[0] = FullTransactionIdGetDatum(FullTransactionIdFromU64(prune->cursor_xid));
 	values[1] = Int64GetDatum(prune->cursor_id);
 	values[2] = PointerGetDatum(prune->target);
-	values[3] = Int64GetDatum(args->limit);
+	values[3] = args->destinations;
+	values[4] = Int64GetDatum(args->limit);
 	if (store_execute(&delete_walk, values, NULL) == 0)
 		return false;
 	prune->cursor_xid = U64FromFullTransactionId(DatumGetFullTransactionId(store_value(0, 1)));
@@ -224,31 +284,72 @@ prune_walk(PruneArgs *args)
 	return true;
 }
 
-/* A batch of the published and discarded exceptions; false if there is none. */
+/*
+ * The next exceptions that are settled for long enough, behind the cursor, which
+ * moves; how many?
+ */
+static int
+list_exceptions_now(PruneArgs *args, int64 *ids)
+{
+	StorePrune *prune = args->prune;
+	Datum		values[5];
+	int			n = 0;
+
+	values[3] = Float8GetDatum(guc_published_expire_time);
+	values[4] = Int64GetDatum(args->limit);
+	while (prune->exception_state < lengthof(settled_states))
+	{
+		values[0] = CStringGetTextDatum(settled_states[prune->exception_state]);
+		values[1] = TimestampTzGetDatum(prune->exception_at);
+		values[2] = Int64GetDatum(prune->exception_id);
+		n = (int) store_execute(&list_exceptions, values, NULL);
+		if (n > 0)
+			break;
+		prune->exception_state++;
+		prune->exception_at = DT_NOBEGIN;
+		prune->exception_id = 0;
+	}
+	for (int i = 0; i < n; i++)
+		ids[i] = DatumGetInt64(store_value(i, 1));
+	if (n > 0)
+	{
+		prune->exception_id = ids[n - 1];
+		prune->exception_at = DatumGetTimestampTz(store_value(n - 1, 2));
+	}
+	return n;
+}
+
+/* A batch of the exceptions that are settled; false at their end. */
 static bool
 prune_exceptions(PruneArgs *args)
 {
-	StorePrune *prune = args->prune;
-	Datum		values[2];
-	int64		ndeleted;
+	int64	   *ids = palloc(sizeof(int64) * args->limit);
+	int			n = list_exceptions_now(args, ids);
+	Datum		values[4];
 
-	if (prune->one_by_one)
-		return prune_each_exception(prune, args->limit, args->npruned);
-	values[0] = Float8GetDatum(guc_published_expire_time);
-	values[1] = Int64GetDatum(args->limit);
-	ndeleted = (int64) store_execute(&delete_exceptions, values, NULL);
-	*args->npruned += ndeleted;
-	return ndeleted > 0;
+	if (n == 0 || !find_horizon(args, &values[1]))
+		return false;
+	values[2] = args->destinations;
+	values[3] = Float8GetDatum(guc_published_expire_time);
+	if (args->prune->one_by_one)
+	{
+		prune_each_exception(args, &delete_exceptions, values, ids, n);
+		return true;
+	}
+	values[0] = store_id_array(ids, n);
+	*args->npruned += (int64) store_execute(&delete_exceptions, values, NULL);
+	return true;
 }
 
 /* A batch of rows that nobody refers to; false if there are no more. */
 static bool
 prune_by_age(PruneArgs *args, Statement *stmt, double age)
 {
-	Datum		values[2];
+	Datum		values[3];
 
 	values[0] = Float8GetDatum(age);
 	values[1] = Int64GetDatum(args->limit);
+	values[2] = args->destinations;
 	return store_execute(stmt, values, NULL) == args->limit;
 }
 
@@ -258,6 +359,9 @@ next_step(StorePrune *prune, PruneStep step)
 	prune->step = step;
 	prune->one_by_one = false;
 	prune->tried_id = 0;
+	prune->exception_state = 0;
+	prune->exception_at = DT_NOBEGIN;
+	prune->exception_id = 0;
 }
 
 /*
@@ -285,6 +389,8 @@ prune_body(void *arg)
 	PruneArgs  *args = arg;
 	StorePrune *prune = args->prune;
 
+	store_lock_horizon();
+	args->destinations = store_list_destinations();
 	switch (prune->step)
 	{
 		case PRUNE_LATE:
@@ -340,16 +446,6 @@ free_unless_used(const StorePrune *prune, StoreSnapshot snapshot)
 }
 
 /*
- * The walk may have passed what is visible in this snapshot, which belongs to
- * *prune; NULL: nothing.
- */
-StoreSnapshot
-store_pruned_snapshot(const StorePrune *prune)
-{
-	return prune->target ? prune->target : prune->done;
-}
-
-/*
  * Delete at most "limit" rows (of each table) that are due and count the
  * events in *npruned; *more tells whether to call again at once.  If not, this
  * prune is over, and prune->problem tells what it could not do, if anything.
@@ -359,7 +455,7 @@ store_pruned_snapshot(const StorePrune *prune)
 StoreResult
 store_prune_step(StorePrune *prune, int limit, int64 *npruned, bool *more)
 {
-	PruneArgs	args = {prune, limit, npruned};
+	PruneArgs	args = {prune, limit, npruned, 0};
 	StorePrune	before;
 	StorePrune	after;
 	StoreResult result;

@@ -22,47 +22,32 @@
 #include "lib/text.h"
 #include "store/store_internal.h"
 
-/* $1 done, $2 target, $3 behind this id, $4 limit */
+/* $1 done, $2 target, $3 behind this id, $4 destinations, $5 limit */
 static Statement list_late = {
 	"WITH late AS MATERIALIZED (SELECT e.id FROM @s@.outbox_event e"
 	"  WHERE e.xid = ANY (ARRAY(SELECT x.xid FROM pg_snapshot_xip($1) x(xid)"
 	"   WHERE pg_visible_in_snapshot(x.xid, $2))))"
-	" SELECT l.id FROM late l WHERE l.id > $3 AND" HAS_NO_ROW("l.id")
-	" ORDER BY l.id LIMIT $4",
-	4, {PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT8OID}
+	" SELECT l.id FROM late l WHERE l.id > $3 AND" HAS_NO_ROW("l.id", "$4")
+	" ORDER BY l.id LIMIT $5",
+	5, {PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT4ARRAYOID, INT8OID}
 };
 
-/* $1, $2 walked up to here, $3 target, $4 limit; id NULL: it stays */
+/*
+ * $1, $2 walked up to here, $3 target, $4 destinations, $5 limit; id NULL: it
+ * stays
+ */
 static Statement list_walk = {
 	"SELECT CASE WHEN pg_visible_in_snapshot(e.xid, $3)"
-	"  AND" HAS_NO_ROW("e.id")
+	"  AND" HAS_NO_ROW("e.id", "$4")
 	"  THEN e.id END, e.xid, e.id FROM @s@.outbox_event e"
 	" WHERE (e.xid, e.id) > ($1, $2) AND e.xid < pg_snapshot_xmax($3)"
-	" ORDER BY e.xid, e.id LIMIT $4",
-	4, {XID8OID, INT8OID, PG_SNAPSHOTOID, INT8OID}
-};
-
-/* $1 seconds, $2 behind this id, $3 limit */
-static Statement list_exceptions = {
-	"SELECT d.id FROM @s@.outbox_delivery d"
-	" WHERE d.state IN ('published', 'discarded')"
-	" AND d.updated_at <= now() - $1 * interval '1 second' AND d.id > $2"
-	" ORDER BY d.id LIMIT $3",
-	3, {FLOAT8OID, INT8OID, INT8OID}
+	" ORDER BY e.xid, e.id LIMIT $5",
+	5, {XID8OID, INT8OID, PG_SNAPSHOTOID, INT4ARRAYOID, INT8OID}
 };
 
 /* $1 id */
 static Statement delete_event = {
 	"DELETE FROM @s@.outbox_event WHERE ctid =" EVENT_BY_ID("e.ctid", "$1"),
-	1, {INT8OID}
-};
-
-/* $1 id */
-static Statement delete_exception = {
-	"WITH gone AS (DELETE FROM @s@.outbox_delivery g WHERE g.id = $1"
-	"  AND g.state IN ('published', 'discarded') RETURNING id)"
-	" DELETE FROM @s@.outbox_event WHERE ctid = ANY (ARRAY("
-	" SELECT" EVENT_BY_ID("e.ctid", "gone.id") " FROM gone))",
 	1, {INT8OID}
 };
 
@@ -89,7 +74,7 @@ prune_blames_row(int sqlstate)
 typedef struct OneRow
 {
 	Statement  *statement;
-	int64		id;
+	Datum	   *values;
 	int64		ndeleted;
 } OneRow;
 
@@ -97,9 +82,26 @@ static void
 delete_one_row(void *arg)
 {
 	OneRow	   *row = arg;
-	Datum		value = Int64GetDatum(row->id);
 
-	row->ndeleted = (int64) store_execute(row->statement, &value, NULL);
+	row->ndeleted = (int64) store_execute(row->statement, row->values, NULL);
+}
+
+/* Delete a row, or count that it resists. */
+static void
+try_to_delete(const PruneArgs *args, Statement *statement, Datum *values)
+{
+	StorePrune *prune = args->prune;
+	OneRow		row = {statement, values, 0};
+	char	   *error;
+
+	CHECK_FOR_INTERRUPTS();
+	error = store_try(delete_one_row, &row, prune_blames_row);
+	*args->npruned += row.ndeleted;
+	if (!error)
+		return;
+	prune->nresisting++;
+	text_copy_line(prune->problem, sizeof(prune->problem), error);
+	pfree(error);
 }
 
 /* Ids in a column of the last statement's rows; NULL ones are left out. */
@@ -120,52 +122,46 @@ take_ids(int nrows, int *n)
 	return ids;
 }
 
-/* Delete these rows one by one, around those that resist. */
+/* Delete these events one by one, around those that resist. */
 static void
-delete_each(StorePrune *prune, Statement *statement, const int64 *ids, int n,
-			int64 *npruned)
+delete_each_event(const PruneArgs *args, const int64 *ids, int n)
 {
 	for (int i = 0; i < n; i++)
 	{
-		OneRow		row = {statement, ids[i], 0};
-		char	   *error;
+		Datum		value = Int64GetDatum(ids[i]);
 
-		CHECK_FOR_INTERRUPTS();
-		error = store_try(delete_one_row, &row, prune_blames_row);
-		*npruned += row.ndeleted;
-		if (!error)
-			continue;
-		prune->nresisting++;
-		text_copy_line(prune->problem, sizeof(prune->problem), error);
-		pfree(error);
+		try_to_delete(args, &delete_event, &value);
 	}
 }
 
 /* A batch of what is late, behind prune->tried_id; false if there is none. */
 bool
-prune_each_late(StorePrune *prune, int limit, int64 *npruned)
+prune_each_late(const PruneArgs *args)
 {
-	Datum		values[4];
+	StorePrune *prune = args->prune;
+	Datum		values[5];
 	int64	   *ids;
 	int			n;
 
 	values[0] = PointerGetDatum(prune->done);
 	values[1] = PointerGetDatum(prune->target);
 	values[2] = Int64GetDatum(prune->tried_id);
-	values[3] = Int64GetDatum(limit);
+	values[3] = args->destinations;
+	values[4] = Int64GetDatum(args->limit);
 	ids = take_ids((int) store_execute(&list_late, values, NULL), &n);
 	if (n == 0)
 		return false;
 	prune->tried_id = ids[n - 1];
-	delete_each(prune, &delete_event, ids, n, npruned);
+	delete_each_event(args, ids, n);
 	return true;
 }
 
 /* A batch of the walk; false at its end. */
 bool
-prune_each_of_walk(StorePrune *prune, int limit, int64 *npruned)
+prune_each_of_walk(const PruneArgs *args)
 {
-	Datum		values[4];
+	StorePrune *prune = args->prune;
+	Datum		values[5];
 	int64	   *ids;
 	int			nrows;
 	int			n;
@@ -173,32 +169,29 @@ prune_each_of_walk(StorePrune *prune, int limit, int64 *npruned)
 	values[0] = FullTransactionIdGetDatum(FullTransactionIdFromU64(prune->cursor_xid));
 	values[1] = Int64GetDatum(prune->cursor_id);
 	values[2] = PointerGetDatum(prune->target);
-	values[3] = Int64GetDatum(limit);
+	values[3] = args->destinations;
+	values[4] = Int64GetDatum(args->limit);
 	nrows = (int) store_execute(&list_walk, values, NULL);
 	if (nrows == 0)
 		return false;
 	prune->cursor_xid = U64FromFullTransactionId(DatumGetFullTransactionId(store_value(nrows - 1, 2)));
 	prune->cursor_id = DatumGetInt64(store_value(nrows - 1, 3));
 	ids = take_ids(nrows, &n);
-	delete_each(prune, &delete_event, ids, n, npruned);
+	delete_each_event(args, ids, n);
 	return true;
 }
 
-/* A batch of exceptions, behind prune->tried_id; false if there is none. */
-bool
-prune_each_exception(StorePrune *prune, int limit, int64 *npruned)
+/*
+ * Exceptions with these ids: "statement" deletes those whose ids are its first
+ * parameter, which is set here.
+ */
+void
+prune_each_exception(const PruneArgs *args, Statement *statement,
+					 Datum *values, const int64 *ids, int n)
 {
-	Datum		values[3];
-	int64	   *ids;
-	int			n;
-
-	values[0] = Float8GetDatum(guc_published_expire_time);
-	values[1] = Int64GetDatum(prune->tried_id);
-	values[2] = Int64GetDatum(limit);
-	ids = take_ids((int) store_execute(&list_exceptions, values, NULL), &n);
-	if (n == 0)
-		return false;
-	prune->tried_id = ids[n - 1];
-	delete_each(prune, &delete_exception, ids, n, npruned);
-	return true;
+	for (int i = 0; i < n; i++)
+	{
+		values[0] = store_id_array(&ids[i], 1);
+		try_to_delete(args, statement, values);
+	}
 }

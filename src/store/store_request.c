@@ -36,12 +36,14 @@
 #include "utils/uuid.h"
 #include "utils/xid8.h"
 
-#include "store/store_internal.h"
+#include "store/store_request.h"
 
 /* $1 limit, $2 behind this id */
 static Statement read_requests = {
-	"SELECT r.id, r.action, r.event, r.topic, r.requested_by, r.requested_at"
-	" FROM @s@.outbox_request r WHERE r.id > $2 ORDER BY r.id LIMIT $1",
+	"SELECT r.id, r.action, r.event, r.topic, r.requested_by, r.requested_at,"
+	" r.since"
+	" FROM @s@.outbox_request r WHERE r.destination = @d@ AND r.id > $2"
+	" ORDER BY r.id LIMIT $1",
 	2, {INT8OID, INT8OID}
 };
 
@@ -53,32 +55,29 @@ static Statement read_requests = {
 /* Does the newest position say that an event "e" without a row is settled? */
 #define COVERED \
 	"EXISTS (SELECT 1 FROM (SELECT p.lo, p.hi, p.last_id, p.open" \
-	"    FROM @s@.outbox_progress p ORDER BY p.id DESC LIMIT 1) p" \
+	"    FROM @s@.outbox_progress p WHERE p.destination = @d@" \
+	"    ORDER BY p.id DESC LIMIT 1) p" \
 	"   WHERE (pg_visible_in_snapshot(e.xid, p.lo)" \
 	"    OR (e.id <= p.last_id AND pg_visible_in_snapshot(e.xid, p.hi)))" \
 	"   AND (e.id = ANY (p.open)) IS NOT TRUE)"
 
-/*
- * Has "e" been read from the window that is being read, or before?  $2 lo, $3 hi
- * and $4 cursor of that, $5 what it is still to read first.
- */
-#define READ \
-	"((pg_visible_in_snapshot(e.xid, $2)" \
-	"   OR (e.id <= $4 AND pg_visible_in_snapshot(e.xid, $3)))" \
-	"  AND e.id <> ALL ($5))"
+/* Has the event with this id a row? */
+#define HAS_ROW(id) \
+	"EXISTS (SELECT 1 FROM @s@.outbox_delivery x" \
+	"  WHERE x.destination = @d@ AND x.id = " id ")"
 
 /*
  * $1 id, $2 now; a scheduled event may have no row yet, and one that somebody
  * else has had sent in the meantime has none any more
  */
 static Statement retry = {
-	"INSERT INTO @s@.outbox_delivery AS d (id, topic, key, state,"
+	"INSERT INTO @s@.outbox_delivery AS d (destination, id, topic, key, state,"
 	" next_attempt_at)"
-	" SELECT e.id, e.topic, e.key, 'pending', $2"
+	" SELECT @d@, e.id, e.topic, e.key, 'pending', $2"
 	" FROM @s@.outbox_event e WHERE e.id = $1"
 	" AND ((e.deliver_after > now() AND NOT " COVERED ")"
-	"  OR EXISTS (SELECT 1 FROM @s@.outbox_delivery x WHERE x.id = e.id))"
-	" ON CONFLICT (id) DO UPDATE" FRESH("$2")
+	"  OR " HAS_ROW("e.id") ")"
+	" ON CONFLICT (destination, id) DO UPDATE" FRESH("$2")
 	" WHERE d.state IN ('failed', 'dead', 'discarded', 'scheduled')"
 	" RETURNING d.id, d.topic, d.key",
 	2, {INT8OID, TIMESTAMPTZOID}
@@ -90,7 +89,7 @@ static Statement retry = {
  * would only be scheduled then.
  */
 static Statement retry_unread = {
-	"DELETE FROM @s@.outbox_delivery d WHERE d.id = $1"
+	"DELETE FROM @s@.outbox_delivery d WHERE d.destination = @d@ AND d.id = $1"
 	" AND d.state = 'discarded' AND NOT EXISTS"
 	" (SELECT 1 FROM @s@.outbox_event e WHERE e.id = d.id"
 	"  AND (e.deliver_after > now() OR " READ "))",
@@ -99,12 +98,13 @@ static Statement retry_unread = {
 
 /* $1 id, $2 to $5 as READ has them, $6 it is in memory, $7 who asked */
 static Statement discard = {
-	"INSERT INTO @s@.outbox_delivery AS d (id, topic, key, state, last_error)"
-	" SELECT e.id, e.topic, e.key, 'discarded', 'discarded by ' || $7"
+	"INSERT INTO @s@.outbox_delivery AS d"
+	" (destination, id, topic, key, state, last_error)"
+	" SELECT @d@, e.id, e.topic, e.key, 'discarded', 'discarded by ' || $7"
 	" FROM @s@.outbox_event e"
 	" WHERE e.id = $1 AND ($6 OR NOT " READ
-	"  OR EXISTS (SELECT 1 FROM @s@.outbox_delivery x WHERE x.id = e.id))"
-	" ON CONFLICT (id)" DISCARDED
+	"  OR " HAS_ROW("e.id") ")"
+	" ON CONFLICT (destination, id)" DISCARDED
 	" RETURNING d.id, d.topic, d.key",
 	7, {INT8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT8ARRAYOID,
 	BOOLOID, TEXTOID}
@@ -113,7 +113,7 @@ static Statement discard = {
 /* $1 id, $2 now; of an event that cannot be read: its next try will say so */
 static Statement retry_row = {
 	"UPDATE @s@.outbox_delivery d" FRESH("$2")
-	" WHERE d.id = $1"
+	" WHERE d.destination = @d@ AND d.id = $1"
 	" AND d.state IN ('failed', 'dead', 'discarded', 'scheduled')"
 	" RETURNING d.id, d.topic, d.key",
 	2, {INT8OID, TIMESTAMPTZOID}
@@ -121,10 +121,11 @@ static Statement retry_row = {
 
 /* $1 id, $2 it is in memory, $3 who asked; the same to discard it */
 static Statement discard_row = {
-	"INSERT INTO @s@.outbox_delivery AS d (id, topic, state, last_error)"
-	" SELECT $1, '', 'discarded', 'discarded by ' || $3"
-	" WHERE $2 OR EXISTS (SELECT 1 FROM @s@.outbox_delivery x WHERE x.id = $1)"
-	" ON CONFLICT (id)" DISCARDED
+	"INSERT INTO @s@.outbox_delivery AS d"
+	" (destination, id, topic, state, last_error)"
+	" SELECT @d@, $1, '', 'discarded', 'discarded by ' || $3"
+	" WHERE $2 OR " HAS_ROW("$1")
+	" ON CONFLICT (destination, id)" DISCARDED
 	" RETURNING d.id, d.topic, d.key",
 	3, {INT8OID, BOOLOID, TEXTOID}
 };
@@ -133,75 +134,23 @@ static Statement discard_row = {
 static Statement find_published = {
 	"SELECT e.event_id FROM @s@.outbox_event e WHERE e.id = $1"
 	" AND NOT EXISTS (SELECT 1 FROM @s@.outbox_delivery d"
-	"  WHERE d.id = e.id AND d.state = 'discarded')",
+	"  WHERE d.destination = @d@ AND d.id = e.id AND d.state = 'discarded')",
 	1, {INT8OID}
 };
 
 /* $1 id */
 static Statement forget = {
-	"DELETE FROM @s@.outbox_delivery d WHERE d.id = $1"
+	"DELETE FROM @s@.outbox_delivery d WHERE d.destination = @d@ AND d.id = $1"
 	" RETURNING d.id, d.topic, d.key",
 	1, {INT8OID}
 };
 
 /* $1 id */
 static Statement delete_request = {
-	"DELETE FROM @s@.outbox_request r WHERE r.id = $1",
+	"DELETE FROM @s@.outbox_request r"
+	" WHERE r.destination = @d@ AND r.id = $1",
 	1, {INT8OID}
 };
-
-typedef struct Request
-{
-	Datum		id;
-	char	   *action;
-	Datum		event;
-	Datum		topic;			/* if not all_topics */
-	bool		all_topics;
-	Datum		requested_by;
-	Datum		requested_at;
-} Request;
-
-typedef struct ServeArgs
-{
-	MemoryContext context;		/* of the result */
-	StoreRequestCursor *cursor;
-	const StoreWindow *window;
-	bool		(*in_memory) (int64 id, void *arg);
-	void	   *arg;
-	TimestampTz now;
-	int			limit;
-	List	  **served;
-	bool	   *more;
-} ServeArgs;
-
-/* Add the rows that the last statement returned to what was served. */
-static int
-add_served(ServeArgs *args, bool gone)
-{
-	int			n = SPI_processed;
-	MemoryContext old = MemoryContextSwitchTo(args->context);
-
-	for (int i = 0; i < n; i++)
-	{
-		StoreServed *served = palloc0(sizeof(StoreServed));
-		bool		isnull;
-		Datum		topic;
-		Datum		key;
-
-		served->key.id = DatumGetInt64(store_result(i, 1, &isnull));
-		topic = store_result(i, 2, &isnull);
-		key = store_result(i, 3, &isnull);
-		if (!isnull)
-		{
-			served->key.topic = store_utf8(topic);
-			served->key.key = store_utf8(key);
-		}
-		served->gone = gone;
-		*args->served = lappend(*args->served, served);
-	}
-	MemoryContextSwitchTo(old);
-	return n;
-}
 
 /*
  * An event without a row may be in memory all the same, and is to leave it.
@@ -218,30 +167,18 @@ add_unknown(ServeArgs *args, Datum event)
 	MemoryContextSwitchTo(old);
 }
 
-/* $2 to $5 of READ. */
-static void
-window_to_values(const StoreWindow *window, Datum *values)
-{
-	Assert(window->hi);
-	values[1] = PointerGetDatum(window->lo);
-	values[2] = PointerGetDatum(window->hi);
-	values[3] = Int64GetDatum(window->exhausted ? PG_INT64_MAX :
-							  window->cursor);
-	values[4] = store_id_array(window->open, window->nopen);
-}
-
 static void
 serve_retry(ServeArgs *args, const Request *request)
 {
 	Datum		values[5];
 
 	values[0] = request->event;
-	window_to_values(args->window, values);
+	store_window_to_values(args->window, values);
 	if (store_execute(&retry_unread, values, NULL) > 0)
 		return;
 	values[1] = TimestampTzGetDatum(args->now);
 	store_execute(&retry, values, NULL);
-	(void) add_served(args, false);
+	(void) store_add_served(args, false);
 }
 
 /* If the answer came first, the event is published, and the log says so. */
@@ -252,12 +189,12 @@ serve_discard(ServeArgs *args, const Request *request)
 	bool		isnull;
 
 	values[0] = request->event;
-	window_to_values(args->window, values);
+	store_window_to_values(args->window, values);
 	values[5] = BoolGetDatum(args->in_memory(DatumGetInt64(request->event),
 											 args->arg));
 	values[6] = request->requested_by;
 	store_execute(&discard, values, NULL);
-	if (add_served(args, true) > 0 ||
+	if (store_add_served(args, true) > 0 ||
 		store_execute(&find_published, values, NULL) == 0)
 		return;
 	ereport(LOG,
@@ -310,7 +247,7 @@ serve_about_row(const OneRequest *one)
 	else
 		values[1] = TimestampTzGetDatum(args->now);
 	store_execute(gone ? &discard_row : &retry_row, values, NULL);
-	(void) add_served(args, gone);
+	(void) store_add_served(args, gone);
 }
 
 /* The same in a transaction that finds out which events cannot be read. */
@@ -345,9 +282,11 @@ serve_request(ServeArgs *args, const Request *request)
 	else if (strcmp(request->action, "forget") == 0)
 	{
 		store_execute(&forget, &event, NULL);
-		if (add_served(args, true) == 0)
+		if (store_add_served(args, true) == 0)
 			add_unknown(args, event);
 	}
+	else if (strcmp(request->action, "replay") == 0)
+		return store_serve_replay(args, request);
 	else
 	{
 		/* many at a time, but not all: the request stays until none is left */
@@ -358,7 +297,7 @@ serve_request(ServeArgs *args, const Request *request)
 									  DatumGetTimestampTz(request->requested_at),
 									  args->now, args->limit);
 
-		(void) add_served(args, false);
+		(void) store_add_served(args, false);
 		return !more;
 	}
 	return true;
@@ -384,6 +323,9 @@ take_requests(int n)
 			request->topic = PointerGetDatum(DatumGetTextPCopy(topic));
 		request->requested_by = PointerGetDatum(DatumGetTextPCopy(store_value(i, 5)));
 		request->requested_at = store_value(i, 6);
+		request->since = store_result(i, 7, &isnull);
+		if (isnull)
+			request->since = 0;
 	}
 	return requests;
 }
@@ -412,6 +354,22 @@ move_cursor(StoreRequestCursor *cursor, uint64 oldest, int64 upto, uint64 next)
 	cursor->seen_before = next;
 }
 
+/* What is being replayed, or will be, of the requests that are not served yet. */
+static void
+note_replaying(ServeArgs *args, const Request *requests, int n)
+{
+	MemoryContext old = MemoryContextSwitchTo(args->context);
+
+	for (int i = 0; i < n; i++)
+	{
+		if (strcmp(requests[i].action, "replay") == 0)
+			*args->replaying = lappend(*args->replaying,
+									   requests[i].all_topics ? pstrdup("#") :
+									   store_utf8(requests[i].topic));
+	}
+	MemoryContextSwitchTo(old);
+}
+
 static void
 serve_body(void *arg)
 {
@@ -437,6 +395,7 @@ serve_body(void *arg)
 		{
 			*args->more = true;
 			upto = i > 0 ? DatumGetInt64(requests[i - 1].id) : 0;
+			note_replaying(args, &requests[i], n - i);
 			break;
 		}
 		store_execute(&delete_request, &requests[i].id, NULL);
@@ -451,25 +410,29 @@ serve_body(void *arg)
  * "now"; "window" is the one that is being read, and "in_memory" says, when it
  * is given "arg", whether the relay has an event.  *served becomes a list of
  * StoreServed *, in the current memory context, and *more tells whether there
- * is more to be done.
+ * is more to be done.  *replaying becomes a list of patterns, char *, of the topics of
+ * which events are yet to be sent again.
  */
 StoreResult
 store_serve_requests(StoreRequestCursor *cursor, const StoreWindow *window,
 					 bool (*in_memory) (int64 id, void *arg), void *arg,
-					 TimestampTz now, int limit, List **served, bool *more)
+					 TimestampTz now, int limit, List **served,
+					 List **replaying, bool *more)
 {
 	StoreRequestCursor before = *cursor;
 	ServeArgs	args = {CurrentMemoryContext, cursor, window, in_memory, arg, now,
-	limit, served, more};
+	limit, served, replaying, more};
 	StoreResult result;
 
 	*served = NIL;
+	*replaying = NIL;
 	*more = false;
 	result = store_transaction(serve_body, &args);
 	if (store_failed_on_event(result))
 	{
 		*cursor = before;
 		*served = NIL;
+		*replaying = NIL;
 		*more = false;
 		result = store_salvage(serve_body, &args);
 	}

@@ -32,6 +32,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
+#include "utils/xid8.h"
 
 #include "store/event_columns.h"
 #include "store/store_internal.h"
@@ -44,7 +45,8 @@ static Statement read_by_id = {
 	"SELECT " EVENT_COLUMN_LIST ", d.state, d.attempts, d.crashes"
 	" FROM unnest($1) i(id),"
 	" LATERAL (SELECT x.state, x.attempts, x.crashes"
-	"  FROM @s@.outbox_delivery x WHERE x.id = i.id OFFSET 0) d,"
+	"  FROM @s@.outbox_delivery x"
+	"  WHERE x.destination = @d@ AND x.id = i.id OFFSET 0) d,"
 	" LATERAL (SELECT * FROM @s@.outbox_event x WHERE x.id = i.id OFFSET 0) e"
 	" ORDER BY i.id",
 	1, {INT8ARRAYOID}
@@ -54,7 +56,7 @@ static Statement read_by_id = {
 static Statement read_one = {
 	"SELECT " EVENT_COLUMN_LIST ", d.state, d.attempts, d.crashes"
 	" FROM @s@.outbox_event e"
-	" LEFT JOIN @s@.outbox_delivery d ON d.id = e.id"
+	" LEFT JOIN @s@.outbox_delivery d ON d.destination = @d@ AND d.id = e.id"
 	" WHERE e.id = $1",
 	1, {INT8OID}
 };
@@ -68,23 +70,26 @@ static Statement read_alone = {
 
 /* $1 id; what is told of one that cannot be read */
 static Statement read_names = {
-	"SELECT e.event_id, e.topic, e.key FROM @s@.outbox_event e WHERE e.id = $1",
+	"SELECT e.event_id, e.topic, e.key, e.xid"
+	" FROM @s@.outbox_event e WHERE e.id = $1",
 	1, {INT8OID}
 };
 
 /* $1 ids */
 static Statement without_row = {
 	"SELECT u.id FROM unnest($1) u(id) WHERE NOT EXISTS"
-	" (SELECT 1 FROM @s@.outbox_delivery d WHERE d.id = u.id OFFSET 0)"
+	" (SELECT 1 FROM @s@.outbox_delivery d"
+	"  WHERE d.destination = @d@ AND d.id = u.id OFFSET 0)"
 	" ORDER BY u.id",
 	1, {INT8ARRAYOID}
 };
 
 /* $1 id, $2 topic, $3 key or NULL, $4 error */
 static Statement set_aside = {
-	"INSERT INTO @s@.outbox_delivery AS d (id, topic, key, state, last_error)"
-	" VALUES ($1, $2, $3, 'dead', $4)"
-	" ON CONFLICT (id) DO UPDATE SET state = 'dead', next_attempt_at = NULL,"
+	"INSERT INTO @s@.outbox_delivery AS d"
+	" (destination, id, topic, key, state, last_error)"
+	" VALUES (@d@, $1, $2, $3, 'dead', $4)"
+	" ON CONFLICT (destination, id) DO UPDATE SET state = 'dead', next_attempt_at = NULL,"
 	"  last_error = excluded.last_error, updated_at = clock_timestamp()"
 	" WHERE d.state <> 'discarded'",
 	4, {INT8OID, TEXTOID, TEXTOID, TEXTOID}
@@ -109,6 +114,7 @@ typedef struct OneEvent
 {
 	int64		id;
 	Statement  *statement;
+	bool		is_new;			/* it need not go to this destination */
 	List	  **events;			/* gets the event, if it is there */
 	MemoryContext context;		/* of these */
 } OneEvent;
@@ -118,7 +124,9 @@ read_one_event(void *arg)
 {
 	OneEvent   *one = arg;
 	MemoryContext old = MemoryContextSwitchTo(one->context);
-	DestReceiver *dest = store_event_receiver(one->events, 0);
+	DestReceiver *dest = one->is_new ?
+	store_new_event_receiver(one->events, 0) :
+	store_event_receiver(one->events, 0);
 	Datum		value = Int64GetDatum(one->id);
 
 	MemoryContextSwitchTo(old);
@@ -154,6 +162,9 @@ read_names_of_event(void *arg)
 	value = store_result(0, 1, &isnull);
 	if (!isnull)
 		names->event_id = DatumGetCString(DirectFunctionCall1(uuid_out, value));
+	value = store_result(0, 4, &isnull);
+	if (!isnull)
+		names->xid = U64FromFullTransactionId(DatumGetFullTransactionId(value));
 	names->topic = name_result(2);
 	if (names->topic)
 		names->key = name_result(3);
@@ -177,11 +188,11 @@ add_unreadable(const StoreUnreadable *names)
 
 /*
  * The event is dead, because of this error.  If not even its names can be
- * read, its page is why, so that is said.  In a transaction of
- * store_salvage().
+ * read, its page is why, so that is said.  One that is new and goes to other
+ * destinations is theirs.  In a transaction of store_salvage().
  */
 void
-salvage_set_aside(int64 id, const char *error)
+salvage_set_aside(int64 id, bool is_new, const char *error)
 {
 	StoreUnreadable names = {.id = id};
 	Datum		values[4];
@@ -195,6 +206,9 @@ salvage_set_aside(int64 id, const char *error)
 	else
 		names.error = psprintf(CANNOT_BE_READ "%s", error);
 
+	/* nobody here would have sent it */
+	if (is_new && names.topic && !store_takes(names.xid, names.topic))
+		return;
 	values[0] = Int64GetDatum(id);
 	values[1] = names.topic ? store_text(names.topic) : CStringGetTextDatum("");
 	values[2] = names.key ? store_text(names.key) : (Datum) 0;
@@ -209,13 +223,13 @@ salvage_set_aside(int64 id, const char *error)
  * with its row of outbox_delivery is not the event's fault.
  */
 static void
-read_or_set_aside(int64 id, List **events, MemoryContext scratch)
+read_or_set_aside(int64 id, bool is_new, List **events, MemoryContext scratch)
 {
-	OneEvent	one = {.id = id,.statement = &read_one,.events = events,
-	.context = CurrentMemoryContext};
+	OneEvent	one = {.id = id,.statement = &read_one,.is_new = is_new,
+	.events = events,.context = CurrentMemoryContext};
 	List	   *none = NIL;
-	OneEvent	alone = {.id = id,.statement = &read_alone,.events = &none,
-	.context = scratch};
+	OneEvent	alone = {.id = id,.statement = &read_alone,.is_new = is_new,
+	.events = &none,.context = scratch};
 	MemoryContext old = CurrentMemoryContext;
 	char	   *together;
 	char	   *error;
@@ -230,7 +244,7 @@ read_or_set_aside(int64 id, List **events, MemoryContext scratch)
 					(errcode(ERRCODE_DATA_CORRUPTED),
 					 errmsg("could not read the row of event %lld in table \"outbox_delivery\": %s",
 							(long long) id, together)));
-		salvage_set_aside(id, error);
+		salvage_set_aside(id, is_new, error);
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(scratch);
@@ -246,11 +260,11 @@ salvage_runs(void)
 /*
  * Read these events one by one and append them to *events, in the current
  * memory context, until they have "max_bytes"; set aside those that cannot be
- * read.  In a transaction of store_salvage().  Returns how many ids were
- * done.
+ * read.  Returns how many ids were done.
  */
-int
-salvage_events(const int64 *ids, int n, Size max_bytes, List **events)
+static int
+salvage_events(const int64 *ids, int n, bool are_new, Size max_bytes,
+			   List **events)
 {
 	MemoryContext scratch = AllocSetContextCreate(CurTransactionContext,
 												  "outbox salvage",
@@ -263,12 +277,22 @@ salvage_events(const int64 *ids, int n, Size max_bytes, List **events)
 		int			before = list_length(*events);
 
 		CHECK_FOR_INTERRUPTS();
-		read_or_set_aside(ids[i++], events, scratch);
+		read_or_set_aside(ids[i++], are_new, events, scratch);
 		if (list_length(*events) > before)
 			bytes += ((OutboxEvent *) llast(*events))->size;
 	}
 	MemoryContextDelete(scratch);
 	return i;
+}
+
+/*
+ * The same of new events, of which those are left out that go to other destinations
+ * only.  In a transaction of store_salvage().
+ */
+int
+salvage_new_events(const int64 *ids, int n, Size max_bytes, List **events)
+{
+	return salvage_events(ids, n, true, max_bytes, events);
 }
 
 /*
@@ -287,7 +311,7 @@ store_read_by_id(const int64 *ids, int n, Size max_bytes, List **events)
 		return false;
 	if (salvaging)
 	{
-		bool		stopped = salvage_events(ids, n, max_bytes, events) < n;
+		bool		stopped = salvage_events(ids, n, false, max_bytes, events) < n;
 
 		store_flush_commits(*events);
 		return stopped;

@@ -1,20 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * store_session.c
- *		Statements in the transactions of users: publish, retry, discard, delete.
+ *		Statements in the transactions of users: publish, restore, drop.
  *
  * The SQL functions are SECURITY DEFINER, so that these statements run with
  * the rights of the extension's owner.  The extension's schema is the one of
- * the function that was called.  The functions for administrators pin their
- * search_path in their definition; the statements to publish have no operator
- * or function that a search_path could replace, and so need not.  What DROP
+ * the function that was called.  The statements to publish have no operator or
+ * function that a search_path could replace, and so need not pin one.  What DROP
  * EXTENSION counts is no function's: see count_as_owner(); nor is the note of a
  * restore, which is made when no statement runs.
- *
- * They insert, and change no row that the relay writes: what an administrator
- * wants is a row of outbox_request, which the relay serves when it has been
- * committed.  So neither waits for the other.  (TRUNCATE has the tables for
- * itself anyway.)
  *
  * Errors go to the user, but for those of store_count_unsettled().
  *
@@ -84,39 +78,12 @@ static const char *const compared[] = {
 	"topic", "type", "key", "content type", "payload"
 };
 
-/* $1 event_id; its id, and its state as the view shows it */
-static Statement find_event = {
-	"SELECT e.id, v.state FROM @s@.outbox_event e"
-	" JOIN @s@.outbox_events v ON v.event_id = e.event_id"
-	" WHERE e.event_id = $1",
-	1, {UUIDOID}
-};
-
-/* $1 action, $2 id of the event, or NULL, $3 topic, or NULL */
-static Statement add_request = {
-	"INSERT INTO @s@.outbox_request (action, event, topic)"
-	" VALUES ($1, $2, $3)",
-	3, {TEXTOID, INT8OID, TEXTOID}
-};
-
-/* $1 topic, $2 every topic; without those that were asked for already */
-static Statement count_dead = {
-	"SELECT count(*) FROM @s@.outbox_delivery d"
-	" WHERE d.state = 'dead' AND (d.topic = $1 OR $2)"
-	" AND NOT EXISTS (SELECT 1 FROM @s@.outbox_request r"
-	"  WHERE r.event = d.id AND r.action IN ('retry', 'discard', 'forget'))"
-	" AND NOT EXISTS (SELECT 1 FROM @s@.outbox_request r"
-	"  WHERE r.action = 'retry_dead' AND (r.topic IS NULL OR r.topic = d.topic)"
-	"  AND r.requested_at >= d.updated_at)",
-	2, {TEXTOID, BOOLOID}
-};
-
 /* $1 at most so many, which ends the search */
 static Statement count_unsettled = {
-	"SELECT count(*) FROM (SELECT 1 FROM @s@.outbox_ahead UNION ALL"
-	" SELECT 1 FROM @s@.outbox_delivery d"
+	"SELECT count(*) FROM ((SELECT a.id FROM @s@.outbox_ahead a LIMIT $1 * (SELECT count(*) FROM @s@.outbox_position))"
+	" UNION (SELECT d.id FROM @s@.outbox_delivery d"
 	"  WHERE d.state IN ('scheduled', 'pending', 'in_progress', 'failed')"
-	"  LIMIT $1) u",
+	"  LIMIT $1 * (SELECT count(*) FROM @s@.outbox_position))) u",
 	1, {INT8OID}
 };
 
@@ -128,9 +95,7 @@ enum
 	NOTE_COLUMNS
 };
 
-static Statement forget_all = {"DELETE FROM @s@.outbox_delivery", 0};
-
-static int	calls = 0;			/* of write_for_function() */
+static int	calls = 0;			/* of store_write_for_function() */
 
 /* Is what is being written what a function of the extension was called for? */
 bool
@@ -140,8 +105,8 @@ store_in_function(void)
 }
 
 /* Execute a statement with store_in_function(); returns the number of rows. */
-static uint64
-write_for_function(Statement *statement, Datum *values, const char *nulls)
+uint64
+store_write_for_function(Statement *statement, Datum *values, const char *nulls)
 {
 	uint64		n;
 
@@ -170,8 +135,8 @@ begin_statements_in(Oid schema)
 }
 
 /* The same for the extension whose function was called. */
-static void
-begin_statements(Oid function)
+void
+store_begin_statements(Oid function)
 {
 	begin_statements_in(get_func_namespace(function));
 }
@@ -243,11 +208,11 @@ store_publish(Oid function, const StorePublish *event)
 	for (int i = 0; i < 9; i++)
 		nulls[i] = values[i] == 0 ? 'n' : ' ';
 
-	begin_statements(function);
+	store_begin_statements(function);
 	for (int tries = 1;; tries++)
 	{
-		n = write_for_function(event->may_exist ? &publish_unless_there :
-							   &publish_new, values, nulls);
+		n = store_write_for_function(event->may_exist ? &publish_unless_there :
+									 &publish_new, values, nulls);
 		if (n > 0 || check_same_event(values, nulls))
 			break;
 
@@ -257,122 +222,6 @@ store_publish(Oid function, const StorePublish *event)
 	}
 	SPI_finish();
 	return n > 0;
-}
-
-/*
- * Find an event that shall be changed, or throw; *state is palloc'd in SPI's
- * context.
- */
-static int64
-find_to_change(Datum event_id, char **state)
-{
-	bool		isnull;
-
-	if (store_execute(&find_event, &event_id, NULL) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_NO_DATA_FOUND),
-				 errmsg("event \"%s\" does not exist",
-						DatumGetCString(DirectFunctionCall1(uuid_out, event_id))),
-				 errhint("It may have been pruned; the view outbox_events has the events that are kept.")));
-	*state = TextDatumGetCString(store_result(0, 2, &isnull));
-	return DatumGetInt64(store_result(0, 1, &isnull));
-}
-
-static void
-report_wrong_state(Datum event_id, const char *state, const char *what,
-				   const char *hint)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("cannot %s event \"%s\"", what,
-					DatumGetCString(DirectFunctionCall1(uuid_out, event_id))),
-			 errdetail("Its state is \"%s\".", state),
-			 errhint("%s", hint)));
-}
-
-/* Have the relay do something; "event" and "topic" are 0 for NULL. */
-static void
-ask_relay(const char *action, Datum event, Datum topic)
-{
-	Datum		values[3];
-	char		nulls[3] = {' ', event ? ' ' : 'n', topic ? ' ' : 'n'};
-
-	/* the reader of requests relies on this (store_request.c) */
-	(void) GetTopTransactionId();
-	values[0] = CStringGetTextDatum(action);
-	values[1] = event;
-	values[2] = topic;
-	write_for_function(&add_request, values, nulls);
-}
-
-/* Ask for a failed, dead, discarded or scheduled event to be sent, or throw. */
-void
-store_retry(Oid function, Datum event_id)
-{
-	char	   *state;
-	int64		id;
-
-	begin_statements(function);
-	id = find_to_change(event_id, &state);
-	if (strcmp(state, "failed") != 0 && strcmp(state, "dead") != 0 &&
-		strcmp(state, "discarded") != 0 && strcmp(state, "scheduled") != 0)
-		report_wrong_state(event_id, state, "retry",
-						   "Only failed, dead, discarded and scheduled events can be retried.");
-	ask_relay("retry", Int64GetDatum(id), 0);
-	SPI_finish();
-}
-
-/* Ask for every dead event, of a topic or of all, to be sent; how many? */
-int64
-store_retry_dead(Oid function, Datum topic, bool all_topics)
-{
-	Datum		values[2];
-	int64		n;
-	bool		isnull;
-
-	values[0] = topic;
-	values[1] = BoolGetDatum(all_topics);
-	begin_statements(function);
-	store_execute(&count_dead, values, all_topics ? "n " : "  ");
-	n = DatumGetInt64(store_result(0, 1, &isnull));
-	if (n > 0)
-		ask_relay("retry_dead", 0, all_topics ? 0 : topic);
-	SPI_finish();
-	return n;
-}
-
-/* Ask for an event to be given up that is not published, or throw. */
-void
-store_discard(Oid function, Datum event_id)
-{
-	char	   *state;
-	int64		id;
-
-	begin_statements(function);
-	id = find_to_change(event_id, &state);
-	if (strcmp(state, "published") == 0 || strcmp(state, "discarded") == 0)
-		report_wrong_state(event_id, state, "discard",
-						   "Only events that are not yet published can be discarded.");
-	ask_relay("discard", Int64GetDatum(id), 0);
-	SPI_finish();
-}
-
-/* The event is being deleted: so is what became of it. */
-void
-store_forget(Oid function, Datum id)
-{
-	begin_statements(function);
-	ask_relay("forget", id, 0);
-	SPI_finish();
-}
-
-/* The same for all events: nobody else has the table now. */
-void
-store_forget_all(Oid function)
-{
-	begin_statements(function);
-	write_for_function(&forget_all, NULL, NULL);
-	SPI_finish();
 }
 
 /*

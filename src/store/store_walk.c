@@ -31,7 +31,7 @@
 static Statement make_pending = {
 	"UPDATE @s@.outbox_delivery d SET state = 'pending',"
 	" next_attempt_at = NULL, updated_at = clock_timestamp()"
-	" WHERE d.id = ANY ($1) AND d.state = 'scheduled'",
+	" WHERE d.destination = @d@ AND d.id = ANY ($1) AND d.state = 'scheduled'",
 	1, {INT8ARRAYOID}
 };
 

@@ -55,8 +55,8 @@ static Statement find_late = {
 
 /* OFFSET 0: one probe of the index, never a hash table of all there are */
 #define NEW_EVENT \
-	" NOT EXISTS (SELECT 1 FROM @s@.outbox_delivery d WHERE d.id = e.id" \
-	"  OFFSET 0)"
+	" NOT EXISTS (SELECT 1 FROM @s@.outbox_delivery d" \
+	"  WHERE d.destination = @d@ AND d.id = e.id OFFSET 0)"
 
 /* Mostly there is not a single exception, so that no event is looked up. */
 #define IN_WALK \
@@ -64,7 +64,7 @@ static Statement find_late = {
 	" AND pg_visible_in_snapshot(e.xid, $4)" \
 	" AND NOT pg_visible_in_snapshot(e.xid, $3)" \
 	" AND (NOT EXISTS (SELECT 1 FROM @s@.outbox_delivery x" \
-	"   WHERE x.id > $1 AND x.id <= $2)" \
+	"   WHERE x.destination = @d@ AND x.id > $1 AND x.id <= $2)" \
 	"  OR" NEW_EVENT ")"
 
 /* $1 after, $2 last, $3 lo, $4 hi, $5 limit */
@@ -109,7 +109,7 @@ static Statement load_position = {
 	"SELECT p.lo, p.hi, p.last_id, p.clean, p.largest_read,"
 	" ARRAY(SELECT o.id FROM unnest(p.open) o(id) WHERE o.id IS NOT NULL"
 	"  ORDER BY o.id)"
-	" FROM @s@.outbox_progress p"
+	" FROM @s@.outbox_progress p WHERE p.destination = @d@"
 	" ORDER BY p.id DESC LIMIT 1",
 	0
 };
@@ -236,6 +236,7 @@ typedef struct ReadArgs
 	StoreRowsAfter rows_after;
 	void	   *arg;
 	List	   *events;
+	int			nseen;			/* these, and those of other destinations */
 } ReadArgs;
 
 /* What was read is used, once the transaction has committed. */
@@ -245,13 +246,6 @@ prepare_events(ReadArgs *args)
 	store_flush_commits(args->events);
 	if (args->rows_after)
 		store_mark_behind_rows(args->events, args->rows_after, args->arg);
-}
-
-/* The id of the event that was read last; there is one. */
-static int64
-last_id_read(const ReadArgs *args)
-{
-	return ((OutboxEvent *) llast(args->events))->msg.id;
 }
 
 /* Of what is open, events up to this id have been read. */
@@ -274,12 +268,14 @@ read_open_body(void *arg)
 	int			n = Min(args->limit, window->nopen);
 	Datum		ids = store_id_array(window->open, n);
 	MemoryContext old = MemoryContextSwitchTo(args->context);
-	DestReceiver *dest = store_event_receiver(&args->events, args->max_bytes);
+	DestReceiver *dest = store_new_event_receiver(&args->events,
+												  args->max_bytes);
 
 	MemoryContextSwitchTo(old);
 	store_execute_into(&read_open, &ids, dest);
+	args->nseen = store_event_receiver_nseen(dest);
 	pass_open(window, store_event_receiver_stopped(dest) ?
-			  last_id_read(args) : window->open[n - 1]);
+			  store_event_receiver_last_id(dest) : window->open[n - 1]);
 	prepare_events(args);
 }
 
@@ -295,10 +291,11 @@ salvage_open_body(void *arg)
 							 sizeof(int64) * n);
 	int			nnew = salvage_ids_without_row(ids, n);
 	MemoryContext old = MemoryContextSwitchTo(args->context);
-	int			done = salvage_events(ids, nnew, args->max_bytes,
-									  &args->events);
+	int			done = salvage_new_events(ids, nnew, args->max_bytes,
+										  &args->events);
 
 	MemoryContextSwitchTo(old);
+	args->nseen = nnew;
 	pass_open(window, done < nnew ? ids[done - 1] : last);
 	prepare_events(args);
 }
@@ -315,7 +312,7 @@ read_window_body(void *arg)
 	if (!window->opened)
 		open_window_now(window, args->window_context);
 	old = MemoryContextSwitchTo(args->context);
-	dest = store_event_receiver(&args->events, args->max_bytes);
+	dest = store_new_event_receiver(&args->events, args->max_bytes);
 	MemoryContextSwitchTo(old);
 	if (window->exhausted)
 		return;
@@ -327,10 +324,11 @@ read_window_body(void *arg)
 	values[5] = PointerGetDatum(window->late);	/* read_merged only */
 	values[6] = Int64GetDatum(window->cursor);
 	store_execute_into(window->late ? &read_merged : &read_walk, values, dest);
-	window->exhausted = list_length(args->events) < args->limit &&
+	args->nseen = store_event_receiver_nseen(dest);
+	window->exhausted = args->nseen < args->limit &&
 		!store_event_receiver_stopped(dest);
-	if (args->events != NIL)
-		window->cursor = last_id_read(args);
+	if (args->nseen > 0)
+		window->cursor = store_event_receiver_last_id(dest);
 	prepare_events(args);
 }
 
@@ -356,9 +354,9 @@ salvage_window_body(void *arg)
 	if (n == 0)
 		return;
 	window->cursor = ids[n - 1];
-	nnew = salvage_ids_without_row(ids, n);
+	args->nseen = nnew = salvage_ids_without_row(ids, n);
 	old = MemoryContextSwitchTo(args->context);
-	done = salvage_events(ids, nnew, args->max_bytes, &args->events);
+	done = salvage_new_events(ids, nnew, args->max_bytes, &args->events);
 	MemoryContextSwitchTo(old);
 	if (done < nnew)
 	{
@@ -385,16 +383,17 @@ restore_window(StoreWindow *window, const StoreWindow *before)
  * order of their ids; *events becomes the list of them, in the current memory
  * context.  With "rows_after", which is given "arg", those are marked whose key
  * has unsettled rows.  The first call opens the window; what it sets there is in
- * "window_context".  On failure the window is as before.
+ * "window_context".  *npassed becomes the number of events that were passed because
+ * they go to other destinations.  On failure the window is as before.
  */
 StoreResult
 store_read_window(StoreWindow *window, MemoryContext window_context,
 				  int limit, Size max_bytes, StoreRowsAfter rows_after,
-				  void *arg, List **events)
+				  void *arg, List **events, int *npassed)
 {
 	StoreWindow before = *window;
 	ReadArgs	args = {CurrentMemoryContext, window_context, window, limit,
-	max_bytes, rows_after, arg, NIL};
+	max_bytes, rows_after, arg, NIL, 0};
 	bool		open = window->nopen > 0;
 	StoreResult result = store_transaction(open ? read_open_body :
 										   read_window_body, &args);
@@ -414,5 +413,6 @@ store_read_window(StoreWindow *window, MemoryContext window_context,
 		return result;
 	}
 	*events = args.events;
+	*npassed = Max(args.nseen - list_length(args.events), 0);
 	return STORE_OK;
 }

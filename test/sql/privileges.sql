@@ -99,7 +99,7 @@ SELECT topic, count(*) FROM outbox_event GROUP BY topic ORDER BY topic COLLATE "
 --
 -- Administration
 --
-GRANT EXECUTE ON FUNCTION outbox_retry(uuid), outbox_retry_dead(text), outbox_discard(uuid)
+GRANT EXECUTE ON FUNCTION outbox_retry, outbox_retry_dead, outbox_discard
 TO regress_outbox_operator;
 SET ROLE regress_outbox_operator;
 BEGIN;

@@ -50,7 +50,7 @@ FROM (VALUES
 	('enabled', 'perhaps'),
 	('dead_key_policy', 'x'),
 	('http_content_mode', 'batch'),
-	('max_databases', '5'),
+	('max_relays', '5'),
 	('dapr_endpoint', ''),
 	('dapr_endpoint', '127.0.0.1:3500'),
 	('dapr_endpoint', 'http://127.0.0.1:3500/v1.0'),

@@ -2,7 +2,7 @@
 #
 # Promises:
 # - A relay that finds no free worker process starts as soon as there is one.
-# - outbox.max_databases limits the relays, and the log and outbox_check() say so.
+# - outbox.max_relays limits the relays, and the log and outbox_check() say so.
 #   A database that has found no place gets the next one that is free.
 # - Databases without the extension take no place from those that have it, nor do
 #   those that cannot be connected to.
@@ -42,8 +42,8 @@ promise 'a relay that finds no free worker process starts as soon as one is' => 
 	$full->stop;
 };
 
-promise 'outbox.max_databases limits the relays' => sub {
-	my $few = new_node('few', conf => { %conf, 'outbox.max_databases' => 1 });
+promise 'outbox.max_relays limits the relays' => sub {
+	my $few = new_node('few', conf => { %conf, 'outbox.max_relays' => 1 });
 	$few->safe_psql('postgres', 'CREATE EXTENSION outbox');
 	wait_delivered($receiver, [ publish($few, 'few') ]);
 
@@ -53,7 +53,7 @@ promise 'outbox.max_databases limits the relays' => sub {
 	publish($few, 'more', db => 'more');
 	wait_log(
 		$few,
-		qr/Raise outbox\.max_databases\.\n.*CONTEXT:  outbox launcher/,
+		qr/Raise outbox\.max_relays\.\n.*CONTEXT:  outbox launcher/,
 		$offset);
 	like(check_value($few, 'relay alive', 'ok, detail', 'more'), qr/^f\|/,
 		'outbox_check() says that no relay runs');
@@ -61,10 +61,10 @@ promise 'outbox.max_databases limits the relays' => sub {
 		qr/^t\|/, 'the first database keeps its relay');
 
 	my ($status, undef, $stderr) =
-	  $few->psql('postgres', 'SET outbox.max_databases = 2');
+	  $few->psql('postgres', 'SET outbox.max_relays = 2');
 	like($stderr, qr/cannot be changed without restarting/,
 		'it needs a restart');
-	reload($few, 'outbox.max_databases' => 2);
+	reload($few, 'outbox.max_relays' => 2);
 	$few->restart;
 	wait_relay($few, db => 'more');
 	$few->stop;
@@ -72,7 +72,7 @@ promise 'outbox.max_databases limits the relays' => sub {
 
 promise 'a database that found no place gets the next one that is free' => sub {
 	my $next = new_node('next',
-		conf => { %conf, 'outbox.max_databases' => 1, log_min_messages => 'debug1' });
+		conf => { %conf, 'outbox.max_relays' => 1, log_min_messages => 'debug1' });
 	$next->safe_psql('postgres', 'CREATE DATABASE first; CREATE DATABASE second');
 	wait_log($next, qr/("outbox relay" \(PID \d+\) exited with exit code 0.*){4}/s, 0);
 	$next->safe_psql('first', 'CREATE EXTENSION outbox');
@@ -96,7 +96,7 @@ promise 'a database that found no place gets the next one that is free' => sub {
 # More than a server has slots or processes for
 promise 'among many databases the one with the extension is found soon' => sub {
 	my $many = new_node('many',
-		conf => { %conf, max_worker_processes => 4, 'outbox.max_databases' => 3,
+		conf => { %conf, max_worker_processes => 4, 'outbox.max_relays' => 3,
 			autovacuum => 'off' });
 	reload($many, 'outbox.enabled' => 'off');
 	$many->safe_psql('postgres', join "\n", map { "CREATE DATABASE d$_;" } 1 .. 30);
@@ -112,7 +112,7 @@ promise 'among many databases the one with the extension is found soon' => sub {
 			$many->safe_psql('d30', 'SELECT count(*) FROM outbox_relays') eq '1';
 		},
 		'all databases to be looked into');
-	unlike(slurp_file($many->logfile, $offset), qr/outbox\.max_databases|max_worker_processes/,
+	unlike(slurp_file($many->logfile, $offset), qr/outbox\.max_relays|max_worker_processes/,
 		'nobody is told to raise a limit');
 	$many->stop;
 };
