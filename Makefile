@@ -109,6 +109,7 @@ OBJS = \
 	src/store/store_plan.o \
 	src/store/store_position.o \
 	src/store/store_prune.o \
+	src/store/store_prune_dropped.o \
 	src/store/store_prune_each.o \
 	src/store/store_receiver.o \
 	src/store/store_replay.o \

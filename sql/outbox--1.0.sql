@@ -244,18 +244,23 @@ COMMENT ON TABLE @extschema@.outbox_restore IS
 COMMENT ON COLUMN @extschema@.outbox_restore.at IS 'when';
 COMMENT ON COLUMN @extschema@.outbox_restore.events IS 'how many';
 
--- A dump carries what is not delivered, dead events included.
+-- A dump carries what is not delivered, dead events included.  (pg_dump lets no view
+-- be used here.)
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.outbox_event', $$
-WHERE EXISTS (SELECT 1 FROM @extschema@.outbox_position p
+WHERE EXISTS (SELECT 1 FROM @extschema@.outbox_destination_rows() n
+			  LEFT JOIN LATERAL (SELECT c.lo, c.hi, c.last_id, c.open
+								 FROM @extschema@.outbox_progress c
+								 WHERE c.destination = n.id
+								 ORDER BY c.id DESC LIMIT 1) p ON true
 			  LEFT JOIN @extschema@.outbox_delivery d
-				  ON d.destination = p.destination AND d.id = outbox_event.id
+				  ON d.destination = n.id AND d.id = outbox_event.id
 			  WHERE CASE WHEN d.id IS NOT NULL
 					THEN d.state NOT IN ('published', 'discarded')
 					ELSE ((pg_catalog.pg_visible_in_snapshot(outbox_event.xid, p.lo)
 						   OR (outbox_event.id <= p.last_id
 							   AND pg_catalog.pg_visible_in_snapshot(outbox_event.xid, p.hi)))
 						  AND (outbox_event.id = ANY (p.open)) IS NOT TRUE) IS NOT TRUE
-						 AND @extschema@.outbox_takes(p.destination, outbox_event.xid, outbox_event.topic)
+						 AND @extschema@.outbox_takes(n.id, outbox_event.xid, outbox_event.topic)
 					END)
 $$);
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.outbox_event_id_seq', '');

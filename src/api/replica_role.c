@@ -25,10 +25,12 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
@@ -96,14 +98,36 @@ is_restored(const TriggerData *trigger)
 	Datum		asked_at;
 	bool		isnull;
 
+	if (store_in_function())
+		return false;
 	if (!is_table(trigger, "outbox_request"))
-		return is_table(trigger, "outbox_delivery");
+		return is_table(trigger, "outbox_delivery") ||
+			is_table(trigger, "outbox_destination") ||
+			is_table(trigger, "outbox_filter");
 	asked_at = heap_getattr_compat(trigger->tg_trigtuple,
 								   get_attnum(RelationGetRelid(trigger->tg_relation),
 											  "requested_at"),
 								   RelationGetDescr(trigger->tg_relation), &isnull);
 	return !isnull &&
 		DatumGetTimestampTz(asked_at) < GetCurrentTransactionStartTimestamp();
+}
+
+/*
+ * The new row of outbox_filter as it is to be stored.  In a dump there are snapshots of
+ * another server: here, all events that it brings belong to the newest version.
+ */
+static HeapTuple
+restored_filter(const TriggerData *trigger)
+{
+	int			attnum = get_attnum(RelationGetRelid(trigger->tg_relation),
+									"since");
+	Datum		begin = DirectFunctionCall1(pg_snapshot_in,
+											CStringGetDatum("1:1:"));
+	bool		isnull = false;
+
+	return heap_modify_tuple_by_cols(trigger->tg_trigtuple,
+									 RelationGetDescr(trigger->tg_relation),
+									 1, &attnum, &begin, &isnull);
 }
 
 /*
@@ -127,7 +151,11 @@ outbox_drop_replicated(PG_FUNCTION_ARGS)
 	/* a row of a dump: the relay comes back only to what it knows of */
 	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event) && !store_is_relay() &&
 		is_restored(trigger))
+	{
 		shmem_wake_relays_at_commit(RELAY_REQUEST_SERVE | RELAY_REQUEST_RECHECK);
+		if (is_table(trigger, "outbox_filter"))
+			return PointerGetDatum(restored_filter(trigger));
+	}
 	if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
 		return PointerGetDatum(trigger->tg_newtuple);
 	return PointerGetDatum(trigger->tg_trigtuple);

@@ -3,16 +3,16 @@
  * store_prune.c
  *		Deleting what was published long ago.
  *
- * An event may go when it was settled outbox.published_expire_time ago.  The
- * newest checkpoint of that age tells which these are: all that are visible
- * in its "lo", but for what it names as open, whose transactions count as still
+ * An event may go when every destination has settled it outbox.published_expire_time
+ * ago.  The newest checkpoint of that age of each tells which these are: all that are
+ * visible in its "lo", but for what it names as open, whose transactions count as still
  * running.  From one such snapshot to the next, they are a window as in
  * store_window.c, walked here along the index on (xid, id), since the order
  * does not matter.  The caller keeps where the walk stands, so that dead rows
  * are passed once.
  *
  * Events that have a row in outbox_delivery are passed over: those published
- * or discarded go, with that row, by its own age; dead ones stay.  The walk does
+ * or discarded go, with the last of their rows, by its age; dead ones stay.  The walk does
  * not come back: so an event that it may have passed keeps its row when it is
  * published (store_delivery.c).
  *
@@ -114,34 +114,37 @@ static Statement delete_walk = {
 	5, {XID8OID, INT8OID, PG_SNAPSHOTOID, INT4ARRAYOID, INT8OID}
 };
 
-/* A row "x" that is settled since $4 seconds */
-#define SETTLED_ROW \
-	" x.state IN ('published', 'discarded')" \
-	" AND x.updated_at <= now() - $4 * interval '1 second'"
-
 /*
- * $1 ids, $2 horizon, $3 destinations, $4 seconds.  An event goes with all of its
- * rows, if all are settled, and every destination is past it.  The rows are locked
- * before they are counted, or one might be retried meanwhile.
+ * $1 ids, $2 destinations, $3 seconds.  An event goes with all of its rows, if all are
+ * settled for so long, and the position of each other destination says that it is, too.
+ * The rows are locked before they are counted, or one might be retried meanwhile.
  */
 static Statement delete_exceptions = {
 	"WITH found AS MATERIALIZED (SELECT i.id, d.tid"
-	"  FROM unnest($1) i(id), unnest($3) n(destination),"
+	"  FROM unnest($1) i(id), unnest($2) n(destination),"
 	"  LATERAL (SELECT x.ctid AS tid FROM @s@.outbox_delivery x"
-	"   WHERE x.destination = n.destination AND x.id = i.id AND" SETTLED_ROW
+	"   WHERE x.destination = n.destination AND x.id = i.id"
+	"   AND x.state IN ('published', 'discarded')"
+	"   AND x.updated_at <= now() - $3 * interval '1 second'"
 	"   FOR UPDATE SKIP LOCKED) d),"
 	" whole AS MATERIALIZED (SELECT f.id, array_agg(f.tid) AS tids"
 	"  FROM found f GROUP BY f.id"
-	"  HAVING count(*) = (SELECT count(*) FROM unnest($3) n(destination),"
+	"  HAVING count(*) = (SELECT count(*) FROM unnest($2) n(destination),"
 	"   LATERAL (SELECT 1 FROM @s@.outbox_delivery x"
 	"    WHERE x.destination = n.destination AND x.id = f.id OFFSET 0) d)"
-	"  AND pg_visible_in_snapshot(" EVENT_BY_ID("e.xid", "f.id") ", $2)"
-	"   IS NOT FALSE),"
+	"  AND (cardinality($2) = 1 OR NOT EXISTS"
+	"   (SELECT 1 FROM @s@.outbox_position p,"
+	"    LATERAL" EVENT_BY_ID("e.xid", "f.id") " e"
+	"    WHERE (SELECT x.id FROM @s@.outbox_delivery x"
+	"     WHERE x.destination = p.destination AND x.id = f.id) IS NULL"
+	"    AND ((pg_visible_in_snapshot(e.xid, p.lo) OR (f.id <= p.last_id"
+	"      AND pg_visible_in_snapshot(e.xid, p.hi)))"
+	"     AND (f.id = ANY (p.open)) IS NOT TRUE) IS NOT TRUE))),"
 	" gone AS (DELETE FROM @s@.outbox_delivery WHERE ctid = ANY (ARRAY("
 	"  SELECT unnest(w.tids) FROM whole w)))"
 	" DELETE FROM @s@.outbox_event WHERE ctid = ANY (ARRAY("
 	" SELECT" EVENT_BY_ID("e.ctid", "w.id") " FROM whole w))",
-	4, {INT8ARRAYOID, PG_SNAPSHOTOID, INT4ARRAYOID, FLOAT8OID}
+	3, {INT8ARRAYOID, INT4ARRAYOID, FLOAT8OID}
 };
 
 /* States of rows that go by their age; each is a range of the index. */
@@ -201,29 +204,21 @@ static Statement delete_notes = {
 	2, {FLOAT8OID, INT8OID}
 };
 
-/* What all destinations have settled long enough ago; false: nothing. */
-static bool
-find_horizon(const PruneArgs *args, Datum *horizon)
-{
-	Datum		values[2];
-	bool		isnull;
-
-	values[0] = Float8GetDatum(guc_published_expire_time);
-	values[1] = args->destinations;
-	store_execute(&choose_horizon, values, NULL);
-	*horizon = store_result(0, 1, &isnull);
-	return !isnull;
-}
-
 /* The snapshot to prune up to; false if it is the one that we came to. */
 static bool
 choose_target_now(const PruneArgs *args)
 {
 	StorePrune *prune = args->prune;
 	MemoryContext old;
+	Datum		values[2];
 	Datum		target;
+	bool		isnull;
 
-	if (!find_horizon(args, &target))
+	values[0] = Float8GetDatum(guc_published_expire_time);
+	values[1] = args->destinations;
+	store_execute(&choose_horizon, values, NULL);
+	target = store_result(0, 1, &isnull);
+	if (isnull)
 		return false;
 	if (prune->done &&
 		datumIsEqual(target, PointerGetDatum(prune->done), false, -1))
@@ -325,12 +320,12 @@ prune_exceptions(PruneArgs *args)
 {
 	int64	   *ids = palloc(sizeof(int64) * args->limit);
 	int			n = list_exceptions_now(args, ids);
-	Datum		values[4];
+	Datum		values[3];
 
-	if (n == 0 || !find_horizon(args, &values[1]))
+	if (n == 0)
 		return false;
-	values[2] = args->destinations;
-	values[3] = Float8GetDatum(guc_published_expire_time);
+	values[1] = args->destinations;
+	values[2] = Float8GetDatum(guc_published_expire_time);
 	if (args->prune->one_by_one)
 	{
 		prune_each_exception(args, &delete_exceptions, values, ids, n);
@@ -417,6 +412,10 @@ prune_body(void *arg)
 			break;
 		case PRUNE_NOTES:
 			if (!prune_by_age(args, &delete_notes, guc_published_expire_time))
+				next_step(prune, PRUNE_DROPPED);
+			break;
+		case PRUNE_DROPPED:
+			if (!prune_dropped(args))
 				next_step(prune, PRUNE_DONE);
 			break;
 		case PRUNE_DONE:
