@@ -111,6 +111,7 @@ OBJS = \
 	src/store/store_prune.o \
 	src/store/store_prune_dropped.o \
 	src/store/store_prune_each.o \
+	src/store/store_prune_exceptions.o \
 	src/store/store_receiver.o \
 	src/store/store_replay.o \
 	src/store/store_request.o \

@@ -116,7 +116,7 @@ CREATE INDEX outbox_delivery_all_dead_idx
 	ON @extschema@.outbox_delivery (destination, key, id)
 	WHERE key IS NOT NULL AND state = 'dead';
 CREATE INDEX outbox_delivery_state_idx
-	ON @extschema@.outbox_delivery (state, updated_at, id)
+	ON @extschema@.outbox_delivery (destination, state, updated_at, id)
 	WHERE state <> 'pending';
 
 COMMENT ON TABLE @extschema@.outbox_delivery IS

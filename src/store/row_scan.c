@@ -332,22 +332,24 @@ make_time_keys(RowScan *rows, ScanKeyData *keys, AttrNumber column,
 void
 row_scan_due(RowScan *rows, const StoreTimeCursor *cursor, TimestampTz until)
 {
-	ScanKeyData keys[2];
+	ScanKeyData keys[3];
+	int			n = begin_keys(rows, keys);
 
-	make_time_keys(rows, keys, 1, cursor, until);
-	index_rescan(rows->scan, keys, lengthof(keys), NULL, 0);
+	make_time_keys(rows, &keys[n], n + 1, cursor, until);
+	index_rescan(rows->scan, keys, n + 2, NULL, 0);
 }
 
 /* Scan the dead rows that died behind the cursor, up to a time. */
 void
 row_scan_died(RowScan *rows, const StoreTimeCursor *cursor, TimestampTz until)
 {
-	ScanKeyData keys[3];
+	ScanKeyData keys[4];
+	int			n = begin_keys(rows, keys);
 
-	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ,
+	ScanKeyInit(&keys[n], n + 1, BTEqualStrategyNumber, F_TEXTEQ,
 				store_text(store_state_name(DELIVERY_DEAD)));
-	make_time_keys(rows, &keys[1], 2, cursor, until);
-	index_rescan(rows->scan, keys, lengthof(keys), NULL, 0);
+	make_time_keys(rows, &keys[n + 1], n + 2, cursor, until);
+	index_rescan(rows->scan, keys, n + 3, NULL, 0);
 }
 
 /* Scan the rows behind an id, by the primary key. */

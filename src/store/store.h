@@ -186,10 +186,11 @@ typedef struct StorePrune
 	PruneStep	step;
 	bool		one_by_one;		/* a batch of the step has failed ... */
 	int64		tried_id;		/* ... and ids up to this one were tried */
-	int			exception_state;	/* exceptions in the states before this
-									 * one were looked at ... */
-	TimestampTz exception_at;	/* ... and in this one, those up to here */
-	int64		exception_id;
+	int			exception_of;	/* exceptions of destinations before this one
+								 * were looked at ... */
+	int			exception_state;	/* ... and of this one, states before this
+									 * one ... */
+	StoreTimeCursor exception;	/* ... and in this one, those up to here */
 	int64		nresisting;		/* rows that this prune could not delete */
 	char		problem[OUTBOX_ERROR_SIZE]; /* why; empty: all is well */
 } StorePrune;

@@ -24,7 +24,7 @@
 /* $1 ids, $2 now */
 static Statement retry_dead = {
 	"UPDATE @s@.outbox_delivery d" FRESH("$2")
-	" WHERE d.id = ANY ($1) AND d.state = 'dead'"
+	" WHERE d.destination = @d@ AND d.id = ANY ($1) AND d.state = 'dead'"
 	" RETURNING d.id, d.topic, d.key",
 	2, {INT8ARRAYOID, TIMESTAMPTZOID}
 };

@@ -122,6 +122,9 @@ extern bool prune_each_of_walk(const PruneArgs *args);
 extern void prune_each_exception(const PruneArgs *args, Statement *statement,
 								 Datum *values, const int64 *ids, int n);
 
+/* store_prune_exceptions.c */
+extern bool prune_exceptions(const PruneArgs *args);
+
 /* store_prune_dropped.c */
 extern bool prune_dropped(const PruneArgs *args);
 

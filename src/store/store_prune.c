@@ -12,7 +12,7 @@
  * are passed once.
  *
  * Events that have a row in outbox_delivery are passed over: those published
- * or discarded go, with the last of their rows, by its age; dead ones stay.  The walk does
+ * or discarded go by the age of their rows (store_prune_exceptions.c); dead ones stay.  The walk does
  * not come back: so an event that it may have passed keeps its row when it is
  * published (store_delivery.c).
  *
@@ -112,52 +112,6 @@ static Statement delete_walk = {
 	" SELECT b.xid, b.id, (SELECT count(*) FROM gone)"
 	" FROM batch b ORDER BY b.xid DESC, b.id DESC LIMIT 1",
 	5, {XID8OID, INT8OID, PG_SNAPSHOTOID, INT4ARRAYOID, INT8OID}
-};
-
-/*
- * $1 ids, $2 destinations, $3 seconds.  An event goes with all of its rows, if all are
- * settled for so long, and the position of each other destination says that it is, too.
- * The rows are locked before they are counted, or one might be retried meanwhile.
- */
-static Statement delete_exceptions = {
-	"WITH found AS MATERIALIZED (SELECT i.id, d.tid"
-	"  FROM unnest($1) i(id), unnest($2) n(destination),"
-	"  LATERAL (SELECT x.ctid AS tid FROM @s@.outbox_delivery x"
-	"   WHERE x.destination = n.destination AND x.id = i.id"
-	"   AND x.state IN ('published', 'discarded')"
-	"   AND x.updated_at <= now() - $3 * interval '1 second'"
-	"   FOR UPDATE SKIP LOCKED) d),"
-	" whole AS MATERIALIZED (SELECT f.id, array_agg(f.tid) AS tids"
-	"  FROM found f GROUP BY f.id"
-	"  HAVING count(*) = (SELECT count(*) FROM unnest($2) n(destination),"
-	"   LATERAL (SELECT 1 FROM @s@.outbox_delivery x"
-	"    WHERE x.destination = n.destination AND x.id = f.id OFFSET 0) d)"
-	"  AND (cardinality($2) = 1 OR NOT EXISTS"
-	"   (SELECT 1 FROM @s@.outbox_position p,"
-	"    LATERAL" EVENT_BY_ID("e.xid", "f.id") " e"
-	"    WHERE (SELECT x.id FROM @s@.outbox_delivery x"
-	"     WHERE x.destination = p.destination AND x.id = f.id) IS NULL"
-	"    AND ((pg_visible_in_snapshot(e.xid, p.lo) OR (f.id <= p.last_id"
-	"      AND pg_visible_in_snapshot(e.xid, p.hi)))"
-	"     AND (f.id = ANY (p.open)) IS NOT TRUE) IS NOT TRUE))),"
-	" gone AS (DELETE FROM @s@.outbox_delivery WHERE ctid = ANY (ARRAY("
-	"  SELECT unnest(w.tids) FROM whole w)))"
-	" DELETE FROM @s@.outbox_event WHERE ctid = ANY (ARRAY("
-	" SELECT" EVENT_BY_ID("e.ctid", "w.id") " FROM whole w))",
-	3, {INT8ARRAYOID, INT4ARRAYOID, FLOAT8OID}
-};
-
-/* States of rows that go by their age; each is a range of the index. */
-static const char *const settled_states[] = {"published", "discarded"};
-
-/* $1 state, $2, $3 listed up to here, $4 seconds, $5 limit */
-static Statement list_exceptions = {
-	"SELECT d.id, d.updated_at FROM @s@.outbox_delivery d"
-	" WHERE d.state = $1 AND d.state <> 'pending'"	/* as the index */
-	" AND (d.updated_at, d.id) > ($2, $3)"
-	" AND d.updated_at <= now() - $4 * interval '1 second'"
-	" ORDER BY d.updated_at, d.id LIMIT $5",
-	5, {TEXTOID, TIMESTAMPTZOID, INT8OID, FLOAT8OID, INT8OID}
 };
 
 /* The row that counts of a destination, whatever the clock did since. */
@@ -279,63 +233,6 @@ prune_walk(PruneArgs *args)
 	return true;
 }
 
-/*
- * The next exceptions that are settled for long enough, behind the cursor, which
- * moves; how many?
- */
-static int
-list_exceptions_now(PruneArgs *args, int64 *ids)
-{
-	StorePrune *prune = args->prune;
-	Datum		values[5];
-	int			n = 0;
-
-	values[3] = Float8GetDatum(guc_published_expire_time);
-	values[4] = Int64GetDatum(args->limit);
-	while (prune->exception_state < lengthof(settled_states))
-	{
-		values[0] = CStringGetTextDatum(settled_states[prune->exception_state]);
-		values[1] = TimestampTzGetDatum(prune->exception_at);
-		values[2] = Int64GetDatum(prune->exception_id);
-		n = (int) store_execute(&list_exceptions, values, NULL);
-		if (n > 0)
-			break;
-		prune->exception_state++;
-		prune->exception_at = DT_NOBEGIN;
-		prune->exception_id = 0;
-	}
-	for (int i = 0; i < n; i++)
-		ids[i] = DatumGetInt64(store_value(i, 1));
-	if (n > 0)
-	{
-		prune->exception_id = ids[n - 1];
-		prune->exception_at = DatumGetTimestampTz(store_value(n - 1, 2));
-	}
-	return n;
-}
-
-/* A batch of the exceptions that are settled; false at their end. */
-static bool
-prune_exceptions(PruneArgs *args)
-{
-	int64	   *ids = palloc(sizeof(int64) * args->limit);
-	int			n = list_exceptions_now(args, ids);
-	Datum		values[3];
-
-	if (n == 0)
-		return false;
-	values[1] = args->destinations;
-	values[2] = Float8GetDatum(guc_published_expire_time);
-	if (args->prune->one_by_one)
-	{
-		prune_each_exception(args, &delete_exceptions, values, ids, n);
-		return true;
-	}
-	values[0] = store_id_array(ids, n);
-	*args->npruned += (int64) store_execute(&delete_exceptions, values, NULL);
-	return true;
-}
-
 /* A batch of rows that nobody refers to; false if there are no more. */
 static bool
 prune_by_age(PruneArgs *args, Statement *stmt, double age)
@@ -354,9 +251,10 @@ next_step(StorePrune *prune, PruneStep step)
 	prune->step = step;
 	prune->one_by_one = false;
 	prune->tried_id = 0;
+	prune->exception_of = 0;
 	prune->exception_state = 0;
-	prune->exception_at = DT_NOBEGIN;
-	prune->exception_id = 0;
+	prune->exception.time = DT_NOBEGIN;
+	prune->exception.id = 0;
 }
 
 /*
