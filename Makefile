@@ -64,6 +64,7 @@ OBJS = \
 	src/relay/relay_checkpoint.o \
 	src/relay/relay_death.o \
 	src/relay/relay_destination.o \
+	src/relay/relay_expire.o \
 	src/relay/relay_floor.o \
 	src/relay/relay_keys.o \
 	src/relay/relay_lane.o \

@@ -45,6 +45,7 @@ CREATE TABLE @extschema@.outbox_event (
 	metadata pg_catalog.jsonb,
 	traceparent pg_catalog.text,
 	deliver_after pg_catalog.timestamptz,
+	expires_at pg_catalog.timestamptz,
 	created_at pg_catalog.timestamptz NOT NULL,
 	published_by pg_catalog.text
 ) USING heap WITH (
@@ -70,6 +71,7 @@ COMMENT ON COLUMN @extschema@.outbox_event.content_type IS 'media type of body, 
 COMMENT ON COLUMN @extschema@.outbox_event.metadata IS 'flat object of strings, handed to the publisher';
 COMMENT ON COLUMN @extschema@.outbox_event.traceparent IS 'W3C trace context; taken from metadata unless given';
 COMMENT ON COLUMN @extschema@.outbox_event.deliver_after IS 'not delivered before this time; NULL: at once';
+COMMENT ON COLUMN @extschema@.outbox_event.expires_at IS 'no try begins after this time; NULL: it does not expire';
 COMMENT ON COLUMN @extschema@.outbox_event.created_at IS 'when it was published; stamped by a trigger';
 COMMENT ON COLUMN @extschema@.outbox_event.published_by IS 'user of the session that published it; stamped by a trigger, never sent; NULL: not known, of an event that was restored';
 
@@ -81,7 +83,7 @@ CREATE TABLE @extschema@.outbox_delivery (
 	state pg_catalog.text COLLATE pg_catalog."C" NOT NULL
 		CONSTRAINT outbox_delivery_state_check CHECK (state IN
 			('scheduled', 'pending', 'in_progress',
-			 'published', 'failed', 'dead', 'discarded')),
+			 'published', 'failed', 'dead', 'discarded', 'expired')),
 	attempts pg_catalog.int4 NOT NULL DEFAULT 0,
 	crashes pg_catalog.int4 NOT NULL DEFAULT 0,
 	next_attempt_at pg_catalog.timestamptz,
@@ -125,12 +127,12 @@ COMMENT ON COLUMN @extschema@.outbox_delivery.destination IS 'id of the destinat
 COMMENT ON COLUMN @extschema@.outbox_delivery.id IS 'id of the event';
 COMMENT ON COLUMN @extschema@.outbox_delivery.topic IS 'topic of the event';
 COMMENT ON COLUMN @extschema@.outbox_delivery.key IS 'key of the event';
-COMMENT ON COLUMN @extschema@.outbox_delivery.state IS 'scheduled, pending (to be sent when it is its turn), in_progress (the relay has it), published, failed (to be retried), dead, discarded';
+COMMENT ON COLUMN @extschema@.outbox_delivery.state IS 'scheduled, pending (to be sent when it is its turn), in_progress (the relay has it), published, failed (to be retried), dead, discarded, expired (not delivered in time)';
 COMMENT ON COLUMN @extschema@.outbox_delivery.attempts IS 'tries that count against outbox.max_retry_times';
 COMMENT ON COLUMN @extschema@.outbox_delivery.crashes IS 'how often the relay crashed with this event in flight';
-COMMENT ON COLUMN @extschema@.outbox_delivery.next_attempt_at IS 'when it is due; NULL unless scheduled or failed, or handed back by a relay that stopped';
+COMMENT ON COLUMN @extschema@.outbox_delivery.next_attempt_at IS 'when it is due, to be tried or to expire; NULL unless scheduled or failed, or handed back by a relay that stopped';
 COMMENT ON COLUMN @extschema@.outbox_delivery.last_status IS 'status code of the last answer; NULL: there was none';
-COMMENT ON COLUMN @extschema@.outbox_delivery.last_error IS 'why the last try failed, or why it is dead';
+COMMENT ON COLUMN @extschema@.outbox_delivery.last_error IS 'why the last try failed, or why it is dead or expired';
 COMMENT ON COLUMN @extschema@.outbox_delivery.updated_at IS 'when the state changed last';
 
 CREATE TABLE @extschema@.outbox_request (
@@ -255,7 +257,7 @@ WHERE EXISTS (SELECT 1 FROM @extschema@.outbox_destination_rows() n
 			  LEFT JOIN @extschema@.outbox_delivery d
 				  ON d.destination = n.id AND d.id = outbox_event.id
 			  WHERE CASE WHEN d.id IS NOT NULL
-					THEN d.state NOT IN ('published', 'discarded')
+					THEN d.state NOT IN ('published', 'discarded', 'expired')
 					ELSE ((pg_catalog.pg_visible_in_snapshot(outbox_event.xid, p.lo)
 						   OR (outbox_event.id <= p.last_id
 							   AND pg_catalog.pg_visible_in_snapshot(outbox_event.xid, p.hi)))
@@ -265,7 +267,7 @@ WHERE EXISTS (SELECT 1 FROM @extschema@.outbox_destination_rows() n
 $$);
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.outbox_event_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.outbox_delivery',
-	$$WHERE state NOT IN ('published', 'discarded')$$);
+	$$WHERE state NOT IN ('published', 'discarded', 'expired')$$);
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.outbox_destination',
 	'WHERE name IS NOT NULL');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.outbox_destination_id_seq', '');
@@ -369,10 +371,11 @@ CREATE FUNCTION @extschema@.outbox_publish(topic pg_catalog.text,
 	type pg_catalog.text DEFAULT NULL,
 	event_id pg_catalog.uuid DEFAULT NULL,
 	metadata pg_catalog.jsonb DEFAULT NULL,
-	deliver_after pg_catalog.timestamptz DEFAULT NULL)
+	deliver_after pg_catalog.timestamptz DEFAULT NULL,
+	expires_at pg_catalog.timestamptz DEFAULT NULL)
 RETURNS pg_catalog.uuid
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE SECURITY DEFINER;
-COMMENT ON FUNCTION @extschema@.outbox_publish(pg_catalog.text, pg_catalog.jsonb, pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.jsonb, pg_catalog.timestamptz) IS
+COMMENT ON FUNCTION @extschema@.outbox_publish(pg_catalog.text, pg_catalog.jsonb, pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.jsonb, pg_catalog.timestamptz, pg_catalog.timestamptz) IS
 'Publishes a JSON event in the current transaction and returns its id. An event_id that is there already is not published again. Errors: 22023 bad argument, 22004 NULL argument, 23505 event_id of another event, 54000 payload above outbox.max_payload_size, 25006 on a standby, 55000 a trigger keeps the row out of the table.';
 
 CREATE FUNCTION @extschema@.outbox_publish_bytes(topic pg_catalog.text,
@@ -382,10 +385,11 @@ CREATE FUNCTION @extschema@.outbox_publish_bytes(topic pg_catalog.text,
 	type pg_catalog.text DEFAULT NULL,
 	event_id pg_catalog.uuid DEFAULT NULL,
 	metadata pg_catalog.jsonb DEFAULT NULL,
-	deliver_after pg_catalog.timestamptz DEFAULT NULL)
+	deliver_after pg_catalog.timestamptz DEFAULT NULL,
+	expires_at pg_catalog.timestamptz DEFAULT NULL)
 RETURNS pg_catalog.uuid
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE SECURITY DEFINER;
-COMMENT ON FUNCTION @extschema@.outbox_publish_bytes(pg_catalog.text, pg_catalog.bytea, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.jsonb, pg_catalog.timestamptz) IS
+COMMENT ON FUNCTION @extschema@.outbox_publish_bytes(pg_catalog.text, pg_catalog.bytea, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.jsonb, pg_catalog.timestamptz, pg_catalog.timestamptz) IS
 'Publishes bytes of the given content type in the current transaction and returns the event''s id. Otherwise as outbox_publish().';
 
 --
@@ -414,7 +418,7 @@ RETURNS pg_catalog.void
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION @extschema@.outbox_discard(pg_catalog.uuid, pg_catalog.text) IS
-'Gives up an event that is not yet published, for this destination, or (NULL) wherever it is not: state discarded; the events of its key behind it go on. A request that is under way may still arrive. Errors: P0002 no such event, 42704 no such destination, 55000 already published or discarded.';
+'Gives up an event that is not yet published, for this destination, or (NULL) wherever it is not: state discarded; the events of its key behind it go on. A request that is under way may still arrive. Errors: P0002 no such event, 42704 no such destination, 55000 already published, discarded or expired.';
 
 CREATE FUNCTION @extschema@.outbox_start_relay()
 RETURNS pg_catalog.void
@@ -495,7 +499,8 @@ CREATE FUNCTION @extschema@.outbox_relay_status(OUT datid pg_catalog.oid,
 	OUT configured pg_catalog.text, OUT endpoint pg_catalog.text,
 	OUT started_at pg_catalog.timestamptz,
 	OUT published pg_catalog.int8, OUT failed_attempts pg_catalog.int8,
-	OUT dead pg_catalog.int8, OUT duplicates_suppressed pg_catalog.int8,
+	OUT dead pg_catalog.int8, OUT expired pg_catalog.int8,
+	OUT duplicates_suppressed pg_catalog.int8,
 	OUT pruned pg_catalog.int8, OUT pruning pg_catalog.text,
 	OUT files pg_catalog.text, OUT clock pg_catalog.text,
 	OUT destination_id pg_catalog.int4, OUT destination pg_catalog.text)
@@ -584,7 +589,10 @@ CREATE VIEW @extschema@.outbox_events AS
 		SELECT c.*, EXISTS (SELECT 1 FROM @extschema@.outbox_filter) AS filtered
 		FROM @extschema@.outbox_position c)
 	SELECT s.event_id, s.topic, s.key, s.type,
-		   CASE WHEN s.state OPERATOR(pg_catalog.=) 'pending' AND s.key IS NOT NULL AND s.has_delivery
+		   -- what is not under way when its time is over counts as expired
+		   CASE WHEN s.over AND s.state IN ('scheduled', 'pending', 'failed')
+				THEN 'expired'
+				WHEN s.state OPERATOR(pg_catalog.=) 'pending' AND s.key IS NOT NULL AND s.has_delivery
 					 -- each EXISTS is served by an index of its own
 					 AND CASE WHEN s.key_scope OPERATOR(pg_catalog.=) 'all'
 						 THEN EXISTS (SELECT 1 FROM @extschema@.outbox_delivery b
@@ -626,7 +634,8 @@ CREATE VIEW @extschema@.outbox_events AS
 				ELSE s.last_error
 		   END AS last_error,
 		   s.last_status,
-		   CASE WHEN NOT s.anew AND s.state NOT IN ('discarded', 'unrouted')
+		   CASE WHEN NOT s.anew AND NOT s.over
+					 AND s.state NOT IN ('discarded', 'unrouted')
 				THEN s.next_attempt_at
 		   END AS next_attempt_at,
 		   s.created_at,
@@ -649,7 +658,7 @@ CREATE VIEW @extschema@.outbox_events AS
 		-- what was asked of the relay counts as done
 		SELECT t.*,
 			   CASE WHEN t.asked OPERATOR(pg_catalog.=) 'discard'
-						 AND t.written NOT IN ('published', 'unrouted')
+						 AND t.written NOT IN ('published', 'expired', 'unrouted')
 					THEN 'discarded'
 					WHEN t.asked OPERATOR(pg_catalog.=) 'retry'
 						 AND t.written IN ('failed', 'dead', 'discarded', 'scheduled')
@@ -664,6 +673,8 @@ CREATE VIEW @extschema@.outbox_events AS
 				   e.published_by,
 				   r.destination_id, r.destination, r.key_scope, r.dead_key_policy,
 				   r.has_delivery, r.attempts, r.updated_at, r.last_error, r.last_status,
+				   COALESCE(e.expires_at OPERATOR(pg_catalog.<=) pg_catalog.now(), false)
+				   AS over,
 				   CASE WHEN r.has_delivery THEN r.state
 						WHEN r.destination_id IS NULL THEN 'unrouted'
 						WHEN r.covered THEN 'published'
@@ -716,7 +727,7 @@ CREATE VIEW @extschema@.outbox_events AS
 		) t
 	) s;
 COMMENT ON VIEW @extschema@.outbox_events IS
-'Every event that is still kept, once for each destination that it goes to, with its state there: scheduled, pending, blocked (behind an unsettled event of its key, in its topic or with outbox.key_scope = all in any), in_progress, published, failed, dead, discarded; or unrouted, with destination NULL, if none takes it. What was asked by outbox_retry() and the like counts as done. Payloads are not shown: monitoring has no need of them.';
+'Every event that is still kept, once for each destination that it goes to, with its state there: scheduled, pending, blocked (behind an unsettled event of its key, in its topic or with outbox.key_scope = all in any), in_progress, published, failed, dead, discarded, expired; or unrouted, with destination NULL, if none takes it. What was asked by outbox_retry() and the like counts as done. Payloads are not shown: monitoring has no need of them.';
 
 -- OFFSET 0: read is a range of the index on xid, however much is kept of what
 -- has been published.
@@ -799,7 +810,7 @@ COMMENT ON VIEW @extschema@.outbox_topics IS
 'Every topic of each destination with events that are not settled there, and those that are down or held: state (open; down: it fails; held: the destination asked to wait), pending events and when the oldest was published; of the 64 topics of a destination that have been down or held for longest also requests in flight, the last error, when one is tried next, and how many were published since the relay has known the topic. state is NULL if it is not known: no relay runs, or more are down than it tells of.';
 
 CREATE VIEW @extschema@.outbox_stats AS
-	SELECT s.started_at, s.published, s.failed_attempts, s.dead,
+	SELECT s.started_at, s.published, s.failed_attempts, s.dead, s.expired,
 		   s.duplicates_suppressed, s.pruned,
 		   COALESCE(b.backlog, 0) AS backlog,
 		   b.oldest AS oldest_unsettled_at,
@@ -1242,8 +1253,8 @@ COMMENT ON FUNCTION @extschema@.outbox_citus_undo() IS
 --
 
 REVOKE ALL ON FUNCTION
-	@extschema@.outbox_publish(pg_catalog.text, pg_catalog.jsonb, pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.jsonb, pg_catalog.timestamptz),
-	@extschema@.outbox_publish_bytes(pg_catalog.text, pg_catalog.bytea, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.jsonb, pg_catalog.timestamptz),
+	@extschema@.outbox_publish(pg_catalog.text, pg_catalog.jsonb, pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.jsonb, pg_catalog.timestamptz, pg_catalog.timestamptz),
+	@extschema@.outbox_publish_bytes(pg_catalog.text, pg_catalog.bytea, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.jsonb, pg_catalog.timestamptz, pg_catalog.timestamptz),
 	@extschema@.outbox_retry(pg_catalog.uuid, pg_catalog.text),
 	@extschema@.outbox_retry_dead(pg_catalog.text, pg_catalog.text),
 	@extschema@.outbox_discard(pg_catalog.uuid, pg_catalog.text),

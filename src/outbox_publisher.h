@@ -91,7 +91,7 @@ typedef struct OutboxMetadata
 /*
  * A message to publish.  It belongs to the relay and stays as it is until it
  * is answered or cancelled; every try of one event has the same contents but
- * for "attempt".
+ * for "attempt", "batch" and "ttl_seconds".
  */
 typedef struct OutboxMessage
 {
@@ -111,6 +111,11 @@ typedef struct OutboxMessage
 	int			attempt;		/* 1 on the first try */
 	int			batch;			/* messages next to each other with the same
 								 * number may share a request */
+	const char *expiry_time;	/* of no use after this: RFC 3339, UTC; or
+								 * NULL */
+	int			ttl_seconds;	/* left until then when this try began,
+								 * rounded up, at least 1; 0: it does not
+								 * expire */
 } OutboxMessage;
 
 /* The answer to one message. */

@@ -29,7 +29,7 @@
 #define TOPIC_MAX 249
 
 /* Beside the metadata: content-type, attributes, and traceparent by its name. */
-#define MAX_HEADERS_OF_OURS 10
+#define MAX_HEADERS_OF_OURS 11
 
 static const char *const reserved[] = {
 	"ce_*", "content-type", "traceparent", NULL
@@ -90,6 +90,7 @@ add_headers(KafkaRecord *record, const OutboxMessage *message,
 		add_header(record, "ce_source", settings->source);
 		add_header(record, "ce_type", message->type);
 		add_header(record, "ce_time", message->time);
+		add_header(record, "ce_expirytime", message->expiry_time);
 		add_header(record, "ce_topic", message->topic);
 		add_header(record, "ce_partitionkey", message->key);
 		add_header(record, "ce_traceparent", message->traceparent);

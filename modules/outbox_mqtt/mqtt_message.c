@@ -32,7 +32,7 @@
 /* What may not be the name of a metadatum. */
 static const char *const reserved[] = {
 	"id", "source", "specversion", "type", "time", "datacontenttype", "dataschema",
-	"subject", "topic", "partitionkey", "traceparent", NULL
+	"subject", "topic", "partitionkey", "traceparent", "expirytime", NULL
 };
 
 /* Append CONNECT; "keep_alive" is in seconds. */
@@ -90,6 +90,7 @@ put_attributes(StringInfo properties, const OutboxMessage *message,
 	put_attribute(properties, "source", source);
 	put_attribute(properties, "type", message->type);
 	put_attribute(properties, "time", message->time);
+	put_attribute(properties, "expirytime", message->expiry_time);
 	put_attribute(properties, "topic", message->topic);
 	put_attribute(properties, "partitionkey", message->key);
 }

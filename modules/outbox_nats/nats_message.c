@@ -115,6 +115,7 @@ append_attributes(StringInfo header, const OutboxMessage *message,
 	append_value(header, "ce-source", source);
 	append_value(header, "ce-type", message->type);
 	append_value(header, "ce-time", message->time);
+	append_value(header, "ce-expirytime", message->expiry_time);
 	append_value(header, "ce-topic", message->topic);
 	append_value(header, "ce-datacontenttype", message->content_type);
 	append_value(header, "ce-partitionkey", message->key);

@@ -69,6 +69,7 @@ add_headers(amqp_table_t *headers, const OutboxMessage *message,
 		add_header(headers, "cloudEvents_source", settings->source);
 		add_header(headers, "cloudEvents_type", message->type);
 		add_header(headers, "cloudEvents_time", message->time);
+		add_header(headers, "cloudEvents_expirytime", message->expiry_time);
 		add_header(headers, "cloudEvents_topic", message->topic);
 		add_header(headers, "cloudEvents_partitionkey", message->key);
 		add_header(headers, "cloudEvents_traceparent", message->traceparent);

@@ -24,7 +24,7 @@
 #include "publish/cloudevent.h"
 #include "redis_entry.h"
 
-/* The name, and what makes it one: IDMP, MAXLEN, the id, and 11 fields. */
+/* The name, and what makes it one: IDMP, MAXLEN, the id, and 12 fields. */
 #define MAX_ARGUMENTS 32
 
 /* The digits of a length, and what is around an argument. */
@@ -102,6 +102,7 @@ add_attributes(Command *command, const OutboxMessage *message,
 	add_field(command, "source", source);
 	add_field(command, "type", message->type);
 	add_field(command, "time", message->time);
+	add_field(command, "expirytime", message->expiry_time);
 	add_field(command, "topic", message->topic);
 	add_field(command, "datacontenttype", message->content_type);
 	add_field(command, "partitionkey", message->key);

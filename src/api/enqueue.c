@@ -242,7 +242,8 @@ enqueue_event(FunctionCallInfo fcinfo, StorePublish *event, int n,
 	event->event_id = optional_arg(fcinfo, n + 2);
 	event->metadata = optional_arg(fcinfo, n + 3);
 	event->deliver_after = optional_arg(fcinfo, n + 4);
-	refuse_unknown_args(fcinfo, n + 5, function);
+	event->expires_at = optional_arg(fcinfo, n + 5);
+	refuse_unknown_args(fcinfo, n + 6, function);
 
 	/*
 	 * Only an id that was given can be there already.  Otherwise it is made

@@ -294,6 +294,34 @@ check_time(const char *what, Datum value, bool isnull)
 				 errhint("Give a time, or leave it out.")));
 }
 
+/* What has expired when its time comes is not worth publishing. */
+static void
+check_expiry(const Datum *values, const bool *nulls)
+{
+	TimestampTz expires_at;
+	TimestampTz now;
+
+	check_time("expires_at", values[EVENT_COL_EXPIRES_AT],
+			   nulls[EVENT_COL_EXPIRES_AT]);
+	if (nulls[EVENT_COL_EXPIRES_AT])
+		return;
+	expires_at = DatumGetTimestampTz(values[EVENT_COL_EXPIRES_AT]);
+	now = GetCurrentTimestamp();
+	if (expires_at <= now)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("expires_at of an event must be after now"),
+				 errdetail("It is %s.", timestamptz_to_str(expires_at)),
+				 errhint("Give a later time, or leave it out.")));
+	if (!nulls[EVENT_COL_DELIVER_AFTER] &&
+		expires_at <= DatumGetTimestampTz(values[EVENT_COL_DELIVER_AFTER]))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("expires_at of an event must be after its deliver_after"),
+				 errdetail("It is %s.", timestamptz_to_str(expires_at)),
+				 errhint("Give a later time, or leave it out.")));
+}
+
 /* 0 is where the relay's position begins: throws unless it is behind that. */
 void
 event_check_id(Datum id)
@@ -328,5 +356,6 @@ event_check(Datum *values, bool *nulls)
 	take_traceparent(values, nulls);
 	check_time("deliver_after", values[EVENT_COL_DELIVER_AFTER],
 			   nulls[EVENT_COL_DELIVER_AFTER]);
+	check_expiry(values, nulls);
 	check_time("created_at", values[EVENT_COL_CREATED_AT], nulls[EVENT_COL_CREATED_AT]);
 }

@@ -48,6 +48,7 @@ enum
 	STATUS_PUBLISHED,
 	STATUS_FAILED_ATTEMPTS,
 	STATUS_DEAD,
+	STATUS_EXPIRED,
 	STATUS_DUPLICATES_SUPPRESSED,
 	STATUS_PRUNED,
 	STATUS_PRUNING,
@@ -174,6 +175,7 @@ put_relay(const RelayInfo *relay, ReturnSetInfo *result)
 	values[STATUS_PUBLISHED] = Int64GetDatum(report->counters.published);
 	values[STATUS_FAILED_ATTEMPTS] = Int64GetDatum(report->counters.failed_attempts);
 	values[STATUS_DEAD] = Int64GetDatum(report->counters.dead);
+	values[STATUS_EXPIRED] = Int64GetDatum(report->counters.expired);
 	values[STATUS_DUPLICATES_SUPPRESSED] = Int64GetDatum(relay->duplicates);
 	values[STATUS_PRUNED] = Int64GetDatum(report->counters.pruned);
 	set_finding(values, nulls, STATUS_PRUNING, &report->pruning);

@@ -43,3 +43,12 @@ clock_now(void)
 {
 	return GetCurrentTimestamp() + outbox_clock_skew_ms * 1000;
 }
+
+/* Milliseconds until a time of day, after which it has come. */
+int64
+clock_ms_until(TimestampTz when)
+{
+	TimestampTz now = clock_now();
+
+	return when <= now ? 0 : (when - now) / 1000 + 1;
+}

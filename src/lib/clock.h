@@ -17,5 +17,6 @@
 extern int64 clock_us(void);
 extern int64 clock_ms(void);
 extern TimestampTz clock_now(void);
+extern int64 clock_ms_until(TimestampTz when);
 
 #endif							/* OUTBOX_CLOCK_H */

@@ -78,6 +78,7 @@ cloudevent_append(StringInfo buf, const OutboxMessage *message,
 	append_attribute(buf, "source", source);
 	append_attribute(buf, "type", message->type);
 	append_attribute(buf, "time", message->time);
+	append_attribute(buf, "expirytime", message->expiry_time);
 	append_attribute(buf, "datacontenttype", message->content_type);
 	append_attribute(buf, "partitionkey", message->key);
 	append_attribute(buf, "traceparent", message->traceparent);

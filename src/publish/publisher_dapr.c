@@ -194,11 +194,12 @@ dapr_message_problem(HttpPublisher *publisher, const OutboxMessage *message)
 	return NULL;
 }
 
-/* Append a message's metadata as query parameters, its key among them. */
+/* Append metadata as query parameters, key and time to live among them. */
 static void
 append_query(StringInfo url, const OutboxMessage *message)
 {
 	const char *key = dapr_partition_key(message);
+	int			ttl = dapr_ttl_seconds(message);
 	char		separator = '?';
 
 	for (int i = 0; i < message->nmetadata; i++)
@@ -213,7 +214,10 @@ append_query(StringInfo url, const OutboxMessage *message)
 	{
 		appendStringInfo(url, "%cmetadata.partitionKey=", separator);
 		text_append_uri(url, key);
+		separator = '&';
 	}
+	if (ttl > 0)
+		appendStringInfo(url, "%cmetadata.ttlInSeconds=%d", separator, ttl);
 }
 
 /*

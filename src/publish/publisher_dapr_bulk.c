@@ -217,20 +217,27 @@ dapr_bulk_can_batch(OutboxPublisherState *state, const OutboxMessage *message)
 	return bulk_obstacle(state->private_data, message) == NULL;
 }
 
-/* Append the metadata of an event, its key among them: an object, always. */
+/*
+ * Append the metadata of an event, key and time to live among them: an object,
+ * always.
+ */
 static void
 append_metadata(StringInfo body, const OutboxMessage *message)
 {
 	const char *key = dapr_partition_key(message);
+	int			ttl = dapr_ttl_seconds(message);
+	const char *separator = message->nmetadata > 0 ? "," : "";
 
 	cloudevent_append_metadata(body, message);
-	if (key == NULL)
-		return;
 	body->len--;				/* the brace */
-	if (message->nmetadata > 0)
-		appendStringInfoChar(body, ',');
-	appendStringInfoString(body, "\"partitionKey\":");
-	json_append_string(body, key, strlen(key));
+	if (key != NULL)
+	{
+		appendStringInfo(body, "%s\"partitionKey\":", separator);
+		json_append_string(body, key, strlen(key));
+		separator = ",";
+	}
+	if (ttl > 0)
+		appendStringInfo(body, "%s\"ttlInSeconds\":\"%d\"", separator, ttl);
 	appendStringInfoChar(body, '}');
 }
 

@@ -53,6 +53,23 @@ dapr_partition_key(const OutboxMessage *message)
 	return message->key;
 }
 
+/*
+ * The metadatum ttlInSeconds, by which daprd or a broker behind it drops what has
+ * expired.  0: the message does not expire, or has a time to live among its
+ * metadata that counts.
+ */
+static inline int
+dapr_ttl_seconds(const OutboxMessage *message)
+{
+	for (int i = 0; i < message->nmetadata; i++)
+	{
+		if (pg_strcasecmp(message->metadata[i].name, "ttlInSeconds") == 0 ||
+			pg_strcasecmp(message->metadata[i].name, "ttl") == 0)
+			return 0;
+	}
+	return message->ttl_seconds;
+}
+
 extern void dapr_bulk_configure(DaprPublisher *dapr);
 extern void dapr_bulk_look_again(DaprPublisher *dapr);
 extern bool dapr_bulk_can_batch(OutboxPublisherState *state,

@@ -263,6 +263,7 @@ add_attributes(HttpRequest *request, const OutboxMessage *message,
 	add_attribute(request, "ce-source", source);
 	add_attribute(request, "ce-type", message->type);
 	add_attribute(request, "ce-time", message->time);
+	add_attribute(request, "ce-expirytime", message->expiry_time);
 	add_attribute(request, "ce-topic", message->topic);
 	add_attribute(request, "ce-partitionkey", message->key);
 	add_attribute(request, "ce-traceparent", message->traceparent);

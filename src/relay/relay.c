@@ -7,7 +7,7 @@
  * relay_main.c waits, on the latch, the publisher's sockets and the time that
  * relay_step() returns.  A step does what is to be done by now, in this order:
  * answers and time-outs, the circuit breaker, events that are due again, new
- * events, submitting, a checkpoint, a batch of a prune.  Steps overlap the
+ * events, what has expired, submitting, a checkpoint, a batch of a prune.  Steps overlap the
  * requests in flight; there is no barrier between batches.
  *
  * Transactions are the store's and short; none is open while the publisher
@@ -313,6 +313,7 @@ time_to_wait(Relay *relay)
 	until = Min(until, relay_rows_time(relay));
 	until = Min(until, relay_report_time(relay));
 	until = Min(until, relay_destination_time(relay));
+	until = Min(until, relay_expire_time(relay));
 	until = Min(until, lanes_wake_time(&relay->queue.lanes, relay->now));
 	if (entry)
 		until = Min(until, entry->due_at);
@@ -353,11 +354,16 @@ relay_step(Relay *relay)
 	if (relay->journal.extension_gone)
 		return 0;
 
-	/* a publisher that answers at once makes room for more at once */
+	/*
+	 * A publisher that answers at once makes room for more at once.  What has
+	 * expired leaves right before a try, and also if there can be none.
+	 */
+	relay_expire(relay);
 	for (int i = 0; i < MAX_SUBMITS && relay_submit(relay); i++)
 	{
 		relay_take_answers(relay);
 		hear_of_destination(relay);
+		relay_expire(relay);
 	}
 	if (relay_checkpoint_time(relay) <= relay->now)
 		(void) relay_checkpoint(relay, false, false);

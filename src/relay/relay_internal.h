@@ -165,6 +165,7 @@ extern void relay_report_lane(Relay *relay, RelayLane *lane,
 extern void relay_count_published(Relay *relay, RelayLane *lane);
 extern void relay_count_failure(Relay *relay, const char *error);
 extern void relay_count_dead(Relay *relay);
+extern void relay_count_expired(Relay *relay);
 extern void relay_count_pruned(Relay *relay, int64 n);
 extern int64 relay_report_time(const Relay *relay);
 extern void relay_send_report(Relay *relay);
@@ -210,6 +211,14 @@ extern void relay_spill_entry(Relay *relay, RelayEntry *entry);
 extern void relay_spill(Relay *relay);
 extern int64 relay_spill_time(Relay *relay);
 extern void relay_release(Relay *relay);
+
+/* relay_expire.c */
+extern bool relay_is_over(const OutboxEvent *event);
+extern int	relay_ttl_seconds(const OutboxEvent *event);
+extern void relay_expire_event(Relay *relay, const OutboxEvent *event);
+extern void relay_expire_entry(Relay *relay, RelayEntry *entry);
+extern void relay_expire(Relay *relay);
+extern int64 relay_expire_time(const Relay *relay);
 
 /* relay_settle.c */
 extern void relay_settle(Relay *relay, const OutboxAnswer *answer);

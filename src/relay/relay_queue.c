@@ -10,6 +10,8 @@
  * first is ever anything but WAITING.  With outbox.key_scope = all they may be in
  * several lanes: each is counted, and becomes ready, in its own.
  *
+ * What expires is in one more heap, by that time, while it is not IN_FLIGHT.
+ *
  * What has to be sent alone is exclusive: READY, it is in a list of its own, and
  * passes the lanes.  That is a suspect, which may have crashed the relay twice;
  * or, in a pipeline, what may have failed because of others, once its lane has
@@ -44,6 +46,18 @@ compare_backoff(const pairingheap_node *a, const pairingheap_node *b,
 	return x->due_at < y->due_at ? 1 : x->due_at > y->due_at ? -1 : 0;
 }
 
+static int
+compare_expiring(const pairingheap_node *a, const pairingheap_node *b,
+				 void *arg)
+{
+	const RelayEntry *x = pairingheap_const_container(RelayEntry, in_expiring, a);
+	const RelayEntry *y = pairingheap_const_container(RelayEntry, in_expiring, b);
+
+	if (x->event->expires_at == y->event->expires_at)
+		return 0;
+	return x->event->expires_at < y->event->expires_at ? 1 : -1;
+}
+
 /* "context" has to live as long as the queue. */
 void
 queue_init(RelayQueue *queue, MemoryContext context)
@@ -57,6 +71,7 @@ queue_init(RelayQueue *queue, MemoryContext context)
 	dlist_init(&queue->exclusives);
 	dlist_init(&queue->in_flight);
 	queue->backoff = pairingheap_allocate(compare_backoff, NULL);
+	queue->expiring = pairingheap_allocate(compare_expiring, NULL);
 
 	memset(&ctl, 0, sizeof(ctl));
 	ctl.keysize = sizeof(int64);
@@ -76,6 +91,22 @@ queue_find(const RelayQueue *queue, int64 id)
 	IdSlot	   *slot = hash_search(queue->by_id, &id, HASH_FIND, NULL);
 
 	return slot ? slot->entry : NULL;
+}
+
+/* No try has begun, or none is under way any more: it may expire. */
+static void
+list_expiring(RelayQueue *queue, RelayEntry *entry)
+{
+	if (entry->event->expires_at != 0)
+		pairingheap_add(queue->expiring, &entry->in_expiring);
+}
+
+/* A try begins, or it leaves memory. */
+static void
+unlist_expiring(RelayQueue *queue, RelayEntry *entry)
+{
+	if (entry->event->expires_at != 0)
+		pairingheap_remove(queue->expiring, &entry->in_expiring);
 }
 
 static void
@@ -126,6 +157,7 @@ queue_admit(RelayQueue *queue, OutboxEvent *event, RelayWindow *window,
 		dlist_push_tail(&window->entries, &entry->in_window);
 	queue->nentries++;
 	queue->bytes += event->size;
+	list_expiring(queue, entry);
 	entry->lane = lanes_make(&queue->lanes, event->msg.topic);
 	if (event->msg.key && !keys_join(&queue->keys, entry))
 	{
@@ -170,6 +202,7 @@ unlist(RelayQueue *queue, RelayEntry *entry)
 			queue->nin_flight--;
 			queue->exclusive = false;
 			leave_request(queue, entry);
+			list_expiring(queue, entry);
 			break;
 		case ENTRY_BACKOFF:
 			pairingheap_remove(queue->backoff, &entry->in_backoff);
@@ -215,6 +248,7 @@ submit_entry(RelayQueue *queue, RelayEntry *entry, RelayRequest *request,
 			 int64 now, int64 deadline)
 {
 	unlist(queue, entry);
+	unlist_expiring(queue, entry);
 	entry->request = request;
 	entry->state = ENTRY_IN_FLIGHT;
 	entry->sent_at = now;
@@ -265,6 +299,16 @@ queue_next_backoff(const RelayQueue *queue)
 								 pairingheap_first(queue->backoff));
 }
 
+/* The next one to expire, or NULL. */
+RelayEntry *
+queue_next_expiring(const RelayQueue *queue)
+{
+	if (pairingheap_is_empty(queue->expiring))
+		return NULL;
+	return pairingheap_container(RelayEntry, in_expiring,
+								 pairingheap_first(queue->expiring));
+}
+
 void
 queue_make_ready(RelayQueue *queue, RelayEntry *entry)
 {
@@ -280,6 +324,7 @@ void
 queue_remove(RelayQueue *queue, RelayEntry *entry)
 {
 	unlist(queue, entry);
+	unlist_expiring(queue, entry);
 	queue_leave_window(entry);
 	if (entry->key)
 	{

@@ -118,6 +118,7 @@ typedef struct RelayEntry
 	RelayLane  *lane;
 	dlist_node	in_list;		/* READY and IN_FLIGHT: in that list */
 	pairingheap_node in_backoff;	/* BACKOFF: in that heap */
+	pairingheap_node in_expiring;	/* it expires, and is not IN_FLIGHT */
 	RelayWindow *window;		/* it holds the position there; NULL: not */
 	dlist_node	in_window;
 	KeyQueue   *key;			/* NULL: it has none */
@@ -152,6 +153,7 @@ typedef struct RelayQueue
 	dlist_head	exclusives;		/* ... but for these, to be sent alone */
 	dlist_head	in_flight;		/* in the order of submission */
 	pairingheap *backoff;
+	pairingheap *expiring;		/* what no try may begin of after a time */
 	HTAB	   *by_id;			/* int64 -> RelayEntry * */
 	KeyTable	keys;
 	int			nentries;
@@ -228,6 +230,7 @@ extern void queue_submitted(RelayQueue *queue, RelayEntry **entries, int n,
 							int64 now, int64 deadline, bool exclusive);
 extern void queue_back_off(RelayQueue *queue, RelayEntry *entry, int64 due_at);
 extern RelayEntry *queue_next_backoff(const RelayQueue *queue);
+extern RelayEntry *queue_next_expiring(const RelayQueue *queue);
 extern void queue_make_ready(RelayQueue *queue, RelayEntry *entry);
 extern void queue_remove(RelayQueue *queue, RelayEntry *entry);
 extern void queue_forget_batching(RelayQueue *queue);

@@ -10,9 +10,9 @@
  *
  * What the last relay has left open comes first, into a window of its own.
  *
- * An event becomes an entry in memory, unless its time has not come, or its key
- * or its lane has rows in the table, or soon will have, that it has to wait behind:
- * then it becomes a row, too.
+ * An event becomes an entry in memory, unless its time has not come or is over,
+ * or its key or its lane has rows in the table, or soon will have, that it has to
+ * wait behind: then it becomes a row, too.
  *
  * What cannot be read the store has set aside, as dead; here it is logged and
  * counted, and what is behind it of its key is made to wait.
@@ -127,6 +127,8 @@ admit_event(Relay *relay, OutboxEvent *event, RelayWindow *window)
 	if (event->deliver_after > clock_now())
 		relay_add_delivery(relay, event, DELIVERY_SCHEDULED, 0, 0,
 						   event->deliver_after, 0, NULL);
+	else if (relay_is_over(event))
+		relay_expire_event(relay, event);
 	else if (waits_behind_lane(relay, event))
 		relay_add_to_lane(relay, event);
 	else if (waits_behind_key(relay, event) ||

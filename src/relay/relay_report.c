@@ -204,6 +204,13 @@ relay_count_dead(Relay *relay)
 }
 
 void
+relay_count_expired(Relay *relay)
+{
+	relay->reporter.report.counters.expired++;
+	relay->reporter.changed = true;
+}
+
+void
 relay_count_pruned(Relay *relay, int64 n)
 {
 	if (n == 0)

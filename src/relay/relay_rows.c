@@ -388,15 +388,6 @@ relay_take_rows(Relay *relay)
 		walk(relay);
 }
 
-/* Milliseconds until a time of the wall clock. */
-static int64
-wall_clock_wait(TimestampTz when)
-{
-	TimestampTz now = clock_now();
-
-	return when <= now ? 0 : (when - now) / 1000 + 1;
-}
-
 /* When there is something to take; relay->now: at once. */
 int64
 relay_rows_time(Relay *relay)
@@ -407,5 +398,5 @@ relay_rows_time(Relay *relay)
 		return relay->now;
 	if (!relay_wants_rows(relay) || TIMESTAMP_IS_NOEND(rows->next_due))
 		return PG_INT64_MAX;
-	return relay->now + wall_clock_wait(rows->next_due);
+	return relay->now + clock_ms_until(rows->next_due);
 }

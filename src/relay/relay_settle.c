@@ -100,9 +100,13 @@ settle_refused(Relay *relay, RelayEntry *entry, const OutboxAnswer *answer)
 static void
 settle_persistent(Relay *relay, RelayEntry *entry, int64 wait)
 {
+	TimestampTz due = TimestampTzPlusMilliseconds(clock_now(), wait);
+
+	/* it comes back in time to expire, and lets those behind it go then */
+	if (entry->event->expires_at != 0)
+		due = Min(due, entry->event->expires_at);
 	relay_add_delivery(relay, entry->event, DELIVERY_FAILED, entry->attempts, 0,
-					   TimestampTzPlusMilliseconds(clock_now(), wait),
-					   entry->last_status, entry->last_error);
+					   due, entry->last_status, entry->last_error);
 	relay_retire_key(relay, entry);
 	queue_remove(&relay->queue, entry);
 }
@@ -126,6 +130,11 @@ settle_failed(Relay *relay, RelayEntry *entry, bool counted, int64 asked)
 {
 	int64		wait;
 
+	if (relay_is_over(entry->event))
+	{
+		relay_expire_entry(relay, entry);
+		return;
+	}
 	if (counted && entry->attempts > guc_max_retry_times)
 	{
 		settle_dead(relay, entry);

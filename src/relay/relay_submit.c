@@ -130,6 +130,7 @@ add_request(Relay *relay, Submission *sub, int n, bool exclusive)
 	{
 		entries[i]->event->msg.attempt = entries[i]->attempts + 1;
 		entries[i]->event->msg.batch = sub->nrequests;
+		entries[i]->event->msg.ttl_seconds = relay_ttl_seconds(entries[i]->event);
 	}
 	queue_submitted(&relay->queue, entries, n, relay->now, deadline,
 					exclusive);

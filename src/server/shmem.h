@@ -31,6 +31,7 @@ typedef struct RelayCounters
 	int64		published;
 	int64		failed_attempts;
 	int64		dead;
+	int64		expired;
 	int64		pruned;
 } RelayCounters;
 

@@ -22,6 +22,7 @@ typedef struct OutboxEvent
 	uint64		xid;			/* full id of the transaction that published
 								 * it */
 	TimestampTz deliver_after;	/* 0: at once */
+	TimestampTz expires_at;		/* 0: never */
 	bool		behind_rows;	/* of a new one: its key has rows already */
 	bool		stored;			/* has a row in outbox_delivery */
 	bool		waited;			/* ... which only says that it waits */
@@ -36,7 +37,8 @@ typedef struct OutboxEvent
 	X(IN_PROGRESS, in_progress) \
 	X(PUBLISHED, published) \
 	X(FAILED, failed) \
-	X(DEAD, dead)
+	X(DEAD, dead) \
+	X(EXPIRED, expired)
 
 /* DELIVERY_SCHEDULED and so on. */
 #define DELIVERY_STATE(NAME, name) DELIVERY_##NAME,

@@ -28,6 +28,7 @@
 	X(METADATA, metadata) \
 	X(TRACEPARENT, traceparent) \
 	X(DELIVER_AFTER, deliver_after) \
+	X(EXPIRES_AT, expires_at) \
 	X(CREATED_AT, created_at) \
 	X(PUBLISHED_BY, published_by)
 

@@ -342,6 +342,7 @@ typedef struct StorePublish
 	Datum		event_id;
 	Datum		metadata;
 	Datum		deliver_after;
+	Datum		expires_at;
 	bool		may_exist;		/* event_id was given by the user */
 } StorePublish;
 

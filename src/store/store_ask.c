@@ -88,7 +88,7 @@ static Statement count_settled = {
 	"  FROM @s@.outbox_filter f WHERE f.destination = $1"
 	"  ORDER BY f.version DESC LIMIT 1)), true)"
 	" AND CASE WHEN d.id IS NOT NULL"
-	"  THEN d.state IN ('published', 'discarded')"
+	"  THEN d.state IN ('published', 'discarded', 'expired')"
 	"  ELSE (pg_visible_in_snapshot(e.xid, p.lo) OR (e.id <= p.last_id"
 	"    AND pg_visible_in_snapshot(e.xid, p.hi)))"
 	"   AND (e.id = ANY (p.open)) IS NOT TRUE END",
@@ -221,7 +221,8 @@ static bool
 can_be_discarded(const char *state)
 {
 	return strcmp(state, "published") != 0 &&
-		strcmp(state, "discarded") != 0 && strcmp(state, "unrouted") != 0;
+		strcmp(state, "discarded") != 0 && strcmp(state, "expired") != 0 &&
+		strcmp(state, "unrouted") != 0;
 }
 
 /* Ask for this wherever the event's state allows it, or throw. */
@@ -264,7 +265,7 @@ void
 store_discard(Oid function, Datum event_id, Datum destination)
 {
 	ask_about_event(function, event_id, destination, "discard", can_be_discarded,
-					"Only events that are not yet published can be discarded.");
+					"Only events that are not yet published, and have not expired, can be discarded.");
 }
 
 /*

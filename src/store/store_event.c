@@ -57,6 +57,7 @@ typedef struct EventStrings
 	Size		content_type;
 	Size		traceparent;
 	Size		time;
+	Size		expiry_time;
 	Size		pairs;			/* names and values of the metadata */
 	Size		payload;
 } EventStrings;
@@ -271,6 +272,9 @@ check_row(const Datum *values, const bool *nulls)
 	if (!nulls[EVENT_COL_DELIVER_AFTER] &&
 		TIMESTAMP_NOT_FINITE(DatumGetTimestampTz(values[EVENT_COL_DELIVER_AFTER])))
 		refuse_column(EVENT_COL_DELIVER_AFTER, "is infinite");
+	if (!nulls[EVENT_COL_EXPIRES_AT] &&
+		TIMESTAMP_NOT_FINITE(DatumGetTimestampTz(values[EVENT_COL_EXPIRES_AT])))
+		refuse_column(EVENT_COL_EXPIRES_AT, "is infinite");
 }
 
 /* Gather the strings of an event in the pool. */
@@ -294,6 +298,8 @@ pool_event(StringInfo pool, TupleTableSlot *slot, OutboxMessage *msg,
 	if (!nulls[EVENT_COL_TRACEPARENT])
 		at->traceparent = pool_datum(pool, values[EVENT_COL_TRACEPARENT]);
 	at->time = pool_time(pool, DatumGetTimestampTz(values[EVENT_COL_CREATED_AT]));
+	if (!nulls[EVENT_COL_EXPIRES_AT])
+		at->expiry_time = pool_time(pool, DatumGetTimestampTz(values[EVENT_COL_EXPIRES_AT]));
 	at->pairs = pool->len;
 	if (!nulls[EVENT_COL_METADATA])
 		msg->nmetadata = pool_metadata(pool, values[EVENT_COL_METADATA]);
@@ -310,6 +316,8 @@ set_state(OutboxEvent *event, TupleTableSlot *slot)
 	event->xid = U64FromFullTransactionId(DatumGetFullTransactionId(values[EVENT_COL_XID]));
 	if (!nulls[EVENT_COL_DELIVER_AFTER])
 		event->deliver_after = DatumGetTimestampTz(values[EVENT_COL_DELIVER_AFTER]);
+	if (!nulls[EVENT_COL_EXPIRES_AT])
+		event->expires_at = DatumGetTimestampTz(values[EVENT_COL_EXPIRES_AT]);
 	event->stored = !nulls[COL_STATE];
 	if (event->stored)
 	{
@@ -362,6 +370,8 @@ store_make_event(StringInfo pool, TupleTableSlot *slot, MemoryContext context)
 	msg.traceparent = nulls[EVENT_COL_TRACEPARENT] ? NULL :
 		strings + at.traceparent;
 	msg.time = strings + at.time;
+	msg.expiry_time = nulls[EVENT_COL_EXPIRES_AT] ? NULL :
+		strings + at.expiry_time;
 	msg.payload = strings + at.payload;
 	point_metadata(metadata, msg.nmetadata, strings + at.pairs);
 	msg.metadata = metadata;

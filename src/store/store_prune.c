@@ -11,9 +11,10 @@
  * does not matter.  The caller keeps where the walk stands, so that dead rows
  * are passed once.
  *
- * Events that have a row in outbox_delivery are passed over: those published
- * or discarded go by the age of their rows (store_prune_exceptions.c); dead ones stay.  The walk does
- * not come back: so an event that it may have passed keeps its row when it is
+ * Events that have a row in outbox_delivery are passed over: those published,
+ * discarded or expired go by the age of their rows (store_prune_exceptions.c); dead
+ * ones stay.  The walk does not come back: so an event that it may have passed keeps its
+ * row when it is
  * published (store_delivery.c).
  *
  * Of the checkpoints, the ones before the snapshot in use go as well, and of

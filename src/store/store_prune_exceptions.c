@@ -31,7 +31,7 @@ static Statement delete_exceptions = {
 	"  FROM unnest($1) i(id), unnest($2) n(destination),"
 	"  LATERAL (SELECT x.ctid AS tid FROM @s@.outbox_delivery x"
 	"   WHERE x.destination = n.destination AND x.id = i.id"
-	"   AND x.state IN ('published', 'discarded')"
+	"   AND x.state IN ('published', 'discarded', 'expired')"
 	"   AND x.updated_at <= now() - $3 * interval '1 second'"
 	"   FOR UPDATE SKIP LOCKED) d),"
 	" whole AS MATERIALIZED (SELECT f.id, array_agg(f.tid) AS tids"
@@ -55,7 +55,7 @@ static Statement delete_exceptions = {
 };
 
 /* States of rows that go by their age; each is a range of the index. */
-static const char *const settled_states[] = {"published", "discarded"};
+static const char *const settled_states[] = {"published", "discarded", "expired"};
 
 /* $1 state, $2, $3 listed up to here, $4 seconds, $5 limit, $6 destination */
 static Statement list_exceptions = {

@@ -34,7 +34,7 @@ static Statement list_settled = {
 	"  AND coalesce(@s@.outbox_topic_matches(e.topic, (SELECT f.topics"
 	"   FROM @s@.outbox_filter f WHERE f.destination = @d@"
 	"   ORDER BY f.version DESC LIMIT 1)), true)"
-	"  AND coalesce((SELECT d.state IN ('published', 'discarded')"
+	"  AND coalesce((SELECT d.state IN ('published', 'discarded', 'expired')"
 	"    FROM @s@.outbox_delivery d"
 	"    WHERE d.destination = @d@ AND d.id = e.id OFFSET 0), " READ ")"
 	" FROM @s@.outbox_event e WHERE e.id > $1 ORDER BY e.id LIMIT $8",
@@ -50,7 +50,7 @@ static Statement send_again = {
 	" LATERAL (SELECT x.id, x.topic, x.key FROM @s@.outbox_event x"
 	"  WHERE x.id = i.id OFFSET 0) e"
 	" ON CONFLICT (destination, id) DO UPDATE" FRESH("$2")
-	" WHERE d.state IN ('published', 'discarded')"
+	" WHERE d.state IN ('published', 'discarded', 'expired')"
 	" RETURNING d.id, d.topic, d.key",
 	2, {INT8ARRAYOID, TIMESTAMPTZOID}
 };

@@ -50,7 +50,7 @@ static Statement read_requests = {
 #define DISCARDED \
 	" DO UPDATE SET state = excluded.state, next_attempt_at = NULL," \
 	"  last_error = excluded.last_error, updated_at = clock_timestamp()" \
-	" WHERE d.state NOT IN ('published', 'discarded')"
+	" WHERE d.state NOT IN ('published', 'discarded', 'expired')"
 
 /* Does the newest position say that an event "e" without a row is settled? */
 #define COVERED \
@@ -130,11 +130,15 @@ static Statement discard_row = {
 	3, {INT8OID, BOOLOID, TEXTOID}
 };
 
-/* $1 id; what could not be discarded, unless it was before, is published */
+/*
+ * $1 id; what could not be discarded, unless it was before or has expired, is
+ * published
+ */
 static Statement find_published = {
 	"SELECT e.event_id FROM @s@.outbox_event e WHERE e.id = $1"
 	" AND NOT EXISTS (SELECT 1 FROM @s@.outbox_delivery d"
-	"  WHERE d.destination = @d@ AND d.id = e.id AND d.state = 'discarded')",
+	"  WHERE d.destination = @d@ AND d.id = e.id"
+	"  AND d.state IN ('discarded', 'expired'))",
 	1, {INT8OID}
 };
 

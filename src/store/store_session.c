@@ -33,12 +33,14 @@
 
 #define PUBLISH \
 	"INSERT INTO @s@.outbox_event (topic, payload, body, content_type, key," \
-	" type, event_id, metadata, deliver_after)" \
-	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+	" type, event_id, metadata, deliver_after, expires_at)" \
+	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+
+#define PUBLISH_ARGS 10
 
 #define PUBLISH_TYPES \
-	9, {TEXTOID, JSONBOID, BYTEAOID, TEXTOID, TEXTOID, TEXTOID, UUIDOID, \
-	JSONBOID, TIMESTAMPTZOID}
+	PUBLISH_ARGS, {TEXTOID, JSONBOID, BYTEAOID, TEXTOID, TEXTOID, TEXTOID, \
+	UUIDOID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
 
 #define PUBLISH_EVENT_ID 6		/* from 0 on */
 
@@ -192,8 +194,8 @@ report_not_stored(Datum event_id)
 bool
 store_publish(Oid function, const StorePublish *event)
 {
-	Datum		values[9];
-	char		nulls[9];
+	Datum		values[PUBLISH_ARGS];
+	char		nulls[PUBLISH_ARGS];
 	uint64		n;
 
 	values[0] = event->topic;
@@ -205,7 +207,8 @@ store_publish(Oid function, const StorePublish *event)
 	values[PUBLISH_EVENT_ID] = event->event_id;
 	values[7] = event->metadata;
 	values[8] = event->deliver_after;
-	for (int i = 0; i < 9; i++)
+	values[9] = event->expires_at;
+	for (int i = 0; i < PUBLISH_ARGS; i++)
 		nulls[i] = values[i] == 0 ? 'n' : ' ';
 
 	store_begin_statements(function);

@@ -56,7 +56,8 @@ typedef enum Presence
 	HAS_CREATED_AT = 0x80,
 	HAS_PAYLOAD = 0x100,
 	HAS_BODY = 0x200,
-	HAS_STATE = 0x400
+	HAS_STATE = 0x400,
+	HAS_EXPIRES_AT = 0x800		/* the same time as created_at */
 } Presence;
 
 typedef struct Row
@@ -129,6 +130,8 @@ make_row(Row *row, FuzzInput *input)
 	set_column(row, EVENT_COL_DELIVER_AFTER, there & HAS_DELIVER_AFTER,
 			   TimestampTzGetDatum(deliver_after));
 	set_column(row, EVENT_COL_CREATED_AT, there & HAS_CREATED_AT,
+			   TimestampTzGetDatum(created_at));
+	set_column(row, EVENT_COL_EXPIRES_AT, there & HAS_EXPIRES_AT,
 			   TimestampTzGetDatum(created_at));
 	set_text(row, EVENT_COL_TOPIC, there & HAS_TOPIC, fuzz_string(input));
 	set_text(row, EVENT_COL_KEY, there & HAS_KEY, fuzz_string(input));
@@ -259,6 +262,7 @@ check_envelope(const Row *row, const OutboxMessage *message)
 	check_member(envelope, "source", "/fuzz");
 	check_member(envelope, "type", message->type);
 	check_member(envelope, "time", message->time);
+	check_member(envelope, "expirytime", message->expiry_time);
 	check_member(envelope, "datacontenttype", message->content_type);
 	check_member(envelope, "partitionkey", message->key);
 	check_member(envelope, "traceparent", message->traceparent);
@@ -306,6 +310,7 @@ check_headers(const OutboxMessage *message)
 	check_header(message->event_id);
 	check_header(message->type);
 	check_header(message->time);
+	check_header(message->expiry_time);
 	check_header(message->topic);
 	check_header(message->key);
 	for (int i = 0; i < message->nmetadata; i++)
@@ -317,7 +322,7 @@ static void
 check_attributes(const OutboxMessage *message)
 {
 	const char *const raw[] = {message->content_type, message->traceparent,
-	message->time};
+	message->time, message->expiry_time};
 
 	for (int i = 0; i < lengthof(raw); i++)
 	{

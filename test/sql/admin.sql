@@ -62,11 +62,11 @@ WHEN OTHERS THEN
 END
 $$;
 
--- events 1 to 14, all of the same size; created on different days.  The ninth
+-- events 1 to 15, all of the same size; created on different days.  The ninth
 -- is behind the eighth.
 DO $$
 BEGIN
-	FOR n IN 1..14 LOOP
+	FOR n IN 1..15 LOOP
 		PERFORM outbox_publish(CASE WHEN n % 2 = 0 OR n = 9 THEN 'even' ELSE 'odd' END, to_jsonb(n),
 							   'key ' || CASE n WHEN 9 THEN 8 ELSE n END,
 							   'type', eid(n), deliver_after => CASE WHEN n = 6 THEN timestamptz '2999-01-01' END);
@@ -92,7 +92,7 @@ INSERT INTO outbox_progress (lo, hi, last_id, clean, at)
 SELECT lo, hi, last_id, clean, '2001-02-02'
 FROM outbox_progress ORDER BY id DESC LIMIT 1;
 
--- the exceptions: events 7 to 14
+-- the exceptions: events 7 to 15
 INSERT INTO outbox_delivery (id, topic, key, state, attempts, crashes, next_attempt_at, last_status, last_error, updated_at)
 SELECT e.id, e.topic, e.key, d.state, d.attempts, d.crashes, d.next_attempt_at, d.last_status, d.last_error, '2001-03-01'
 FROM (VALUES
@@ -103,7 +103,8 @@ FROM (VALUES
 	(11, 'published', 2, 0, NULL, 503, 'unavailable'),
 	(12, 'failed', 5, 1, '2999-01-04', 500, 'internal'),
 	(13, 'dead', 11, 2, NULL, 400, 'bad request'),
-	(14, 'discarded', 4, 0, NULL, NULL, 'discarded by somebody')
+	(14, 'discarded', 4, 0, NULL, NULL, 'discarded by somebody'),
+	(15, 'expired', 2, 0, NULL, 503, 'not delivered by 2001-03-01')
 ) d(n, state, attempts, crashes, next_attempt_at, last_status, last_error)
 JOIN outbox_event e ON e.event_id = eid(d.n);
 
@@ -113,6 +114,14 @@ JOIN outbox_event e ON e.event_id = eid(d.n);
 SELECT num(event_id) AS n, topic, key, type, state, attempts, last_error, last_status,
 	next_attempt_at, created_at, published_at
 FROM outbox_events ORDER BY n;
+
+-- what is not under way expires when its time is over, not before
+SAVEPOINT e;
+UPDATE outbox_event SET expires_at = now();
+SELECT num(event_id) AS n, state, next_attempt_at FROM outbox_events ORDER BY n;
+UPDATE outbox_event SET expires_at = now() + interval '1 s';
+SELECT count(*) FROM outbox_events WHERE state = 'expired';
+ROLLBACK TO e;
 
 -- the backlog is what is not settled; dead events are.  By topic it is the same.
 SELECT backlog FROM outbox_stats;
@@ -173,7 +182,7 @@ SELECT moves($$UPDATE outbox_event SET deliver_after = now()$$, 5) AS due_now,
 -- Retry
 --
 SELECT n, v.state, after(format('SELECT outbox_retry(%L)', eid(n)), n)
-FROM generate_series(1, 14) n JOIN outbox_events v ON v.event_id = eid(n) ORDER BY n;
+FROM generate_series(1, 15) n JOIN outbox_events v ON v.event_id = eid(n) ORDER BY n;
 SELECT after('SELECT outbox_retry(NULL)', 1);
 SELECT after(format('SELECT outbox_retry(%L)', eid(99)), 1);
 
@@ -193,7 +202,7 @@ ROLLBACK TO s;
 -- Discard
 --
 SELECT n, v.state, replace(after(format('SELECT outbox_discard(%L)', eid(n)), n), session_user, 'SESSION_USER') AS after
-FROM generate_series(1, 14) n JOIN outbox_events v ON v.event_id = eid(n) ORDER BY n;
+FROM generate_series(1, 15) n JOIN outbox_events v ON v.event_id = eid(n) ORDER BY n;
 SELECT after('SELECT outbox_discard(NULL)', 1);
 SELECT after(format('SELECT outbox_discard(%L)', eid(99)), 1);
 

@@ -72,8 +72,8 @@ RESET ROLE;
 -- Publishing
 --
 GRANT EXECUTE ON FUNCTION
-	outbox_publish(text, jsonb, text, text, uuid, jsonb, timestamptz),
-	outbox_publish_bytes(text, bytea, text, text, text, uuid, jsonb, timestamptz)
+	outbox_publish(text, jsonb, text, text, uuid, jsonb, timestamptz, timestamptz),
+	outbox_publish_bytes(text, bytea, text, text, text, uuid, jsonb, timestamptz, timestamptz)
 TO regress_outbox_publisher;
 SET ROLE regress_outbox_publisher;
 SELECT attempt($$SELECT outbox_publish('granted', '1', 'k', 't', '00000000-0000-4000-8000-000000000001', '{"a": "b"}', '2999-01-01')$$);

@@ -36,14 +36,15 @@ $$;
 -- the least: a topic and a payload
 SELECT outbox_publish('orders', '{"total": 1.10}') AS id \gset
 SELECT topic, payload, key, type, body, content_type, metadata, traceparent,
-	deliver_after
+	deliver_after, expires_at
 FROM outbox_event WHERE event_id = :'id';
 
 -- everything
 SELECT outbox_publish('orders', '[1, null]', 'customer 7', 'order.created',
 	'00000000-0000-4000-8000-000000000001', '{"tenant": "a", "empty": ""}',
-	'2999-01-01 00:00:00+00');
-SELECT topic, payload, key, type, metadata, deliver_after = '2999-01-01 00:00:00+00'
+	'2999-01-01 00:00:00+00', '2999-01-02 00:00:00+00');
+SELECT topic, payload, key, type, metadata, deliver_after = '2999-01-01 00:00:00+00',
+	expires_at = '2999-01-02 00:00:00+00'
 FROM outbox_event WHERE event_id = '00000000-0000-4000-8000-000000000001';
 
 -- by name
@@ -52,9 +53,9 @@ SELECT topic, payload, key FROM outbox_event WHERE event_id = :'id';
 
 -- bytes, also none
 SELECT outbox_publish_bytes('bytes', '\x00ff', 'application/x-bin', 'k', 't',
-	'00000000-0000-4000-8000-000000000002', '{"a": "b"}', '2999-01-01 00:00:00+00');
+	'00000000-0000-4000-8000-000000000002', '{"a": "b"}', '2999-01-01 00:00:00+00', '2999-01-02 00:00:00+00');
 SELECT topic, payload, body, content_type, key, type, metadata,
-	deliver_after = '2999-01-01 00:00:00+00'
+	deliver_after = '2999-01-01 00:00:00+00', expires_at = '2999-01-02 00:00:00+00'
 FROM outbox_event WHERE event_id = '00000000-0000-4000-8000-000000000002';
 SELECT outbox_publish_bytes('bytes', '', 'text/plain') AS id \gset
 SELECT octet_length(body), content_type FROM outbox_event WHERE event_id = :'id';
@@ -328,6 +329,12 @@ SELECT attempt($$SELECT outbox_publish('t', '1', deliver_after => 'infinity')$$)
 SELECT attempt($$SELECT outbox_publish('t', '1', deliver_after => '-infinity')$$);
 SELECT attempt($$SELECT outbox_publish_bytes('t', '', 'a/b', deliver_after => 'infinity')$$);
 SELECT attempt($$INSERT INTO outbox_event (topic, payload, created_at) VALUES ('t', '1', 'infinity')$$);
+SELECT attempt($$SELECT outbox_publish('t', '1', expires_at => 'infinity')$$);
+SELECT attempt($$SELECT outbox_publish('t', '1', expires_at => '2001-01-01 00:00Z')$$);
+SELECT attempt($$SELECT outbox_publish_bytes('t', '', 'a/b', expires_at => '2001-01-01 00:00Z')$$);
+SELECT attempt($$SELECT outbox_publish('t', '1', expires_at => clock_timestamp() - interval '1 ms')$$) LIKE '22023: %';
+SELECT attempt($$SELECT outbox_publish('t', '1', deliver_after => '2999-01-01 00:00Z', expires_at => '2999-01-01 00:00Z')$$);
+SELECT attempt($$INSERT INTO outbox_event (topic, payload, expires_at) VALUES ('t', '1', '2001-01-01 00:00Z')$$);
 
 -- ids that no position of the relay would find
 SELECT attempt($$INSERT INTO outbox_event (id, topic, payload) VALUES (0, 't', '1')$$);

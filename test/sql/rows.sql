@@ -57,7 +57,7 @@ SELECT id, xid = '3', created_at = '2001-01-01' FROM outbox_event WHERE topic = 
 --
 -- Who published is the session's user, whatever role and function it is done in
 --
-GRANT EXECUTE ON FUNCTION outbox_publish(text, jsonb, text, text, uuid, jsonb, timestamptz)
+GRANT EXECUTE ON FUNCTION outbox_publish(text, jsonb, text, text, uuid, jsonb, timestamptz, timestamptz)
 TO regress_outbox_writer;
 SELECT published_by = session_user FROM outbox_events WHERE topic = 'given';
 CREATE ROLE regress_outbox_login SUPERUSER;
@@ -115,7 +115,7 @@ COMMIT;
 CREATE EXTENSION outbox;
 DROP FUNCTION restore;
 DROP ROLE regress_outbox_login;
-REVOKE ALL ON FUNCTION outbox_publish(text, jsonb, text, text, uuid, jsonb, timestamptz)
+REVOKE ALL ON FUNCTION outbox_publish(text, jsonb, text, text, uuid, jsonb, timestamptz, timestamptz)
 FROM regress_outbox_writer;
 REVOKE ALL ON outbox_event FROM regress_outbox_writer;
 DROP ROLE regress_outbox_writer;

@@ -14,7 +14,7 @@ CREATE EXTENSION outbox SCHEMA safe;
 --
 CREATE ROLE regress_outbox_mallory;
 GRANT USAGE ON SCHEMA safe TO regress_outbox_mallory;
-GRANT EXECUTE ON FUNCTION safe.outbox_publish(text, jsonb, text, text, uuid, jsonb, timestamptz)
+GRANT EXECUTE ON FUNCTION safe.outbox_publish(text, jsonb, text, text, uuid, jsonb, timestamptz, timestamptz)
 TO regress_outbox_mallory;
 CREATE SCHEMA mallory AUTHORIZATION regress_outbox_mallory;
 SET ROLE regress_outbox_mallory;

@@ -92,7 +92,8 @@ sub publish_full
 		payload => q{'{"n": 9007199254740993.10}'},
 		key => "k \"1\" 100% \x{fc}",
 		more => qq{type => 'made',
-			metadata => '{"traceparent": "@{[TRACEPARENT]}", "tenant": "x y"}'});
+			metadata => '{"traceparent": "@{[TRACEPARENT]}", "tenant": "x y"}',
+			expires_at => '2999-01-01 00:00Z'});
 }
 
 # The tries of each event by its id, in their order
@@ -121,6 +122,7 @@ promise 'binary mode is that of CloudEvents' => sub {
 			'ce-source' => '/shop',
 			'ce-type' => 'made',
 			'ce-time' => time_of($id),
+			'ce-expirytime' => '2999-01-01T00:00:00.000000Z',
 			'ce-topic' => 'a+b%20c',
 			'ce-partitionkey' => 'k%20%221%22%20100%25%20%C3%BC',
 			'ce-traceparent' => TRACEPARENT,
@@ -172,6 +174,7 @@ promise 'structured mode is that of CloudEvents' => sub {
 			id => $id,
 			source => '/shop',
 			type => 'made',
+			expirytime => '2999-01-01T00:00:00.000000Z',
 			datacontenttype => 'application/json',
 			partitionkey => "k \"1\" 100% \x{fc}",
 			traceparent => TRACEPARENT,

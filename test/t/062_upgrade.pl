@@ -187,7 +187,7 @@ promise 'ALTER EXTENSION first: all is published, and sent after the restart' =>
 		publish_sql('lost', more => q{tenant => 'acme'}));
 	like(
 		$stderr,
-		qr/ERROR:  the library does not know argument 8 of outbox_publish\(\)/,
+		qr/ERROR:  the library does not know argument 9 of outbox_publish\(\)/,
 		'an argument that the library does not know is not dropped');
 	publish($node, 'between', count => 10);
 	$node->restart;

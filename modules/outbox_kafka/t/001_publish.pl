@@ -67,7 +67,8 @@ sub arrives
 
 promise 'two lines of configuration, and an event is in the topic as published' => sub {
 	my $record = arrives(q{'{"order": 1, "total": 42.10}',
-		key => 'customer-7', type => 'order.placed', metadata => '{"tenant": "a"}'});
+		key => 'customer-7', type => 'order.placed', metadata => '{"tenant": "a"}',
+		expires_at => '2999-01-01 00:00Z'});
 
 	is($record->{value}, '{"order": 1, "total": 42.10}', 'the value');
 	is($record->{key}, 'customer-7', 'the key');
@@ -84,6 +85,7 @@ promise 'two lines of configuration, and an event is in the topic as published' 
 			ce_source => '/kafka/postgres',
 			ce_type => 'order.placed',
 			ce_topic => $record->{topic},
+			ce_expirytime => '2999-01-01T00:00:00.000000Z',
 			ce_partitionkey => 'customer-7',
 			tenant => 'a'
 		},

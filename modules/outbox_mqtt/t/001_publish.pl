@@ -100,7 +100,8 @@ promise 'a subscriber has an event as it was published' => sub {
 	my $id = publish($node, 'events/orders',
 		key => "K\x{e4}se 1",
 		payload => q{'{"total": 12345678901234567890.10}'},
-		more => q{type => 'shop.order', metadata => '{"tenant": "a b"}'});
+		more => q{type => 'shop.order', metadata => '{"tenant": "a b"}',
+			expires_at => '2999-01-01 00:00Z'});
 	my $binary = query($node,
 		q{SELECT outbox_publish_bytes('events/orders', '\x00ff0a', 'image/png')});
 	wait_state($node, [ $id, $binary ], 'published');
@@ -122,6 +123,7 @@ promise 'a subscriber has an event as it was published' => sub {
 			id => $id,
 			type => 'shop.order',
 			topic => 'events/orders',
+			expirytime => '2999-01-01T00:00:00.000000Z',
 			partitionkey => "K\x{e4}se 1",
 			tenant => 'a b',
 		},

@@ -55,7 +55,8 @@ promise 'an event is in the stream as it was published' => sub {
 		key => "K\x{e4}se 1",
 		payload => q{'{"total": 12345678901234567890.10}'},
 		more => qq{type => 'shop.order',
-			metadata => '{"tenant": "a b", "traceparent": "$trace"}'});
+			metadata => '{"tenant": "a b", "traceparent": "$trace"}',
+			expires_at => '2999-01-01 00:00Z'});
 	my $binary = query($node,
 		q{SELECT outbox_publish_bytes('orders.file', '\x00ff0a', 'image/png')});
 	wait_state($node, [ $id, $binary ], 'published');
@@ -76,6 +77,7 @@ promise 'an event is in the stream as it was published' => sub {
 			'ce-id' => $id,
 			'ce-type' => 'shop.order',
 			'ce-topic' => 'orders.created',
+			'ce-expirytime' => '2999-01-01T00:00:00.000000Z',
 			'ce-datacontenttype' => 'application/json',
 			'ce-partitionkey' => 'K%C3%A4se%201',
 			'ce-traceparent' => $trace,

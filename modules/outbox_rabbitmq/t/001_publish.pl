@@ -48,7 +48,8 @@ sub arrives
 
 promise 'two lines of configuration, and an event is in the queue as published' => sub {
 	my $message = arrives(q{outbox_publish('orders', '{"order": 1, "total": 42.10}',
-		key => 'customer-7', type => 'order.placed', metadata => '{"tenant": "a"}')});
+		key => 'customer-7', type => 'order.placed', metadata => '{"tenant": "a"}',
+		expires_at => '2999-01-01 00:00Z')});
 
 	is($message->{body}, '{"order": 1, "total": 42.10}', 'the body');
 	is($message->{exchange}, 'shop', 'the exchange');
@@ -68,6 +69,7 @@ promise 'two lines of configuration, and an event is in the queue as published' 
 			cloudEvents_source => '/rabbitmq/postgres',
 			cloudEvents_type => 'order.placed',
 			cloudEvents_topic => 'orders',
+			cloudEvents_expirytime => '2999-01-01T00:00:00.000000Z',
 			cloudEvents_partitionkey => 'customer-7',
 			tenant => 'a'
 		},

@@ -98,7 +98,8 @@ promise 'an event is in the stream as it was published' => sub {
 	my $id = publish($node, 'orders',
 		key => "K\x{e4}se 1",
 		payload => q{'{"total": 12345678901234567890.10}'},
-		more => q{type => 'shop.order', metadata => '{"tenant": "a b", "id": "forged"}'});
+		more => q{type => 'shop.order', metadata => '{"tenant": "a b", "id": "forged"}',
+			expires_at => '2999-01-01 00:00Z'});
 	my $binary = query($node,
 		q{SELECT outbox_publish_bytes('orders', '\x00ff0a0d', 'image/png')});
 	wait_state($node, [ $id, $binary ], 'published');
@@ -114,6 +115,7 @@ promise 'an event is in the stream as it was published' => sub {
 			id => $id,
 			type => 'shop.order',
 			topic => 'orders',
+			expirytime => '2999-01-01T00:00:00.000000Z',
 			datacontenttype => 'application/json',
 			partitionkey => "K\xc3\xa4se 1",
 			metadata => '{"id":"forged","tenant":"a b"}',
