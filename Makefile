@@ -152,7 +152,7 @@ endif
 TEST_OPTS = --inputdir=$(srcdir)/test $(EXPECTED) \
 	--temp-config=$(TEMP_CONFIG) --no-locale --encoding=UTF8
 
-REGRESS = admin citus privileges publish rows schema security settings
+REGRESS = admin citus destinations privileges publish rows schema security settings
 REGRESS_OPTS = $(TEST_OPTS) --temp-instance=tmp_regress
 ISOLATION = commit_order discard duplicate serializable
 ISOLATION_OPTS = $(TEST_OPTS) --temp-instance=tmp_isolation

@@ -1,0 +1,160 @@
+# What is settled for a destination is sent to it again.
+#
+# Promises:
+# - outbox_replay() sends what was published, given up or is older than the destination,
+#   with the same ids, and says how many that are; what is pending or dead is left alone,
+#   and so are other destinations.
+# - It is for topics that a pattern matches, and since a time.
+# - Of a key, what is sent again goes in order, and what is new waits behind it.
+# - A crash in the middle of it loses nothing of it.
+
+use strict;
+use warnings FATAL => 'all';
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use lib 'test/lib';
+use OutboxTest;
+
+use constant {
+	EVENTS => 5000,
+	KEYS => 20,
+};
+
+my $first = start_receiver(mode => 'http');
+my $second = start_receiver(mode => 'http');
+my $node = new_node(
+	'replay',
+	conf => {
+		'outbox.publisher' => 'http',
+		'outbox.http_url' => $first->url . '/{topic}',
+		'outbox.http_content_mode' => 'structured',
+		'outbox.local_retry_times' => 0,
+		'outbox.failed_retry_interval' => '1h',
+	});
+query($node, 'CREATE EXTENSION outbox');
+my $url = $second->url;
+
+sub add
+{
+	my ($name, $topics) = @_;
+	query($node, qq{SELECT outbox_add_destination('$name', '$topics', '{"http_url": "$url/{topic}"}')});
+	return;
+}
+
+sub drop
+{
+	my ($name) = @_;
+	query($node, "SET client_min_messages = error; SELECT outbox_drop_destination('$name')");
+	return;
+}
+
+# The state of an event in a destination; '' if it does not go there.
+sub state_in
+{
+	my ($id, $destination) = @_;
+	return try_query($node, 'SELECT state FROM outbox_events WHERE event_id = '
+		  . literal($id) . ' AND destination = ' . literal($destination));
+}
+
+sub wait_state_in
+{
+	my ($id, $destination, $state) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return poll_until(sub { state_in($id, $destination) eq $state }, "it to be $state for $destination");
+}
+
+# How often has a receiver taken an event?
+sub times_taken
+{
+	my ($receiver, $id) = @_;
+	return scalar(grep { ($_->{id} // '') eq $id } $receiver->accepted(fields => ['id']));
+}
+
+promise 'what is settled for a destination is sent to it again' => sub {
+	my ($older) = publish($node, 'again.a');
+	wait_state_in($older, 'default', 'published');
+	add('again', '{again.#}');
+	$second->faults([ { match => { path => '/again.dead' }, status => 422 } ]);
+	my ($done) = publish($node, 'again.a');
+	my ($dead) = publish($node, 'again.dead');
+	my ($given_up) = publish($node, 'again.dead');
+	wait_state_in($_, 'again', 'dead') foreach $dead, $given_up;
+	wait_state_in($done, 'again', 'published');
+	query($node, "SELECT outbox_discard('$given_up', 'again')");
+	$second->faults([]);
+	query($node, q{SELECT outbox_pause('again')});
+	my ($waiting) = publish($node, 'again.a');
+	wait_state_in($waiting, 'default', 'published');
+
+	is(query($node, q{SELECT outbox_replay('again')}), '3', 'three are settled there');
+	query($node, q{SELECT outbox_resume('again')});
+	wait_delivered($second, [ $older, $given_up, $waiting ]);
+	poll_until(sub { times_taken($second, $done) == 2 }, 'the published one again');
+	wait_state_in($_, 'again', 'published') foreach $done, $given_up, $older, $waiting;
+	is(times_taken($second, $waiting), 1, 'what was pending is sent once');
+	is(state_in($dead, 'again'), 'dead', 'what is dead stays so');
+	is(times_taken($first, $done), 1, 'default does not notice');
+	drop('again');
+};
+
+promise 'a replay is of topics, and since a time' => sub {
+	add('some', '{some.#}');
+	my ($a) = publish($node, 'some.a.b');
+	wait_state_in($a, 'some', 'published');
+	my $time = query($node, 'SELECT clock_timestamp()');
+	my ($later) = publish($node, 'some.a.c');
+	my ($other) = publish($node, 'some.b');
+	wait_state_in($_, 'some', 'published') foreach $later, $other;
+	is(query($node, qq{SELECT outbox_replay('some', 'some.a.*', '$time')}), '1', 'one is meant');
+	poll_until(sub { times_taken($second, $later) == 2 }, 'that one');
+	is(times_taken($second, $_), 1, 'not another one') foreach $a, $other;
+	is(query($node, q{SELECT outbox_replay('some', 'nothing')}), '0', 'none');
+	fails_with($node, q{SELECT outbox_replay('some', 'a*')}, '22023', 'a bad pattern');
+	fails_with($node, q{SELECT outbox_replay('none')}, '42704', 'no such destination');
+	drop('some');
+};
+
+promise 'order by key is kept, also in front of what is new' => sub {
+	add('order', '{order.#}');
+	my @old = publish($node, 'order.a', count => EVENTS, more => q{key => 'k' || n % } . KEYS);
+	poll_until(sub { query($node, q{SELECT backlog FROM outbox_stats WHERE destination = 'order'}) eq '0' },
+		'all to be sent');
+	$second->reset;
+	my @new = split /\n/, query($node, q{BEGIN; SELECT outbox_replay('order');}
+		  . publish_sql('order.a', count => EVENTS, more => q{key => 'k' || n % } . KEYS) . '; COMMIT');
+	@new = grep { length > 10 } @new;
+	wait_delivered($second, [ @old, @new ]);
+	my %at;
+	my @taken = map { $_->{id} } $second->accepted(fields => ['id']);
+	$at{ $taken[$_] } //= $_ foreach reverse 0 .. $#taken;
+	my $wrong = 0;
+	my %last;
+	my $n = 0;
+	foreach my $id (@old, @new)
+	{
+		my $key = ($n++ % EVENTS + 1) % KEYS;
+		$wrong++ if defined $last{$key} && $at{$id} < $last{$key};
+		$last{$key} = $at{$id};
+	}
+	is($wrong, 0, 'each key in its order');
+	drop('order');
+};
+
+promise 'a crash loses nothing of it' => sub {
+	add('crash', '{crash.#}');
+	my @ids = publish($node, 'crash.a', count => EVENTS);
+	poll_until(sub { query($node, q{SELECT backlog FROM outbox_stats WHERE destination = 'crash'}) eq '0' },
+		'all to be sent');
+	query($node, 'CHECKPOINT');
+	$second->reset;
+	is(query($node, q{SELECT outbox_replay('crash')}), EVENTS, 'all are meant');
+	poll_until(sub { $second->stats->{distinct_ids} > 0 }, 'some to arrive');
+	restart_after_kill9($node);
+	wait_delivered($second, \@ids);
+	ok(1, 'all arrived');
+	drop('crash');
+};
+
+done_testing();
