@@ -8,6 +8,8 @@ OBJS = \
 	src/outbox.o \
 	src/guc.o \
 	src/api/admin.o \
+	src/api/capture.o \
+	src/api/capture_plan.o \
 	src/api/citus_pushdown.o \
 	src/api/destination.o \
 	src/api/drop_notice.o \
@@ -152,7 +154,7 @@ endif
 TEST_OPTS = --inputdir=$(srcdir)/test $(EXPECTED) \
 	--temp-config=$(TEMP_CONFIG) --no-locale --encoding=UTF8
 
-REGRESS = admin citus destinations privileges publish rows schema security settings
+REGRESS = admin capture citus destinations privileges publish rows schema security settings
 REGRESS_OPTS = $(TEST_OPTS) --temp-instance=tmp_regress
 ISOLATION = commit_order discard duplicate serializable
 ISOLATION_OPTS = $(TEST_OPTS) --temp-instance=tmp_isolation

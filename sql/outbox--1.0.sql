@@ -392,6 +392,11 @@ AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE SECURITY DEFINER;
 COMMENT ON FUNCTION @extschema@.outbox_publish_bytes(pg_catalog.text, pg_catalog.bytea, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.jsonb, pg_catalog.timestamptz, pg_catalog.timestamptz) IS
 'Publishes bytes of the given content type in the current transaction and returns the event''s id. Otherwise as outbox_publish().';
 
+CREATE FUNCTION @extschema@.outbox_capture() RETURNS pg_catalog.trigger
+AS 'MODULE_PATHNAME' LANGUAGE C;
+COMMENT ON FUNCTION @extschema@.outbox_capture() IS
+'Publishes what becomes of a table''s rows: an AFTER trigger for INSERT, UPDATE and DELETE of each row, and for TRUNCATE, with the arguments topic and, as wanted, ''key=column'', ''columns=column, ...'' and ''unchanged=skip''. Errors: 39P01 another kind of trigger, 22023 bad argument, 42703 no such column, 54000 payload above outbox.max_payload_size.';
+
 --
 -- Administration
 --
@@ -1276,6 +1281,7 @@ COMMENT ON FUNCTION @extschema@.outbox_citus_undo() IS
 REVOKE ALL ON FUNCTION
 	@extschema@.outbox_publish(pg_catalog.text, pg_catalog.jsonb, pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.jsonb, pg_catalog.timestamptz, pg_catalog.timestamptz),
 	@extschema@.outbox_publish_bytes(pg_catalog.text, pg_catalog.bytea, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.jsonb, pg_catalog.timestamptz, pg_catalog.timestamptz),
+	@extschema@.outbox_capture(),
 	@extschema@.outbox_retry(pg_catalog.uuid, pg_catalog.text),
 	@extschema@.outbox_retry_dead(pg_catalog.text, pg_catalog.text),
 	@extschema@.outbox_discard(pg_catalog.uuid, pg_catalog.text),

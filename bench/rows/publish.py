@@ -6,6 +6,9 @@ In bulk: 10,000 events in a transaction, by a statement each (a loop in the serv
 calls the function for each, and by one INSERT into outbox_event.  Small: a durable business transaction
 (an UPDATE, an INSERT, an event) from 4 clients.  What the disk does then varies more from one second to the
 next than publishing costs, hence many short pairs.
+
+By a trigger: what outbox_capture() adds to an INSERT of 10,000 rows, beyond an INSERT of the same events into
+outbox_event, beside what a trigger in PL/pgSQL adds that does the same, of which writers need no right either.
 """
 
 import re
@@ -59,6 +62,45 @@ def transactions_per_second(database, event):
     return float(re.search(r'tps = ([\d.]+)', output).group(1))
 
 
+CAPTURE = """
+CREATE TABLE captured (id int PRIMARY KEY, customer text, total numeric, at timestamptz, note text);
+CREATE TABLE by_hand (LIKE captured INCLUDING ALL);
+CREATE TABLE without (LIKE captured INCLUDING ALL);
+CREATE TRIGGER publish AFTER INSERT OR UPDATE OR DELETE ON captured
+    FOR EACH ROW EXECUTE FUNCTION outbox_capture('bench', 'key=id');
+CREATE FUNCTION by_hand() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM public.outbox_publish('bench', jsonb_build_object('operation', TG_OP, 'schema', TG_TABLE_SCHEMA,
+        'table', TG_TABLE_NAME, 'new', to_jsonb(NEW), 'old', to_jsonb(OLD)), key => coalesce(NEW.id, OLD.id)::text);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER publish AFTER INSERT OR UPDATE OR DELETE ON by_hand FOR EACH ROW EXECUTE FUNCTION by_hand();
+"""
+
+ROW = "n AS id, 'customer ' || n AS customer, n * 1.10 AS total, now() AS at, repeat('x', 100) AS note"
+ROWS = f'SELECT {ROW} FROM generate_series(1, {COUNT}) n'
+EVENTS = f"""
+INSERT INTO outbox_event (topic, key, payload)
+SELECT 'bench', r.id::text, jsonb_build_object('operation', 'INSERT', 'schema', 'public', 'table', 'captured',
+    'new', to_jsonb(r), 'old', NULL) FROM ({ROWS}) r"""
+
+
+def rolled_back_ms(database, statement):
+    """Not kept, so that each time meets tables and indexes of the same size."""
+    database.sql.run('BEGIN')
+    start = time.monotonic()
+    database.sql.run(statement)
+    seconds = time.monotonic() - start
+    database.sql.run('ROLLBACK')
+    return seconds * 1000
+
+
+def added_ms(database, table):
+    """What the trigger of this table adds, beyond the events themselves."""
+    return (rolled_back_ms(database, f'INSERT INTO {table} {ROWS}')
+            - rolled_back_ms(database, f'INSERT INTO without {ROWS}') - rolled_back_ms(database, EVENTS))
+
+
 def loop(statement):
     return f'DO $$ BEGIN FOR n IN 1 .. {COUNT} LOOP {statement}; END LOOP; END $$'
 
@@ -82,6 +124,10 @@ def run(stage, cluster):
         for name, publish, insert in cases:
             yield alternate(Series(name, 'ms', ratio_at_most(1.5), limit_name='plain INSERT'), 2 * knobs.PAIRS,
                             lambda: transaction_ms(database, publish), lambda: transaction_ms(database, insert))
+
+        database.sql.run(CAPTURE)
+        yield alternate(Series('10,000 rows by a trigger: added', 'ms', ratio_at_most(0.5), limit_name='PL/pgSQL'),
+                        4 * knobs.PAIRS, lambda: added_ms(database, 'captured'), lambda: added_ms(database, 'by_hand'))
 
         event = payload(256, ':account')
         values = f"pg_current_xact_id(), {EVENT_ID}, 'bench', {event}"

@@ -140,6 +140,17 @@ server_version_num_compat(void)
 	return PG_VERSION_NUM;
 }
 
+/* 18: generated columns of which a row has no value. */
+static inline bool
+is_virtual_compat(Form_pg_attribute column)
+{
+#ifdef ATTRIBUTE_GENERATED_VIRTUAL
+	return column->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL;
+#else
+	return false;
+#endif
+}
+
 /* Minor versions that leave a database behind when DROP is interrupted mark it. */
 #ifndef DATCONNLIMIT_INVALID_DB
 #define DATCONNLIMIT_INVALID_DB	(-2)
