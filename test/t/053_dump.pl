@@ -49,6 +49,7 @@ sub leave_events
 	$receiver->faults([
 		{ match => { topic => 'again' }, component_error => 'x', times => 1 },
 		{ match => { topic => 'e.failed' }, component_error => 'broken' },
+		{ match => { topic => 'expired' }, component_error => 'broken' },
 		{ match => { topic => 'a.dead' }, status => 413 },
 		{ match => { topic => 'h.hanging' }, action => 'hang' }
 	]);
@@ -60,6 +61,11 @@ sub leave_events
 	wait_state($old, $id{failed}, 'failed');
 	$id{blocked} = publish_one('e.failed', key => 'k');
 	wait_state($old, $id{blocked}, 'blocked');
+	$id{expired} = publish_one('expired',
+		more => q{expires_at => clock_timestamp() + interval '1 s'});
+	poll_until(
+		sub { query($old, q{SELECT state FROM outbox_delivery WHERE topic = 'expired'}) eq 'expired' },
+		'one to be expired');
 	$id{dead} = publish_one('a.dead', @made);
 	wait_state($old, $id{dead}, 'dead');
 	$id{scheduled} = publish_one('g.scheduled', @later);
@@ -94,7 +100,7 @@ promise 'where a dump is restored, the relay goes on where the other stood' =>
 	is( query($old, q{
 			SELECT string_agg(state || ' ' || n, ', ' ORDER BY state)
 			FROM (SELECT state, count(*) n FROM outbox_events GROUP BY state) s}),
-		'blocked 1, dead 1, discarded 1, failed 1, in_progress 1, pending 2,'
+		'blocked 1, dead 1, discarded 1, expired 1, failed 1, in_progress 1, pending 2,'
 		  . ' published 4, scheduled 1',
 		'an event in every state');
 
@@ -118,7 +124,7 @@ promise 'where a dump is restored, the relay goes on where the other stood' =>
 	wait_relay_value($new, state => 'disabled');
 	$new->command_ok([ @restore, '--section=data', $dump ],
 		'pg_restore of the data, while a relay is there');
-	(my $expected = $before) =~ s/^.*\|discarded\|.*\n//m;
+	(my $expected = $before) =~ s/^.*\|(?:discarded|expired)\|.*\n//mg;
 	is(unsettled($new), $expected,
 		'what is not settled arrives, and the dead one');
 	is( query($new,

@@ -110,6 +110,7 @@ promise 'what no event can be made of is dead, with the reason' => sub {
 		[ created_at => 'NULL', 'column "created_at" is null' ],
 		[ created_at => q{'-infinity'}, 'column "created_at" is infinite' ],
 		[ deliver_after => q{'infinity'}, 'column "deliver_after" is infinite' ],
+		[ expires_at => q{'infinity'}, 'column "expires_at" is infinite' ],
 		[ payload => 'NULL', 'column "payload" is null, and so is "body"' ],
 		[ body => q{'x'}, 'column "payload" has a value, and so has "body"' ],
 		[ payload => q{NULL, 'x'}, 'column "content_type" is null', 'payload, body' ],
