@@ -43,6 +43,7 @@ OBJS = \
 	src/publish/client_certificate.o \
 	src/publish/cloudevent.o \
 	src/publish/dapr_numbers.o \
+	src/publish/dapr_version.o \
 	src/publish/http_answer.o \
 	src/publish/http_batch.o \
 	src/publish/http_post.o \

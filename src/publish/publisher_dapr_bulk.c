@@ -43,10 +43,6 @@
 
 #define BULK_MAX_ENTRIES 100
 
-/* The stable route came with this version. */
-#define STABLE_MAJOR 1
-#define STABLE_MINOR 17
-
 /* What an entry needs besides its payload, roughly. */
 #define ENTRY_OVERHEAD 768
 
@@ -108,60 +104,21 @@ dapr_bulk_configure(DaprPublisher *dapr)
 	set_max_batch(dapr);
 }
 
-/* JsonMemberCB: daprd's version, if there is one. */
-static void
-version_member(void *arg, int depth, const char *top, const char *name,
-			   const char *value)
-{
-	const char **version = arg;
-
-	if (depth == 1 && name != NULL && strcmp(name, "runtimeVersion") == 0)
-		*version = pstrdup(value);
-}
-
-/* Has this version the stable route?  "edge" is a build between releases. */
-static bool
-version_has_stable(const char *version)
-{
-	int			major;
-	int			minor;
-
-	return strcmp(version, "edge") == 0 ||
-		(sscanf(version, "%d.%d", &major, &minor) == 2 &&
-		 (major > STABLE_MAJOR ||
-		  (major == STABLE_MAJOR && minor >= STABLE_MINOR)));
-}
-
-/* This is daprd's version.  Another one than before may have other routes. */
-static void
-set_version(DaprBulkState *bulk, const char *version)
-{
-	bool		known = bulk->version[0] != '\0';
-
-	if (strncmp(bulk->version, version, sizeof(bulk->version) - 1) == 0)
-		return;
-	strlcpy(bulk->version, version, sizeof(bulk->version));
-	bulk->has_stable = version_has_stable(version);
-	if (known)
-		memset(bulk->missing, false, sizeof(bulk->missing));
-}
-
 /* HttpDoneCB of the question for daprd's version.  No answer is one, too. */
 static void
 version_done(void *arg, int64 id, const HttpResult *result)
 {
 	DaprPublisher *dapr = arg;
-	const char *version = NULL;
+	const char *version;
 	MemoryContext old;
 
 	if (result->status != 200)
 		return;
 	MemoryContextReset(dapr->http.scratch);
 	old = MemoryContextSwitchTo(dapr->http.scratch);
-	(void) json_members_read(result->body, result->body_len, version_member,
-							 &version);
+	version = dapr_version_in(result->body, result->body_len);
 	if (version)
-		set_version(&dapr->bulk, version);
+		dapr_version_found(&dapr->bulk, version);
 	MemoryContextSwitchTo(old);
 	set_max_batch(dapr);
 }

@@ -70,6 +70,11 @@ dapr_ttl_seconds(const OutboxMessage *message)
 	return message->ttl_seconds;
 }
 
+/* dapr_version.c */
+extern const char *dapr_version_in(const char *metadata, size_t len);
+extern void dapr_version_found(DaprBulkState *bulk, const char *version);
+
+/* publisher_dapr_bulk.c */
 extern void dapr_bulk_configure(DaprPublisher *dapr);
 extern void dapr_bulk_look_again(DaprPublisher *dapr);
 extern bool dapr_bulk_can_batch(OutboxPublisherState *state,
