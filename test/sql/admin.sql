@@ -235,6 +235,7 @@ SELECT "check", CASE WHEN "check" <> 'endpoint answers' THEN ok END AS ok,
 		WHEN 'endpoint answers' THEN ''
 		WHEN 'relay alive' THEN regexp_replace(detail, '^pid \d+, (\w+) since .*', 'pid ..., \1 since ...')
 		WHEN 'backlog moving' THEN regexp_replace(detail, 'oldest for .*', 'oldest for ...')
+		WHEN 'events prunable' THEN regexp_replace(detail, 'about [^o]* of', 'about ... of')
 		ELSE detail END AS detail
 FROM outbox_check();
 -- waiting for the next try is no standstill
