@@ -25,6 +25,9 @@
 /* Bits of a character in base64 */
 #define BASE64_BITS 6
 
+/* Less of it may be in any text. */
+#define BASE64_MIN 4
+
 static bool
 is_known(List *secrets, const char *secret)
 {
@@ -73,7 +76,7 @@ secret_text_add(List *secrets, const char *secret)
 	{
 		char	   *base64 = base64_of(secret, nbefore);
 
-		if (base64[0] != '\0' && !is_known(secrets, base64))
+		if (strlen(base64) >= BASE64_MIN && !is_known(secrets, base64))
 			secrets = lappend(secrets, base64);
 	}
 	return secrets;
