@@ -590,9 +590,6 @@ COMMENT ON FUNCTION @extschema@.outbox_takes(pg_catalog.int4, pg_catalog.xid8, p
 'Does an event of this transaction and topic go to this destination? Private: part of the views, and of the conditions by which pg_dump chooses events.';
 
 CREATE VIEW @extschema@.outbox_events AS
-	WITH p AS MATERIALIZED (
-		SELECT c.*, EXISTS (SELECT 1 FROM @extschema@.outbox_filter) AS filtered
-		FROM @extschema@.outbox_position c)
 	SELECT s.event_id, s.topic, s.key, s.type,
 		   -- what is not under way when its time is over counts as expired
 		   CASE WHEN s.over AND s.state IN ('scheduled', 'pending', 'failed')
@@ -702,12 +699,12 @@ CREATE VIEW @extschema@.outbox_events AS
 						OR (e.id OPERATOR(pg_catalog.<=) p.last_id
 							AND pg_catalog.pg_visible_in_snapshot(e.xid, p.hi)))
 					   AND (e.id OPERATOR(pg_catalog.=) ANY (p.open)) IS NOT TRUE AS covered
-				FROM p
+				FROM @extschema@.outbox_position p
 				LEFT JOIN @extschema@.outbox_delivery d
 					ON d.destination OPERATOR(pg_catalog.=) p.destination
 					AND d.id OPERATOR(pg_catalog.=) e.id
 				WHERE d.id IS NOT NULL
-				OR NOT p.filtered
+				OR NOT EXISTS (SELECT 1 FROM @extschema@.outbox_filter)
 				OR @extschema@.outbox_takes(p.destination, e.xid, e.topic)
 			) r ON true
 			LEFT JOIN LATERAL (SELECT q.action, q.requested_by AS asked_by
