@@ -50,7 +50,7 @@ has_member(Jsonb *object, const char *name)
 
 /* May this be an acknowledgement of JetStream? */
 static void
-check_acknowledgement(const NatsText * payload)
+check_acknowledgement(const NatsText *payload)
 {
 	const char *text = pnstrdup(payload->data, payload->len);
 	Jsonb	   *jsonb;
