@@ -28,7 +28,11 @@
 #include "lib/text.h"
 #include "relay/relay_internal.h"
 
-/* When relays of other destinations found no slot, ask again after this. */
+/*
+ * Whoever changes destinations wakes us at commit, unless he dies before: so look
+ * again after this, and sooner if a relay of another one found no slot.
+ */
+#define LOOK_AGAIN_MS	60000
 #define ASK_AGAIN_MS	10000
 
 /* Nothing is known yet but the number. */
@@ -36,7 +40,7 @@ void
 relay_destination_init(Relay *relay, int id)
 {
 	relay->destination.id = id;
-	relay->destination.ask_at = PG_INT64_MAX;
+	relay->destination.look_at = relay->now;
 }
 
 /* Put the destination's settings above those of the configuration file. */
@@ -95,12 +99,11 @@ ask_for_others(Relay *relay)
 	List	   *others;
 	ListCell   *lc;
 
-	destination->ask_at = PG_INT64_MAX;
 	if (destination->id != 0)
 		return;
 	if (!relay_store_ok(relay, store_list_others(&others)))
 	{
-		destination->ask_at = relay->now + ASK_AGAIN_MS;
+		destination->look_at = relay->now + ASK_AGAIN_MS;
 		return;
 	}
 	foreach(lc, others)
@@ -108,7 +111,7 @@ ask_for_others(Relay *relay)
 		const StoreOther *other = lfirst(lc);
 
 		if (!shmem_relay_ask_for(other->id, other->name))
-			destination->ask_at = relay->now + ASK_AGAIN_MS;
+			destination->look_at = relay->now + ASK_AGAIN_MS;
 	}
 }
 
@@ -120,7 +123,6 @@ bool
 relay_begin_destination(Relay *relay)
 {
 	RelayDestination *destination = &relay->destination;
-	bool		first = destination->settings == NULL;
 	StoreDestination row;
 
 	if (!relay_store_ok(relay, store_read_destination(&row)))
@@ -130,13 +132,12 @@ relay_begin_destination(Relay *relay)
 		destination->ends = true;
 		return false;
 	}
-	if (first)
-	{
-		shmem_relay_found_destination(destination->name);
-		if (!apply_settings(relay))
-			return false;
-	}
+	shmem_relay_found_destination(destination->name);
+	if (!destination->applied && !apply_settings(relay))
+		return false;
+	destination->applied = true;
 	destination->changed = false;
+	destination->look_at = relay->now + LOOK_AGAIN_MS;
 	ask_for_others(relay);
 	return relay_store_ok(relay, store_ensure_position()) &&
 		relay_store_ok(relay, store_read_filter());
@@ -156,8 +157,8 @@ relay_follow_destination(Relay *relay)
 	RelayDestination *destination = &relay->destination;
 	StoreDestination row;
 
-	if (relay->now >= destination->ask_at)
-		ask_for_others(relay);
+	if (relay->now >= destination->look_at)
+		destination->changed = true;
 	if (!destination->changed ||
 		!relay_store_ok(relay, store_read_destination(&row)))
 		return;
@@ -169,6 +170,7 @@ relay_follow_destination(Relay *relay)
 	if (!relay_store_ok(relay, store_read_filter()))
 		return;
 	destination->changed = false;
+	destination->look_at = relay->now + LOOK_AGAIN_MS;
 	relay->reader.look = true;
 	ask_for_others(relay);
 }
@@ -179,7 +181,7 @@ relay_destination_time(const Relay *relay)
 {
 	if (relay->destination.changed)
 		return relay->now;
-	return relay->destination.ask_at;
+	return relay->destination.look_at;
 }
 
 /* May anything be sent, as far as people say? */

@@ -27,7 +27,9 @@ typedef struct RelayDestination
 	bool		paused;
 	bool		changed;		/* somebody has changed something */
 	bool		ends;			/* it is gone, or has other settings */
-	int64		ask_at;			/* ask for relays of others again */
+	bool		applied;		/* the settings are in use */
+	int64		look_at;		/* look for changes, and for other
+								 * destinations */
 	char		problem[OUTBOX_ERROR_SIZE]; /* of a setting; empty: none */
 } RelayDestination;
 

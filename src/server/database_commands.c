@@ -264,7 +264,8 @@ wake_for_prepared(void)
 	ExtensionRow extension;
 
 	if (extension_row_read(&extension))
-		shmem_wake_relays_at_commit(RELAY_REQUEST_SERVE);
+		shmem_wake_relays_at_commit(RELAY_REQUEST_SERVE |
+									RELAY_REQUEST_DESTINATIONS);
 }
 
 static void
