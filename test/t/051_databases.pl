@@ -375,9 +375,9 @@ promise 'two relays never serve one database' => sub {
 		},
 		'the rival to wait for the lock');
 	$node->safe_psql('one', "SELECT pg_terminate_backend($pid)");
-	wait_log($node, qr/database "one" has a relay already/, $offset);
+	wait_log($node, qr/another relay for this destination of database "one"/, $offset);
 	my $id = publish($node, 'rival', db => 'one');
-	wait_log($node, qr/(database "one" has a relay already.*){2}/s, $offset);
+	wait_log($node, qr/(another relay for this destination of database "one".*){2}/s, $offset);
 	is(scalar($receiver->accepted(id => $id)), 0, 'the second relay is idle');
 
 	$rival->quit;
