@@ -153,6 +153,9 @@ CREATE TABLE @extschema@.outbox_request (
 	vacuum_truncate = off
 );
 CREATE INDEX outbox_request_event_idx ON @extschema@.outbox_request (event, id);
+CREATE INDEX outbox_request_replay_idx
+	ON @extschema@.outbox_request (destination)
+	WHERE action = 'replay';
 
 COMMENT ON TABLE @extschema@.outbox_request IS
 'What people ask of the relay: it serves the rows in their order and deletes them. Nobody''s transaction locks a row of the relay''s. Private: use outbox_retry(), outbox_discard(), outbox_retry_dead().';

@@ -237,6 +237,7 @@ extern bool relay_submit(Relay *relay);
 /* relay_requests.c */
 extern void relay_requests_init(Relay *relay);
 extern void relay_serve_requests(Relay *relay);
+extern void relay_expect_replay(Relay *relay);
 extern bool relay_is_replaying(const Relay *relay, const char *topic);
 
 /* relay_rows.c */

@@ -306,6 +306,11 @@ read_new(Relay *relay)
 		return;
 	}
 	hear_of_unreadable(relay);
+	if (window->store.replay)
+		relay_expect_replay(relay);
+
+	/* from the next read on, it is served, or told of */
+	window->store.replay = false;
 
 	/*
 	 * The window before is of no use any more, unless it holds the position,

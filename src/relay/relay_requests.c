@@ -104,6 +104,23 @@ note_replaying(RelayRequests *requests, List *replaying, MemoryContext context)
 	MemoryContextSwitchTo(old);
 }
 
+/*
+ * A replay was asked for before some events were published that have just been read,
+ * and nobody has told yet: it may be of any topic.
+ */
+void
+relay_expect_replay(Relay *relay)
+{
+	MemoryContext old;
+
+	relay->requests.asked = true;
+	if (relay->requests.replaying != NIL)
+		return;
+	old = MemoryContextSwitchTo(relay->context);
+	relay->requests.replaying = list_make1(pstrdup("#"));
+	MemoryContextSwitchTo(old);
+}
+
 /* May earlier events of this topic be about to be sent again? */
 bool
 relay_is_replaying(const Relay *relay, const char *topic)

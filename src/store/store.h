@@ -55,6 +55,8 @@ typedef struct StoreWindow
 								 * on */
 	int64		max_id;			/* less than min_id: there are none */
 	ArrayType  *late;			/* xid8[]: transactions that "lo" saw running */
+	bool		replay;			/* when it was opened, something was to be
+								 * sent again: it may be of keys of its events */
 	bool		opened;			/* hi, min_id, max_id and late are set */
 	bool		exhausted;		/* everything has been read */
 } StoreWindow;

@@ -43,9 +43,10 @@
 #include "store/event_columns.h"
 #include "store/store_internal.h"
 
-/* $1 lo, $2 hi */
+/* $1 lo, $2 hi; and whether somebody has asked for a replay by now */
 static Statement find_late = {
-	"SELECT array_agg(x.xid)"
+	"SELECT array_agg(x.xid), EXISTS (SELECT 1 FROM @s@.outbox_request r"
+	"  WHERE r.destination = @d@ AND r.action = 'replay')"
 	" FROM pg_snapshot_xip($1) x(xid)"
 	" WHERE pg_visible_in_snapshot(x.xid, $2)"
 	" AND EXISTS (SELECT 1 FROM @s@.outbox_event e WHERE e.xid = x.xid"
@@ -201,6 +202,7 @@ open_window_now(StoreWindow *window, MemoryContext context)
 	ids_find_range(window);
 	store_execute(&find_late, values, NULL);
 	late = store_result(0, 1, &no_late);
+	window->replay = DatumGetBool(store_value(0, 2));
 	old = MemoryContextSwitchTo(context);
 	window->late = no_late ? NULL : DatumGetArrayTypePCopy(late);
 	MemoryContextSwitchTo(old);

@@ -128,7 +128,7 @@ promise 'order by key is kept, also in front of what is new' => sub {
 	wait_delivered($second, [ @old, @new ]);
 	my %at;
 	my @taken = map { $_->{id} } $second->accepted(fields => ['id']);
-	$at{ $taken[$_] } //= $_ foreach reverse 0 .. $#taken;
+	$at{ $taken[$_] } //= $_ foreach 0 .. $#taken;
 	my $wrong = 0;
 	my %last;
 	my $n = 0;
@@ -151,6 +151,7 @@ promise 'a crash loses nothing of it' => sub {
 	$second->reset;
 	is(query($node, q{SELECT outbox_replay('crash')}), EVENTS, 'all are meant');
 	poll_until(sub { $second->stats->{distinct_ids} > 0 }, 'some to arrive');
+	$node->kill9;
 	restart_after_kill9($node);
 	wait_delivered($second, \@ids);
 	ok(1, 'all arrived');
