@@ -175,7 +175,7 @@ compare_clocks(HttpPublisher *publisher, const HttpResult *result)
 {
 	bool		differ = result->clock_skew > CLOCK_SKEW_MAX ||
 	result->clock_skew < -CLOCK_SKEW_MAX;
-	int64		minutes = Abs(result->clock_skew) / 60;
+	int64		minutes = Max(result->clock_skew, -result->clock_skew) / 60;
 
 	if (!result->has_date ||
 		(publisher->clocks_known && publisher->clocks_differ == differ))
