@@ -155,7 +155,7 @@ endif
 TEST_OPTS = --inputdir=$(srcdir)/test $(EXPECTED) \
 	--temp-config=$(TEMP_CONFIG) --no-locale --encoding=UTF8
 
-REGRESS = admin capture citus destinations privileges publish rows schema security settings
+REGRESS = admin capture citus destinations drop privileges publish rows schema security settings
 REGRESS_OPTS = $(TEST_OPTS) --temp-instance=tmp_regress
 ISOLATION = commit_order discard duplicate serializable
 ISOLATION_OPTS = $(TEST_OPTS) --temp-instance=tmp_isolation

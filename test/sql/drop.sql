@@ -56,7 +56,7 @@ BEGIN
 END
 $$;
 CREATE OR REPLACE VIEW dropped.outbox_ahead AS
-	SELECT id, topic, created_at, deliver_after FROM dropped.outbox_event
+	SELECT id, topic, created_at, deliver_after, 0 AS destination FROM dropped.outbox_event
 	WHERE dropped.tell_who() = 1;
 RESET ROLE;
 BEGIN;
@@ -70,7 +70,7 @@ ROLLBACK;
 -- What cannot be counted can be dropped; a cancel is the command's
 --
 CREATE OR REPLACE VIEW dropped.outbox_ahead AS
-	SELECT id, topic, created_at, deliver_after FROM dropped.outbox_event
+	SELECT id, topic, created_at, deliver_after, 0 AS destination FROM dropped.outbox_event
 	WHERE 1 / (id - id) = 1;
 BEGIN;
 DROP EXTENSION outbox;
@@ -78,7 +78,7 @@ SELECT count(*) FROM pg_extension WHERE extname = 'outbox';
 ROLLBACK;
 
 CREATE OR REPLACE VIEW dropped.outbox_ahead AS
-	SELECT id, topic, created_at, deliver_after FROM dropped.outbox_event
+	SELECT id, topic, created_at, deliver_after, 0 AS destination FROM dropped.outbox_event
 	WHERE pg_sleep(60) IS NOT NULL;
 \set VERBOSITY terse
 SET statement_timeout = '200ms';
@@ -95,7 +95,7 @@ COMMIT;
 \set VERBOSITY default
 
 CREATE OR REPLACE VIEW dropped.outbox_ahead AS
-	SELECT id, topic, created_at, deliver_after FROM dropped.outbox_event;
+	SELECT id, topic, created_at, deliver_after, 0 AS destination FROM dropped.outbox_event;
 DROP EXTENSION outbox;
 DROP FUNCTION publish_later(int), dropped.tell_who();
 DROP SCHEMA dropped;
