@@ -7,6 +7,7 @@
 # - A destination begins with the transaction that adds it: with all that this one
 #   publishes, and with what commits later, but with nothing before; or, if that is
 #   wanted, with all that is kept.
+# - So it is if that transaction is prepared, and committed by somebody else.
 # - What happens to an event in one destination does not concern the others: it is
 #   retried, discarded and dead there alone; without naming one, what is asked is done
 #   wherever it is possible.
@@ -172,6 +173,16 @@ promise 'a destination begins with the transaction that adds it' => sub {
 	wait_delivered($second, [ $before, @ids, $late ]);
 	wait_states_of($before, 'begin_all published, default published', 'from_start: all that is kept');
 	drop('begin', 'begin_all');
+};
+
+promise 'a destination may be added by a prepared transaction' => sub {
+	query($node, join ';', 'BEGIN', add_sql('prepared', '{prepared.#}'), q{PREPARE TRANSACTION 'add'});
+	is(relay_of('prepared', 'pid'), '', 'there is none before it is committed');
+	query($node, q{COMMIT PREPARED 'add'});
+	wait_relay_of('prepared');
+	my ($id) = publish($node, 'prepared.a');
+	wait_states_of($id, 'default published, prepared published');
+	drop('prepared');
 };
 
 promise 'what happens to an event in one destination is its own' => sub {
