@@ -105,6 +105,7 @@ promise '410 holds the topic, and kills nothing' => sub {
 	reload($node);
 	wait_delivered($http, \@ids);
 	my $log = wait_log($node, qr/topic "gone" is back/, $offset);
+	wait_settled($node);
 	is(scalar(() = $log =~ /topic "gone" is held/g), 1, 'one line of the log says so');
 	is(query($node, q{SELECT max(attempts) FROM outbox_events WHERE topic = 'gone'}), 1,
 		'and none has lost an attempt');
@@ -136,6 +137,7 @@ promise 'many refusals in a row take the topic down, and kill no more' => sub {
 	is(dead('backlog'), THRESHOLD, 'no more after a reload');
 	$http->faults([]);
 	wait_delivered($http, BACKLOG - THRESHOLD);
+	wait_settled($node);
 	is(query($node, q{SELECT max(attempts) FROM outbox_events
 		WHERE topic = 'backlog' AND state = 'published'}), 1, 'the others lost nothing');
 };

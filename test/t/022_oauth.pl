@@ -156,6 +156,7 @@ promise 'a token that cannot be renewed is used until its end, and then the dest
 		qr/^f\|.*no access token/, 'outbox_check() says why');
 	grant_token('later');
 	wait_delivered($http, \@ids);
+	wait_settled($node);
 	is(query($node, q{SELECT max(attempts) FROM outbox_events WHERE topic = 'ends'}), 1,
 		'no event has lost an attempt');
 };
@@ -218,6 +219,7 @@ promise 'while there is no token nothing is sent, and no attempt lost' => sub {
 		wait_relay_value($node, state => 'endpoint down');
 		grant_token('good');
 		wait_delivered($http, \@ids);
+		wait_settled($node);
 		is(query($node, q{SELECT max(attempts) FROM outbox_events WHERE topic = 'none'}), 1,
 			$reason);
 	}

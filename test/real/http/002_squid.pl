@@ -135,6 +135,7 @@ promise 'any refusal of CONNECT is the destination\'s' => sub {
 	wait_relay_value($node, last_error => qr/50[0-9]/);
 	$https->start;
 	wait_delivered($https, [$id]);
+	wait_state($node, $id, 'published');
 	is(event_value($node, $id, 'attempts'), 1, 'nor has that cost one');
 };
 
