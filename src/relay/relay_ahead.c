@@ -3,14 +3,14 @@
  * relay_ahead.c
  *		Would anybody gain by room in memory?
  *
- * Memory may be full of events that wait for others of their keys.  To write them
- * down makes room for what is behind them, and costs as much again as to send
- * them.  It is of no use if what is behind them is more of the same: so somebody
- * goes ahead of the reader, looks at topics and keys alone, and says whether there
- * is anything else.
+ * Memory may be full of events that wait for others of their keys, or for their
+ * topics.  To write them down makes room for what is behind them, and costs as much
+ * again as to send them, or several times that.  It is of no use if what is behind
+ * them is more of the same: so somebody goes ahead of the reader, looks at topics and
+ * keys alone, and says whether there is anything else.
  *
- * The look is at each event once.  It marks the keys that it passes events of: when
- * nothing of such a key is in memory any more, these could be sent.
+ * The look is at each event once.  It marks the keys and lanes that it passes events
+ * of: when nothing of such a one is in memory any more, these could be sent.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,12 +23,16 @@
 #define LOOK_EVENTS		1000
 
 /* When all is looked at, look for what has come since so much later. */
-#define LOOK_PAUSE_MS	100
+#define LOOK_PAUSE_MS	20
 
+/* Would an event of this topic, and key unless that is NULL, have to wait? */
 static bool
-waits_in_memory(const char *topic, const char *key, void *keys)
+would_wait(const char *topic, const char *key, void *queue)
 {
-	return keys_pass(keys, topic, key);
+	RelayQueue *q = queue;
+
+	return lanes_pass(&q->lanes, topic) ||
+		(key && keys_pass(&q->keys, topic, key));
 }
 
 /*
@@ -64,6 +68,7 @@ follow_reader(Relay *relay)
 	ahead->store.at = window->store.cursor;
 	ahead->window = window->number;
 	keys_look_anew(&relay->queue.keys);
+	lanes_look_anew(&relay->queue.lanes);
 }
 
 /* There are other windows and keys: what was looked at says nothing of them. */
@@ -83,20 +88,22 @@ relay_others_wait(Relay *relay)
 {
 	RelayAhead *ahead = &relay->ahead;
 	MemoryContext old = CurrentMemoryContext;
-	StoreFound	found = FOUND_MORE;
+	StoreFound	found = FOUND_END;
+	bool		ok;
 
 	/* whenever the store has failed, it is to be left alone */
+	ahead->again_at = 0;
 	if (relay->journal.must_checkpoint)
 		return false;
 	follow_reader(relay);
-	if (rows_wait(relay) || relay->queue.keys.missed)
+	if (rows_wait(relay) || relay->queue.keys.missed || relay->queue.lanes.missed)
 		return true;
-	if (!relay_store_ok(relay, store_look_ahead(&ahead->store, relay->context,
-												LOOK_EVENTS, waits_in_memory,
-												&relay->queue.keys, &found)))
-		found = FOUND_MORE;
+	ok = relay_store_ok(relay, store_look_ahead(&ahead->store, relay->context,
+												LOOK_EVENTS, would_wait,
+												&relay->queue, &found));
 	MemoryContextSwitchTo(old);
-	if (found == FOUND_END)
-		ahead->again_at = relay->now + LOOK_PAUSE_MS;
-	return found == FOUND_OTHER;
+	if (!ok || found == FOUND_OTHER)
+		return ok;
+	ahead->again_at = relay->now + (found == FOUND_END ? LOOK_PAUSE_MS : 0);
+	return false;
 }

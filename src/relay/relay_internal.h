@@ -77,7 +77,7 @@ typedef struct RelayAhead
 {
 	StoreAhead	store;			/* looked at up to here ... */
 	int64		window;			/* ... from the window of this number */
-	int64		again_at;		/* look again */
+	int64		again_at;		/* look again; 0: others were found, if any */
 } RelayAhead;
 
 /* What the next checkpoint has to write: relay_checkpoint.c. */

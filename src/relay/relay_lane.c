@@ -68,6 +68,7 @@ lanes_init(LaneTable *table, MemoryContext context)
 	dlist_init(&table->unused);
 	dlist_init(&table->troubles);
 	table->period = 1;
+	table->look = 1;
 	table->asleep = pairingheap_allocate(compare_wake, NULL);
 	memset(&ctl, 0, sizeof(ctl));
 	ctl.keysize = sizeof(LaneId);
@@ -242,6 +243,8 @@ lane_update(LaneTable *table, RelayLane *lane)
 				  lane->nready < WALK_BELOW);
 	if (!lane_is_stopped(lane))
 		lane_forget_error(table, lane);
+	if (lane->passed_by == table->look && lane->nready == 0 && !lane->tail)
+		table->missed = true;
 	count_lane(table, lane);
 	list_unused(table, lane);
 }

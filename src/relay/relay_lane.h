@@ -62,6 +62,7 @@ typedef struct RelayLane
 	dlist_head *walks;			/* that of LaneTable.walks it is in; or NULL */
 	dlist_node	in_walks;
 	int64		walk_number;	/* in the order of asking */
+	int64		passed_by;		/* LaneTable.look that has passed events of it */
 
 	Breaker		breaker;		/* OPEN, HALF_OPEN: it is down */
 	bool		probing;		/* HALF_OPEN: an event is trying */
@@ -112,6 +113,8 @@ typedef struct LaneTable
 	dlist_head	walks[NPACES];	/* lanes whose rows are to be read, by pace;
 								 * what is to try is with the fast */
 	int64		nwalks;			/* so many were asked for */
+	int64		look;			/* the present look ahead; see relay_ahead.c */
+	bool		missed;			/* what it has passed waits no more */
 	dlist_head	watched;		/* the longest without an answer first */
 	dlist_head	unused;			/* nothing to do; the oldest first */
 	int			nunused;
@@ -183,6 +186,8 @@ extern void lanes_report_troubles(LaneTable *table, int64 now,
 /* relay_turn.c */
 extern RelayLane *lanes_next(LaneTable *table, int64 now);
 extern bool lane_waits_long(const LaneTable *table, const RelayLane *lane);
+extern void lanes_look_anew(LaneTable *table);
+extern bool lanes_pass(LaneTable *table, const char *topic);
 extern void lanes_take_turn(LaneTable *table, RelayLane *lane);
 extern RelayLane *lanes_next_walk(const LaneTable *table);
 extern int	lanes_ready(const LaneTable *table);

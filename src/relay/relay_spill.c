@@ -12,10 +12,10 @@
  * yet, moves the position itself.
  *
  * What waits must not fill the memory: when that is full and there is too
- * little to send, lanes that are not in order keep a few entries, and so do keys
- * with many, unless they are sent so quickly that writing would not be faster,
- * or nobody waits for their place; the others become their tail.  When the first
- * entry of a key leaves memory in trouble, all of them do.
+ * little to send, and others wait for the place (relay_ahead.c), lanes that are not
+ * in order keep a few entries, and so do keys with many, unless they are sent so
+ * quickly that writing would not be faster; the others become their tail.  When the
+ * first entry of a key leaves memory in trouble, all of them do.
  *
  * Crash-safe order: of a key, no event gets a row while an earlier one that is
  * not settled is in memory only.  Otherwise the later one, which is known at
@@ -342,17 +342,22 @@ cut_lane(Relay *relay, RelayLane *lane, int kept)
 	}
 }
 
-/*
- * Memory fills with events of lanes that are stopped, or wait for their share:
- * make room for the others.
- */
+/* Does memory fill with events of lanes that are stopped, or wait for their share? */
+static bool
+lanes_fill_memory(const Relay *relay)
+{
+	const LaneTable *lanes = &relay->queue.lanes;
+
+	return !relay_has_room_for_rows(relay) &&
+		lanes_ready(lanes) > lanes_ready_to_go(lanes);
+}
+
+/* Make room for others, by such events. */
 static void
 cut_lanes(Relay *relay)
 {
 	LaneTable  *lanes = &relay->queue.lanes;
 
-	if (lanes_ready(lanes) == lanes_ready_to_go(lanes))
-		return;
 	for (int kept = KEPT_OF_FULL;; kept /= KEPT_PART)
 	{
 		HASH_SEQ_STATUS status;
@@ -376,6 +381,8 @@ relay_spill(Relay *relay)
 	List	   *old = NIL;
 	ListCell   *lc;
 	dlist_iter	iter;
+	bool		keys;
+	bool		lanes;
 
 	dlist_foreach(iter, &relay->queue.windows)
 	{
@@ -395,11 +402,15 @@ relay_spill(Relay *relay)
 	if (!relay_is_short(relay))
 		return;
 	watch_room(relay);
-	if (relay->now >= cut_time(relay) && relay_others_wait(relay))
-		cut_long_keys(relay);
 
-	/* sooner, since these may stay for long, and rows of others come back */
-	if (!relay_has_room_for_rows(relay))
+	/* lanes sooner: these may stay for long, and rows of others come back */
+	keys = relay->now >= cut_time(relay);
+	lanes = relay->now >= relay->ahead.again_at && lanes_fill_memory(relay);
+	if (!(keys || lanes) || !relay_others_wait(relay))
+		return;
+	if (keys)
+		cut_long_keys(relay);
+	if (lanes_fill_memory(relay))
 		cut_lanes(relay);
 }
 
@@ -407,9 +418,15 @@ relay_spill(Relay *relay)
 int64
 relay_spill_time(Relay *relay)
 {
-	int64		until = relay_is_short(relay) ? cut_time(relay) : PG_INT64_MAX;
+	int64		until = PG_INT64_MAX;
 	dlist_iter	iter;
 
+	if (relay_is_short(relay))
+	{
+		until = cut_time(relay);
+		if (relay->ahead.again_at > 0 && lanes_fill_memory(relay))
+			until = Min(until, relay->ahead.again_at);
+	}
 	dlist_foreach(iter, &relay->queue.windows)
 	{
 		RelayWindow *window = dlist_container(RelayWindow, node, iter.cur);

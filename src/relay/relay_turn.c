@@ -86,6 +86,30 @@ lane_waits_long(const LaneTable *table, const RelayLane *lane)
 	return lane->place >= NLANE_LISTS || !goes_soon(table, lane->place);
 }
 
+/* What is not read yet is looked at from the beginning. */
+void
+lanes_look_anew(LaneTable *table)
+{
+	table->look++;
+	table->missed = false;
+}
+
+/*
+ * The look passes an event of this topic, if it would have to wait for long behind
+ * others of its lane, here or in the table; else false.
+ */
+bool
+lanes_pass(LaneTable *table, const char *topic)
+{
+	RelayLane  *lane = lanes_find(table, topic);
+
+	if (!lane || (lane->nready == 0 && !lane->tail) ||
+		!lane_waits_long(table, lane))
+		return false;
+	lane->passed_by = table->look;
+	return true;
+}
+
 /*
  * May the lane, which waits in a list, have another request in flight?  The last
  * slots are for lanes that have none: of several that are fast, none is known to

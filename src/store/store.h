@@ -134,10 +134,10 @@ typedef enum StoreFound
 {
 	FOUND_END,					/* nothing, and there is no more */
 	FOUND_MORE,					/* nothing yet */
-	FOUND_OTHER					/* an event that does not wait for its key */
+	FOUND_OTHER					/* an event that does not wait for others */
 } StoreFound;
 
-/* Does an event wait for others of its key? */
+/* Would an event have to wait for others?  "key" is NULL if it has none. */
 typedef bool (*StoreWaits) (const char *topic, const char *key, void *arg);
 
 /*

@@ -56,7 +56,7 @@ typedef struct LookArgs
 } LookArgs;
 
 /*
- * Does the event that the scan is at wait for others of its key?  One that goes to
+ * Would the event that the scan is at have to wait for others?  One that goes to
  * other destinations is nothing to be sent, either.
  */
 static bool
@@ -64,6 +64,7 @@ event_waits(const LookArgs *args, const RowScan *events)
 {
 	const TupleTableSlot *slot = events->slot;
 	const char *topic;
+	const char *key = NULL;
 
 	if (slot->tts_isnull[EVENT_COL_TOPIC] || slot->tts_isnull[EVENT_COL_XID])
 		return false;
@@ -71,9 +72,9 @@ event_waits(const LookArgs *args, const RowScan *events)
 	if (!store_takes(U64FromFullTransactionId(DatumGetFullTransactionId(slot->tts_values[EVENT_COL_XID])),
 					 topic))
 		return true;
-	return !slot->tts_isnull[EVENT_COL_KEY] &&
-		args->waits(topic, store_utf8(slot->tts_values[EVENT_COL_KEY]),
-					args->arg);
+	if (!slot->tts_isnull[EVENT_COL_KEY])
+		key = store_utf8(slot->tts_values[EVENT_COL_KEY]);
+	return args->waits(topic, key, args->arg);
 }
 
 /*
@@ -139,7 +140,7 @@ look_body(void *arg)
 
 /*
  * Look at the next events, at most "limit", behind ahead->at, which moves behind
- * them if all wait for others of their keys, as "waits" says when it is given
+ * them if all would have to wait for others, as "waits" says when it is given
  * "arg".  ahead->seen, which is freed, becomes a new snapshot in "context" then.
  * If one is found that does not, and on failure, they are as before.
  */

@@ -17,6 +17,8 @@
 # - However many new topics are not answered, or late, what is published after them
 #   is read, and what waits in them is left where it is.
 # - What waits in new topics that are answered at once is not written down.
+# - Nor is what waits in a topic that is slow or down, while nobody waits behind it.
+#   Somebody may come to wait, or have nothing in front of it any more.
 # - An outage of everything that is answered with 503 uses up no attempts; the
 #   first event goes through soon after its end.
 # - What was tried in an outage loses no attempt by it, when that is over by the
@@ -152,6 +154,26 @@ sub attempts_of
 	my ($topic) = @_;
 	return query($node, q{SELECT coalesce(max(attempts), 0) FROM outbox_events
 		WHERE topic LIKE } . literal($topic) . q{ AND state <> 'published'});
+}
+
+# Count the rows that the relay writes from now on.
+sub watch_rows
+{
+	query($node, q{
+		CREATE TABLE public.written (topic text);
+		CREATE FUNCTION public.note_row() RETURNS trigger LANGUAGE plpgsql AS
+			$$BEGIN INSERT INTO public.written VALUES (NEW.topic); RETURN NEW; END$$;
+		CREATE TRIGGER note_row AFTER INSERT ON outbox_delivery
+			FOR EACH ROW EXECUTE FUNCTION public.note_row()});
+	return;
+}
+
+# So many there were since watch_rows(), which ends.
+sub rows_written
+{
+	my $count = query($node, 'SELECT count(*) FROM public.written');
+	query($node, 'DROP FUNCTION public.note_row() CASCADE; DROP TABLE public.written');
+	return $count;
 }
 
 foreach my $case (
@@ -343,17 +365,57 @@ promise 'what can not be sent is not read again and again' => sub {
 promise 'new topics that are answered leave no rows' => sub {
 	reload($node, 'outbox.enabled' => 'off', 'outbox.max_in_flight' => 8);
 	publish_to_each('fresh', MANY);
-	query($node, q{
-		CREATE TABLE public.written (topic text);
-		CREATE FUNCTION public.note_row() RETURNS trigger LANGUAGE plpgsql AS
-			$$BEGIN INSERT INTO public.written VALUES (NEW.topic); RETURN NEW; END$$;
-		CREATE TRIGGER note_row AFTER INSERT ON outbox_delivery
-			FOR EACH ROW EXECUTE FUNCTION public.note_row()});
+	watch_rows();
 	reload($node, 'outbox.enabled' => 'on');
 	wait_settled($node);
-	cmp_ok(query($node, 'SELECT count(*) FROM public.written'), '<', MANY / 10,
-		'hardly any is written down');
-	query($node, 'DROP FUNCTION public.note_row() CASCADE; DROP TABLE public.written');
+	cmp_ok(rows_written(), '<', MANY / 10, 'hardly any is written down');
+};
+
+promise 'what waits in a topic is not written down while nobody waits behind it' => sub {
+	my @small = ('outbox.batch_size' => 20, 'outbox.max_in_flight' => 8);
+	warm_up($http);
+	$http->faults([ rule(['slow-alone'], delay_response => 0.3) ]);
+	reload($node, @small);
+	watch_rows();
+	publish($node, 'slow-alone', count => 300);
+	poll_until(sub { logged($http, 'slow-alone', fields => ['id']) >= 150 }, 'a half to be sent');
+	$http->faults([]);
+	wait_settled($node);
+	cmp_ok(rows_written(), '<', 50, 'of one that is slow, what holds the position');
+
+	my $offset = -s $node->logfile;
+	$http->faults([ rule(['down-alone'], status => 500) ]);
+	watch_rows();
+	publish($node, 'down-alone', count => BAD);
+	wait_log($node, qr/topic "down-alone" is down/, $offset);
+	my $seen = logged($http, 'down-alone', fields => ['id']);
+	poll_until(sub { logged($http, 'down-alone', fields => ['id']) > $seen + 3 }, 'tries');
+	cmp_ok(rows_written(), '<', 100, 'of one that is down, what was tried');
+	good_ones_pass($http, 'behind-what-is-down');
+	$http->faults([]);
+	wait_settled($node);
+};
+
+# The first topic is slow, and what is down fills the memory behind it.
+promise 'who waits behind others of its topic may have none in front of it any more' => sub {
+	my $offset = -s $node->logfile;
+	my @faults = (rule(['between'], status => 500), rule(['short'], delay_response => 0.3));
+	reload($node, 'outbox.batch_size' => 20, 'outbox.max_in_flight' => 8);
+	warm_up($http);
+	$http->faults(\@faults);
+	publish($node, 'between', count => 40);
+	wait_log($node, qr/topic "between" is down/, $offset);
+	publish($node, 'short');
+	reload($node, 'outbox.enabled' => 'off');
+	publish($node, 'short', count => 30);
+	publish($node, 'between', count => 500);
+	my $last = publish($node, 'short');
+	reload($node, 'outbox.enabled' => 'on');
+	wait_delivered($http, [$last]);
+	is(query($node, q{SELECT count(*) FROM outbox_events
+		WHERE topic = 'between' AND state = 'published'}), 0, 'while all of the others wait');
+	$http->faults([]);
+	wait_settled($node);
 };
 
 promise 'an outage by 503 of many topics costs nothing' => sub {

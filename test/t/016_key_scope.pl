@@ -330,6 +330,7 @@ promise 'more keys with rows than are remembered, and none is overtaken' => sub 
 	fail_topics('room-0');
 	bring_down('room-0', $offset);
 	publish($node, 'room-0', more => q{key => 'first ' || n}, count => $keys);
+	wait_delivered($receiver, [ publish($node, 'warm-up') ]);
 	poll_until(
 		sub {
 			query($node, q{SELECT count(*) FROM outbox_delivery
