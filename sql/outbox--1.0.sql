@@ -244,6 +244,8 @@ CREATE TABLE @extschema@.outbox_restore (
 ) USING heap WITH (
 	vacuum_truncate = off
 );
+-- or no row could be deleted where a publication has all tables
+ALTER TABLE @extschema@.outbox_restore REPLICA IDENTITY FULL;
 COMMENT ON TABLE @extschema@.outbox_restore IS
 'Transactions that restored events, written by them when they commit: for outbox_check(). Private.';
 COMMENT ON COLUMN @extschema@.outbox_restore.at IS 'when';

@@ -187,6 +187,8 @@ promise 'the table does not grow when as many come as go' => sub {
 };
 
 promise 'what is noted of a restore goes when a published event would' => sub {
+	# which wants to know of each row that goes which one it was
+	query($node, 'CREATE PUBLICATION p FOR ALL TABLES');
 	query($node,
 		q{INSERT INTO outbox_event (topic, payload, xid) VALUES ('restored', '1', '3')});
 	like(check_value($node, 'events restored', 'detail'),
@@ -196,6 +198,7 @@ promise 'what is noted of a restore goes when a published event would' => sub {
 	poll_until(
 		sub { check_value($node, 'events restored', 'ok, detail') eq 't|none lately' },
 		'the note to go');
+	query($node, 'DROP PUBLICATION p');
 };
 
 # The plans are made for tables that a VACUUM found empty, and kept.
