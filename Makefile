@@ -16,6 +16,7 @@ OBJS = \
 	src/api/enqueue.o \
 	src/api/event_check.o \
 	src/api/event_guard.o \
+	src/api/event_source.o \
 	src/api/media_type.o \
 	src/api/monitor.o \
 	src/api/replica_role.o \
@@ -123,6 +124,7 @@ OBJS = \
 	src/store/store_salvage.o \
 	src/store/store_served.o \
 	src/store/store_session.o \
+	src/store/store_source.o \
 	src/store/store_try.o \
 	src/store/store_values.o \
 	src/store/store_walk.o \

@@ -251,6 +251,17 @@ COMMENT ON TABLE @extschema@.outbox_restore IS
 COMMENT ON COLUMN @extschema@.outbox_restore.at IS 'when';
 COMMENT ON COLUMN @extschema@.outbox_restore.events IS 'how many';
 
+-- What is inserted takes the place of what is there: a dump's row that of CREATE
+-- EXTENSION.  NULL becomes a new source.
+CREATE TABLE @extschema@.outbox_source (
+	source pg_catalog.text NOT NULL
+) USING heap;
+CREATE UNIQUE INDEX outbox_source_one_idx ON @extschema@.outbox_source ((true));
+ALTER TABLE @extschema@.outbox_source REPLICA IDENTITY FULL;
+COMMENT ON TABLE @extschema@.outbox_source IS
+'The CloudEvents source of this database''s events, unless outbox.source is set: one row, made by CREATE EXTENSION and kept by dumps and copies. INSERT ... DEFAULT VALUES makes another one. Private.';
+COMMENT ON COLUMN @extschema@.outbox_source.source IS '/postgresql/, the database''s name as it was then, and 8 random digits';
+
 -- A dump carries what is not delivered, dead events included.  (pg_dump lets no view
 -- be used here.)
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.outbox_event', $$
@@ -279,6 +290,7 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.outbox_destination_id_se
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.outbox_filter', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.outbox_request', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.outbox_request_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.outbox_source', '');
 
 --
 -- Publishing
@@ -355,6 +367,10 @@ CREATE TRIGGER outbox_drop_replicated
 	BEFORE INSERT OR UPDATE OR DELETE ON @extschema@.outbox_filter
 	FOR EACH ROW EXECUTE FUNCTION @extschema@.outbox_drop_replicated();
 ALTER TABLE @extschema@.outbox_filter ENABLE ALWAYS TRIGGER outbox_drop_replicated;
+CREATE TRIGGER outbox_drop_replicated
+	BEFORE INSERT OR UPDATE OR DELETE ON @extschema@.outbox_source
+	FOR EACH ROW EXECUTE FUNCTION @extschema@.outbox_drop_replicated();
+ALTER TABLE @extschema@.outbox_source ENABLE ALWAYS TRIGGER outbox_drop_replicated;
 COMMENT ON TRIGGER outbox_drop_replicated ON @extschema@.outbox_event IS
 'logical replication must not delete this database''s events';
 COMMENT ON TRIGGER outbox_drop_replicated ON @extschema@.outbox_delivery IS
@@ -369,6 +385,20 @@ COMMENT ON TRIGGER outbox_drop_replicated ON @extschema@.outbox_restore IS
 'what was restored into another database is not here';
 COMMENT ON TRIGGER outbox_drop_replicated ON @extschema@.outbox_progress IS
 'logical replication must not move this database''s position';
+COMMENT ON TRIGGER outbox_drop_replicated ON @extschema@.outbox_source IS
+'another database''s events have another source';
+
+CREATE FUNCTION @extschema@.outbox_source_insert() RETURNS pg_catalog.trigger
+AS 'MODULE_PATHNAME' LANGUAGE C SECURITY DEFINER;
+COMMENT ON FUNCTION @extschema@.outbox_source_insert() IS
+'Puts a new row of outbox_source in the place of the one that is there, makes a source if none is given, and tells the relays.';
+
+CREATE TRIGGER outbox_source_insert BEFORE INSERT ON @extschema@.outbox_source
+	FOR EACH ROW EXECUTE FUNCTION @extschema@.outbox_source_insert();
+ALTER TABLE @extschema@.outbox_source ENABLE ALWAYS TRIGGER outbox_source_insert;
+COMMENT ON TRIGGER outbox_source_insert ON @extschema@.outbox_source IS
+'a restored dump replaces what CREATE EXTENSION has made';
+INSERT INTO @extschema@.outbox_source DEFAULT VALUES;
 
 CREATE FUNCTION @extschema@.outbox_publish(topic pg_catalog.text,
 	payload pg_catalog.jsonb,
@@ -894,6 +924,7 @@ BEGIN
 	one AS (
 		SELECT p.name, p.destination AS id,
 			coalesce(p.settings ->> 'publisher', current_setting('outbox.publisher', true)) AS publisher,
+			coalesce(p.settings ->> 'source', current_setting('outbox.source', true)) AS source,
 			relay.*
 		FROM @extschema@.outbox_position p
 		LEFT JOIN relay ON relay.destination_id = p.destination
@@ -941,6 +972,12 @@ BEGIN
 			 FROM pg_settings WHERE name = 'shared_preload_libraries') AS preloaded
 		FROM (SELECT name, regexp_replace(publisher, '.*/|\.so$', '', 'g') AS library FROM one) p
 		WHERE library NOT IN ('dapr', 'http')) q
+	UNION ALL
+	SELECT 'source of events', true,
+		CASE WHEN source <> '' THEN source || ', by outbox.source' ELSE (SELECT s.source FROM @extschema@.outbox_source s)
+			|| ', made for this database; a copy of it has the same' END,
+		name
+	FROM one
 	UNION ALL
 	SELECT 'endpoint answers', endpoint = '',
 		CASE WHEN endpoint IS NULL THEN 'not known: nothing was sent since the settings were read'
@@ -1103,7 +1140,7 @@ BEGIN
 		AND l.relation IN ('@extschema@.outbox_event'::regclass, '@extschema@.outbox_delivery'::regclass,
 						   '@extschema@.outbox_request'::regclass, '@extschema@.outbox_progress'::regclass,
 						   '@extschema@.outbox_destination'::regclass, '@extschema@.outbox_filter'::regclass,
-						   '@extschema@.outbox_restore'::regclass)
+						   '@extschema@.outbox_restore'::regclass, '@extschema@.outbox_source'::regclass)
 		AND (l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
 			 OR (l.mode = 'RowShareLock' AND l.relation = '@extschema@.outbox_event'::regclass))
 		AND a.backend_type IS DISTINCT FROM 'outbox relay')
@@ -1198,6 +1235,7 @@ ALTER TRIGGER outbox_drop_replicated ON @extschema@.outbox_progress DEPENDS ON E
 ALTER TRIGGER outbox_drop_replicated ON @extschema@.outbox_destination DEPENDS ON EXTENSION outbox;
 ALTER TRIGGER outbox_drop_replicated ON @extschema@.outbox_filter DEPENDS ON EXTENSION outbox;
 ALTER TRIGGER outbox_drop_replicated ON @extschema@.outbox_restore DEPENDS ON EXTENSION outbox;
+ALTER TRIGGER outbox_drop_replicated ON @extschema@.outbox_source DEPENDS ON EXTENSION outbox;
 
 -- The table is made by outbox_citus_setup().
 CREATE FUNCTION @extschema@.outbox_citus_touch() RETURNS pg_catalog.trigger
@@ -1308,7 +1346,8 @@ REVOKE ALL ON FUNCTION
 	@extschema@.outbox_event_insert(),
 	@extschema@.outbox_event_update(),
 	@extschema@.outbox_event_delete(),
-	@extschema@.outbox_drop_replicated()
+	@extschema@.outbox_drop_replicated(),
+	@extschema@.outbox_source_insert()
 FROM PUBLIC;
 -- ALTER DEFAULT PRIVILEGES may have given more than that to others: whoever
 -- has TRIGGER on a table of ours runs code as its owner.
@@ -1367,7 +1406,7 @@ TO pg_read_all_data;
 REVOKE ALL ON @extschema@.outbox_event, @extschema@.outbox_delivery,
 	@extschema@.outbox_request, @extschema@.outbox_progress,
 	@extschema@.outbox_destination, @extschema@.outbox_filter,
-	@extschema@.outbox_restore FROM PUBLIC;
+	@extschema@.outbox_restore, @extschema@.outbox_source FROM PUBLIC;
 GRANT SELECT ON @extschema@.outbox_events, @extschema@.outbox_relays,
 	@extschema@.outbox_topics, @extschema@.outbox_stats,
 	@extschema@.outbox_destinations TO pg_monitor;

@@ -373,7 +373,7 @@ static const struct
 		"Who takes events to their destination: dapr, http, or a library.",
 	&guc_publisher, "dapr", check_name, 0},
 	{"outbox.source",
-		"CloudEvents source; empty: made of the cluster's and the database's name.",
+		"CloudEvents source; empty: the one that CREATE EXTENSION has made for the database.",
 	&guc_source, "", check_source, 0},
 	{"outbox.tls_ca_file",
 		"File with the certificate authorities to trust; empty: the system's.",

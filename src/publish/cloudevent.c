@@ -21,20 +21,6 @@
 #include "lib/text.h"
 #include "publish/cloudevent.h"
 
-/* The source of events that has no other name: /cluster/database; palloc'd. */
-const char *
-cloudevent_make_source(const char *cluster, const char *database)
-{
-	StringInfoData source;
-
-	initStringInfo(&source);
-	appendStringInfoChar(&source, '/');
-	text_append_uri(&source, cluster);
-	appendStringInfoChar(&source, '/');
-	text_append_uri(&source, database);
-	return source.data;
-}
-
 /* Append ,"name":"value" unless there is no value. */
 static void
 append_attribute(StringInfo buf, const char *name, const char *value)

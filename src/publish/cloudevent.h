@@ -19,8 +19,6 @@
 /* Payloads up to this size fit into an envelope, base64 or not. */
 #define CLOUDEVENT_MAX_PAYLOAD	(MaxAllocSize / 2)
 
-extern const char *cloudevent_make_source(const char *cluster,
-										  const char *database);
 extern void cloudevent_append(StringInfo buf, const OutboxMessage *message,
 							  const char *source, int flags);
 extern const char *cloudevent_get_metadata(const OutboxMessage *message,

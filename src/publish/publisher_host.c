@@ -93,20 +93,12 @@ load_body(PublisherHost *host, void *arg)
 	host->callbacks = &host->table;
 }
 
-/* CloudEvents source, palloc'd. */
-static const char *
-make_source(const char *database)
-{
-	const char *cluster = cluster_name && cluster_name[0] ? cluster_name :
-	"postgresql";
-
-	return guc_source[0] != '\0' ? pstrdup(guc_source) :
-		cloudevent_make_source(cluster, database);
-}
-
-/* The settings as they are now, with strings in a context of their own. */
+/*
+ * The settings as they are now, with strings in a context of their own.  "source" is
+ * the database's, unless a setting says otherwise.
+ */
 static void
-fill_in_settings(PublisherHost *host)
+fill_in_settings(PublisherHost *host, const char *source)
 {
 	OutboxPublisherState *state = &host->state;
 	MemoryContext caller;
@@ -116,7 +108,7 @@ fill_in_settings(PublisherHost *host)
 										   ALLOCSET_SMALL_SIZES);
 	caller = MemoryContextSwitchTo(host->settings);
 	state->database = host->database;
-	state->source = make_source(host->database);
+	state->source = pstrdup(guc_source[0] ? guc_source : source);
 	state->tls_ca_file = guc_tls_ca_file[0] ? pstrdup(guc_tls_ca_file) : NULL;
 	MemoryContextSwitchTo(caller);
 
@@ -172,9 +164,10 @@ publisher_is_current(const PublisherHost *host)
  * Load the publisher if need be and let it read the settings: at the start
  * and after every reload.  Nothing may be in flight when another one has to
  * be loaded.  False if it can't send; publisher_last_error() tells why.
+ * "source" is what events have that no setting gives another one; it is copied.
  */
 bool
-publisher_configure(PublisherHost *host)
+publisher_configure(PublisherHost *host, const char *source)
 {
 	bool		configured = false;
 	bool		ok;
@@ -189,7 +182,7 @@ publisher_configure(PublisherHost *host)
 
 	/* until it has read the new ones, it may use the old */
 	old_settings = host->settings;
-	fill_in_settings(host);
+	fill_in_settings(host, source);
 	publisher_forget_notices(host);
 	ok = publisher_call_in(host, host->state.context, configure_body,
 						   &configured);

@@ -25,7 +25,7 @@ typedef void (*PublisherWaitSet) (const OutboxSocket *sockets, int n);
 
 extern PublisherHost *publisher_create(MemoryContext parent,
 									   const char *database);
-extern bool publisher_configure(PublisherHost *host);
+extern bool publisher_configure(PublisherHost *host, const char *source);
 extern bool publisher_is_current(const PublisherHost *host);
 extern int	publisher_max_batch(const PublisherHost *host, Size *max_bytes);
 extern int	publisher_max_messages(const PublisherHost *host);

@@ -145,7 +145,8 @@ configure_publisher(Relay *relay)
 
 	if (!publisher_is_current(relay->publisher))
 		relay_recall_in_flight(relay);
-	relay->configured = publisher_configure(relay->publisher);
+	relay->configured = publisher_configure(relay->publisher,
+											relay->destination.source);
 	problem = relay->configured ? NULL : publisher_last_error(relay->publisher);
 	if (relay->destination.problem[0] != '\0')
 	{

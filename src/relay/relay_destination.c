@@ -6,8 +6,8 @@
  * Its row is read when the relay starts, and when somebody has changed destinations.
  * Settings of its own are put above those of the configuration file once, before
  * anything is configured: a relay whose settings change ends in order, and the next one
- * begins with the new ones.  So does one whose destination is gone, and the next one
- * gives the slot back.  What else may change holds from then on: whether it is paused,
+ * begins with the new ones; so do all of a database whose events get another source.
+ * One whose destination is gone ends as well, and the next one gives the slot back.  What else may change holds from then on: whether it is paused,
  * and what it takes, which begins with the next window (store_filter.c).
  *
  * A setting that was checked when it was written may be bad all the same: a dump may
@@ -72,7 +72,7 @@ apply_settings(Relay *relay)
 
 /*
  * Take in what the row says.  False: the destination is gone, or has other settings
- * now, and the relay has to end.
+ * or another source now, and the relay has to end.
  */
 static bool
 follow_row(Relay *relay, const StoreDestination *row)
@@ -86,9 +86,11 @@ follow_row(Relay *relay, const StoreDestination *row)
 		destination->name = MemoryContextStrdup(relay->context, row->name);
 		destination->settings = MemoryContextStrdup(relay->context,
 													row->settings);
+		destination->source = MemoryContextStrdup(relay->context, row->source);
 	}
 	destination->paused = row->paused;
-	return strcmp(destination->settings, row->settings) == 0;
+	return strcmp(destination->settings, row->settings) == 0 &&
+		strcmp(destination->source, row->source) == 0;
 }
 
 /* Have a relay for each other destination; if a slot is missing, ask again. */

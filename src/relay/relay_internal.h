@@ -24,9 +24,11 @@ typedef struct RelayDestination
 	int			id;				/* 0: default */
 	char	   *name;			/* NULL: not known yet, as what follows */
 	char	   *settings;		/* as they were when the relay started */
+	char	   *source;			/* of events, likewise */
 	bool		paused;
 	bool		changed;		/* somebody has changed something */
-	bool		ends;			/* it is gone, or has other settings */
+	bool		ends;			/* it is gone, or has other settings, or the
+								 * database another source */
 	bool		applied;		/* the settings are in use */
 	int64		look_at;		/* look for changes, and for other
 								 * destinations */

@@ -203,6 +203,7 @@ typedef struct StoreDestination
 	char	   *name;			/* NULL: there is no such destination */
 	bool		paused;
 	char	   *settings;		/* as a text, to be compared */
+	char	   *source;			/* of the events of its database */
 } StoreDestination;
 
 /* A setting that is another one for a destination. */
@@ -361,6 +362,9 @@ extern int64 store_replay(Oid function, Datum destination, Datum topic,
 						  Datum since);
 extern void store_forget(Oid function, Datum id);
 extern void store_forget_all(Oid function);
+
+/* store_source.c: likewise */
+extern void store_clear_source(Oid function);
 
 /* store_define.c: likewise */
 extern bool store_add_destination(Oid function, const StoreDefinition *definition,

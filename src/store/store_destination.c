@@ -23,8 +23,17 @@
 #include "store/store_internal.h"
 
 static Statement read_own = {
-	"SELECT p.name, p.paused, p.settings::text"
-	" FROM @s@.outbox_position p WHERE p.destination = @d@",
+	"SELECT p.name, p.paused, p.settings::text, s.source"
+	" FROM @s@.outbox_position p, @s@.outbox_source s"
+	" WHERE p.destination = @d@",
+	0
+};
+
+/* It is gone only if somebody has deleted it. */
+static Statement make_source = {
+	"INSERT INTO @s@.outbox_source (source) SELECT NULL"
+	" WHERE NOT EXISTS (SELECT 1 FROM @s@.outbox_source)"
+	" ON CONFLICT DO NOTHING",
 	0
 };
 
@@ -73,16 +82,19 @@ read_destination_body(void *arg)
 	ReadArgs   *args = arg;
 	StoreDestination *destination = args->destination;
 
+	store_execute(&make_source, NULL, NULL);
 	if (store_execute(&read_own, NULL, NULL) == 0)
 		return;
 	destination->name = copy_text(args->context, store_value(0, 1));
 	destination->paused = DatumGetBool(store_value(0, 2));
 	destination->settings = copy_text(args->context, store_value(0, 3));
+	destination->source = copy_text(args->context, store_value(0, 4));
 }
 
 /*
- * Read what there is to know of this relay's destination; texts are in the current
- * memory context.  The name stays NULL if it has been dropped.
+ * Read what there is to know of this relay's destination, and the source of its
+ * events; texts are in the current memory context.  The name stays NULL if it has
+ * been dropped.
  */
 StoreResult
 store_read_destination(StoreDestination *destination)

@@ -102,8 +102,8 @@ promise 'a committed event arrives with all that it was given' => sub {
 		'application/cloudevents+json', 'as a CloudEvent');
 	is($event->{specversion}, '1.0', 'specversion');
 	is($event->{id}, $id, 'id is what outbox_publish() returned');
-	is($event->{source}, '/publish/postgres',
-		'source is made of the names of cluster and database');
+	is($event->{source}, database_source($node),
+		'source is that of the database');
 	is($event->{type}, 'order.created', 'type');
 	is($event->{time}, $time, 'time is that of publishing, in UTC');
 	is($event->{partitionkey}, 'customer 7', 'partitionkey is the key');

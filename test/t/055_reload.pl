@@ -47,12 +47,12 @@ promise 'outbox.dapr_endpoint and outbox.source are followed' => sub {
 		$node,
 		'outbox.dapr_endpoint' => $receiver->url,
 		'outbox.source' => undef);
+	my $source = database_source($node);
 	poll_until(
 		sub {
 			my $id = publish($node, 'endpoint');
 			wait_state($node, $id, 'published');
-			return
-			  scalar $receiver->accepted(id => $id, source => '/reload/postgres');
+			return scalar $receiver->accepted(id => $id, source => $source);
 		},
 		'an event at the first receiver');
 	pass('both are followed');

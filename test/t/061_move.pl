@@ -48,6 +48,7 @@ sub leave_events
 		publish($node, 'left', count => 10, key => 'k'),
 		publish($node, 'left', count => 10)
 	];
+	$id{source} = database_source($node);
 	return %id;
 }
 
@@ -70,6 +71,8 @@ sub goes_on
 		  (grep { $_->{id} eq $id{left}[9] } $receiver->accepted)[-1]{seq},
 		1, 'in order');
 	is(event_state($node, $id{dead}), 'dead', 'what was dead is');
+	is((grep { cloud_event($_)->{source} ne $id{source} } $receiver->accepted),
+		0, 'all of them have the same source');
 	return;
 }
 
@@ -265,6 +268,7 @@ promise 'by logical replication and a switch' => sub {
 	push @{ $id{sent} }, @early;
 	poll_until(sub { query($new, 'SELECT count(*) FROM orders') eq '1' },
 		'the order to be replicated');
+	isnt(database_source($new), $id{source}, 'until then it has a source of its own');
 	switch_over($old, $new);
 	goes_on($new, %id);
 	$new->stop;

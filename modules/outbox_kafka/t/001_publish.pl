@@ -82,7 +82,7 @@ promise 'two lines of configuration, and an event is in the topic as published' 
 			'content-type' => 'application/json',
 			ce_specversion => '1.0',
 			ce_id => $record->{id},
-			ce_source => '/kafka/postgres',
+			ce_source => database_source($node),
 			ce_type => 'order.placed',
 			ce_topic => $record->{topic},
 			ce_expirytime => '2999-01-01T00:00:00.000000Z',

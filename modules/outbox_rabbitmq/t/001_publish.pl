@@ -66,7 +66,7 @@ promise 'two lines of configuration, and an event is in the queue as published' 
 		{
 			cloudEvents_specversion => '1.0',
 			cloudEvents_id => $message->{message_id},
-			cloudEvents_source => '/rabbitmq/postgres',
+			cloudEvents_source => database_source($node),
 			cloudEvents_type => 'order.placed',
 			cloudEvents_topic => 'orders',
 			cloudEvents_expirytime => '2999-01-01T00:00:00.000000Z',

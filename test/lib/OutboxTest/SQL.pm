@@ -16,6 +16,7 @@ use OutboxTest::Poll;
 
 our @EXPORT = qw(
   check_value
+  database_source
   event_state
   event_value
   fails_with
@@ -172,6 +173,13 @@ sub check_value
 	return query($node,
 		"SELECT $columns FROM outbox_check() WHERE \"check\" = " . literal($check),
 		$db);
+}
+
+# database_source($node, $db): the source of its events, unless outbox.source is set
+sub database_source
+{
+	my ($node, $db) = @_;
+	return query($node, 'SELECT source FROM outbox_source', $db);
 }
 
 # relay_pid($node, $db): the relay's pid, or undef
