@@ -6,7 +6,8 @@
 #	OutboxTest/Node.pm		servers, settings, time
 #	OutboxTest/Receiver.pm	the receiver as an object
 #
-# (Those of modules/ have OutboxTest/Outage.pm besides.)
+# (Those of modules/ have OutboxTest/Outage.pm besides, those of several destinations
+# OutboxTest/Destinations.pm.)
 #
 # and has promises (subtests that can run alone) and what receivers have taken.
 #

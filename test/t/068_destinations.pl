@@ -33,6 +33,7 @@ use Time::HiRes qw(time);
 
 use lib 'test/lib';
 use OutboxTest;
+use OutboxTest::Destinations;
 
 use constant {
 	KEYS => 10,
@@ -58,67 +59,23 @@ sub add_sql
 {
 	my ($name, $topics, %opts) = @_;
 	my %settings = (http_url => $second->url . '/{topic}', %{ $opts{settings} // {} });
-	my $json = join ', ', map { qq("$_": "$settings{$_}") } sort keys %settings;
-	return "SELECT outbox_add_destination('$name', '$topics', '{$json}'" . ($opts{more} // '') . ')';
+	return add_destination_sql($name, $topics, \%settings, $opts{more});
 }
 
 sub add
 {
 	my ($name, @rest) = @_;
 	query($node, add_sql($name, @rest));
-	wait_relay_of($name);
+	wait_relay_of($node, $name);
 	return;
 }
 
 sub drop
 {
 	my (@names) = @_;
-	foreach my $name (@names)
-	{
-		query($node, "SET client_min_messages = error; SELECT outbox_drop_destination('$name')");
-		poll_until(sub { relay_of($name, 'pid') eq '' }, "no relay of $name");
-	}
+	drop_destinations($node, @names);
 	query($node, q{SELECT outbox_alter_destination('default', topics => '{#}')});
 	return;
-}
-
-# A column of outbox_relays for a destination; '' if there is none
-sub relay_of
-{
-	my ($name, $column) = @_;
-	return try_query($node, "SELECT $column FROM outbox_relays"
-		  . " WHERE datname = current_database() AND destination = '$name'");
-}
-
-# Wait until a destination's relay runs; its pid.
-sub wait_relay_of
-{
-	my ($name, $not) = @_;
-	my $pid;
-	poll_until(
-		sub {
-			$pid = relay_of($name, 'pid');
-			return $pid ne '' && $pid ne ($not // '') && relay_of($name, 'state') ne 'starting';
-		},
-		"a relay of destination $name");
-	return $pid;
-}
-
-# The states of an event by destination: "audit dead, default published"
-sub states_of
-{
-	my ($id) = @_;
-	return try_query($node, q{SELECT string_agg(concat_ws(' ', destination, state), ', '
-		ORDER BY destination) FROM outbox_events WHERE event_id = } . literal($id));
-}
-
-sub wait_states_of
-{
-	my ($id, $wanted, $name) = @_;
-	my $states;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	poll_until(sub { $states = states_of($id); $states eq $wanted }, "the states to be $wanted");
-	return is($states, $wanted, $name // "it is $wanted");
 }
 
 # Which of these events has a receiver taken, in their order?
@@ -135,9 +92,9 @@ promise 'an event goes to every destination that takes it' => sub {
 	my ($order) = publish($node, 'fan.orders.paid.late');
 	my ($new) = publish($node, 'fan.stock.new');
 	my ($other) = publish($node, 'fan.stock.gone');
-	wait_states_of($order, 'default published, fan_audit published');
-	wait_states_of($new, 'default published, fan_audit published, fan_rest published');
-	wait_states_of($other, 'default published, fan_rest published');
+	wait_states_of($node, $order, 'default published, fan_audit published');
+	wait_states_of($node, $new, 'default published, fan_audit published, fan_rest published');
+	wait_states_of($node, $other, 'default published, fan_rest published');
 	taken_once($first, [ $order, $new, $other ], 'default gets each once');
 	is(scalar(grep { $_->{id} eq $new } $second->accepted(fields => ['id'])),
 		2, 'what two others take is sent to both');
@@ -160,28 +117,28 @@ promise 'a destination begins with the transaction that adds it' => sub {
 		publish_sql('begin.a'), add_sql('begin', '{begin.#}') . ' IS NULL',
 		publish_sql('begin.a'), 'COMMIT');
 	@ids = grep { length > 10 } @ids;
-	wait_relay_of('begin');
+	wait_relay_of($node, 'begin');
 	$open->query_safe('COMMIT');
 	$open->quit;
 	wait_delivered($second, [ @ids, $late ]);
-	wait_states_of($ids[0], 'begin published, default published', 'what the transaction published before');
-	wait_states_of($late, 'begin published, default published', 'what was committed later');
-	wait_states_of($before, 'default published', 'what was before is none of its business');
+	wait_states_of($node, $ids[0], 'begin published, default published', 'what the transaction published before');
+	wait_states_of($node, $late, 'begin published, default published', 'what was committed later');
+	wait_states_of($node, $before, 'default published', 'what was before is none of its business');
 	is(scalar(taken($second, $before)), 0, '... and is not sent to it');
 
 	add('begin_all', '{begin.#}', more => ', from_start => true');
 	wait_delivered($second, [ $before, @ids, $late ]);
-	wait_states_of($before, 'begin_all published, default published', 'from_start: all that is kept');
+	wait_states_of($node, $before, 'begin_all published, default published', 'from_start: all that is kept');
 	drop('begin', 'begin_all');
 };
 
 promise 'a destination may be added by a prepared transaction' => sub {
 	query($node, join ';', 'BEGIN', add_sql('prepared', '{prepared.#}'), q{PREPARE TRANSACTION 'add'});
-	is(relay_of('prepared', 'pid'), '', 'there is none before it is committed');
+	is(relay_of($node, 'prepared', 'pid'), '', 'there is none before it is committed');
 	query($node, q{COMMIT PREPARED 'add'});
-	wait_relay_of('prepared');
+	wait_relay_of($node, 'prepared');
 	my ($id) = publish($node, 'prepared.a');
-	wait_states_of($id, 'default published, prepared published');
+	wait_states_of($node, $id, 'default published, prepared published');
 	drop('prepared');
 };
 
@@ -192,9 +149,9 @@ promise 'what happens to an event in one destination is its own' => sub {
 	my ($dead) = publish($node, 'own.dead', key => 'k');
 	my ($behind) = publish($node, 'own.dead', key => 'k');
 	my ($failed) = publish($node, 'own.fails');
-	wait_states_of($dead, 'default published, own dead');
-	wait_states_of($behind, 'default published, own blocked');
-	poll_until(sub { states_of($failed) =~ /own (failed|pending)/ }, 'a failure');
+	wait_states_of($node, $dead, 'default published, own dead');
+	wait_states_of($node, $behind, 'default published, own blocked');
+	poll_until(sub { states_of($node, $failed) =~ /own (failed|pending)/ }, 'a failure');
 	is(stat_value($node, q{string_agg(concat_ws(' ', destination, dead, backlog), ', ' ORDER BY destination)}),
 		'default 0 0, own 1 2', 'outbox_stats has a row for each');
 
@@ -204,13 +161,13 @@ promise 'what happens to an event in one destination is its own' => sub {
 	is(query($node, q{SELECT outbox_retry_dead('own.dead', 'default')}), '0', 'no dead one there');
 	is(query($node, q{SELECT outbox_retry_dead('own.dead')}), '1', 'one dead event in all');
 	poll_until(sub { $second->stats->{refused} >= 3 }, 'another try');
-	wait_states_of($dead, 'default published, own dead', 'and dead again');
+	wait_states_of($node, $dead, 'default published, own dead', 'and dead again');
 	query($node, "SELECT outbox_discard('$behind')");
-	wait_states_of($behind, 'default published, own discarded', 'given up where it was not published');
+	wait_states_of($node, $behind, 'default published, own discarded', 'given up where it was not published');
 	$second->faults([]);
 	query($node, "SELECT outbox_retry('$dead'), outbox_retry('$failed', 'own')");
-	wait_states_of($dead, 'default published, own published');
-	wait_states_of($failed, 'default published, own published');
+	wait_states_of($node, $dead, 'default published, own published');
+	wait_states_of($node, $failed, 'default published, own published');
 	is(scalar(grep { $_->{id} eq $dead } $first->accepted(fields => ['id'])), 1, 'default got it once');
 	drop('own');
 };
@@ -223,7 +180,7 @@ promise 'trouble of one destination does not delay another one' => sub {
 	query($node, q{SELECT outbox_pause('paused')});
 	query($node, add_sql('unconfigured', '{side.#}',
 			settings => { publisher => 'no_such_library' }));
-	wait_relay_of('unconfigured');
+	wait_relay_of($node, 'unconfigured');
 	$second->faults([ { match => { path => '/side.*' }, action => 'hang' },
 			{ match => { path => '/refused/.*' }, status => 503 } ]);
 	my @ids = publish($node, 'side.a', count => 200, more => q{key => 'k' || n % 10});
@@ -233,9 +190,9 @@ promise 'trouble of one destination does not delay another one' => sub {
 	cmp_ok($took, '<', SECONDS, sprintf('all is there after %.1f s', $took));
 	is(query($node, q{SELECT string_agg(DISTINCT state, ' ') FROM outbox_events
 		WHERE topic = 'side.a' AND destination = 'default'}), 'published', 'and published');
-	poll_until(sub { relay_of('nobody', 'state') eq 'endpoint down' }, 'nobody there');
-	is(relay_of('paused', 'state'), 'paused', 'paused');
-	is(relay_of('default', 'state'), 'idle', 'default is well');
+	poll_until(sub { relay_of($node, 'nobody', 'state') eq 'endpoint down' }, 'nobody there');
+	is(relay_of($node, 'paused', 'state'), 'paused', 'paused');
+	is(relay_of($node, 'default', 'state'), 'idle', 'default is well');
 	is( query($node, q{SELECT count(*) FROM outbox_check() WHERE destination = 'default' AND NOT ok}),
 		'0', 'outbox_check() has nothing to say of it');
 	is( query($node, q{SELECT ok FROM outbox_check()
@@ -249,46 +206,46 @@ promise 'a paused destination is sent nothing' => sub {
 	add('pausing', '{pause.#}', settings => { request_timeout => '1min' });
 	$second->faults([ { match => { path => '/pause.a' }, action => 'hang', on_release => 'answer' } ]);
 	my ($flying) = publish($node, 'pause.a');
-	poll_until(sub { relay_of('pausing', 'in_flight') eq '1' }, 'an event in flight');
+	poll_until(sub { relay_of($node, 'pausing', 'in_flight') eq '1' }, 'an event in flight');
 	query($node, q{SELECT outbox_pause('pausing')});
 	query($node, q{SELECT outbox_pause('pausing')});
-	poll_until(sub { relay_of('pausing', 'state') eq 'pausing' }, 'pausing');
+	poll_until(sub { relay_of($node, 'pausing', 'state') eq 'pausing' }, 'pausing');
 	my ($waiting) = publish($node, 'pause.b');
 	$second->faults([]);
-	wait_states_of($flying, 'default published, pausing published', 'what is in flight is answered');
-	poll_until(sub { relay_of('pausing', 'state') eq 'paused' }, 'paused');
+	wait_states_of($node, $flying, 'default published, pausing published', 'what is in flight is answered');
+	poll_until(sub { relay_of($node, 'pausing', 'state') eq 'paused' }, 'paused');
 	$node->restart;
-	poll_until(sub { relay_of('pausing', 'state') eq 'paused' }, 'paused after a restart');
+	poll_until(sub { relay_of($node, 'pausing', 'state') eq 'paused' }, 'paused after a restart');
 	my ($later) = publish($node, 'pause.c');
-	wait_states_of($later, 'default published, pausing pending');
+	wait_states_of($node, $later, 'default published, pausing pending');
 	is(scalar(taken($second, $waiting, $later)), 0, 'nothing is sent');
 	query($node, q{SELECT outbox_resume('pausing')});
-	wait_states_of($later, 'default published, pausing published');
-	wait_states_of($waiting, 'default published, pausing published');
+	wait_states_of($node, $later, 'default published, pausing published');
+	wait_states_of($node, $waiting, 'default published, pausing published');
 	drop('pausing');
 };
 
 promise 'other topics hold for what is read from then on' => sub {
 	add('versions', '{versions.a}');
 	my ($a) = publish($node, 'versions.a');
-	wait_states_of($a, 'default published, versions published');
+	wait_states_of($node, $a, 'default published, versions published');
 	query($node, q{SELECT outbox_alter_destination('versions', topics => '{versions.b}')});
 	my ($a2) = publish($node, 'versions.a');
 	my ($b) = publish($node, 'versions.b');
-	wait_states_of($b, 'default published, versions published');
-	wait_states_of($a2, 'default published');
-	wait_states_of($a, 'default published, versions published', 'what was before stays as it was');
+	wait_states_of($node, $b, 'default published, versions published');
+	wait_states_of($node, $a2, 'default published');
+	wait_states_of($node, $a, 'default published, versions published', 'what was before stays as it was');
 
 	# nobody reads: two versions, of which only the last one is ever in use
 	query($node, q{SELECT outbox_pause('versions')});
-	poll_until(sub { relay_of('versions', 'state') eq 'paused' }, 'paused');
+	poll_until(sub { relay_of($node, 'versions', 'state') eq 'paused' }, 'paused');
 	query($node, q{SELECT outbox_alter_destination('versions', topics => '{versions.c}')});
 	query($node, q{SELECT outbox_alter_destination('versions', topics => '{versions.d}')});
 	my ($c) = publish($node, 'versions.c');
 	my ($d) = publish($node, 'versions.d');
 	query($node, q{SELECT outbox_resume('versions')});
-	wait_states_of($d, 'default published, versions published');
-	wait_states_of($c, 'default published');
+	wait_states_of($node, $d, 'default published, versions published');
+	wait_states_of($node, $c, 'default published');
 	is(scalar(taken($second, $a2, $c)), 0, 'nothing is sent that is not wanted');
 	drop('versions');
 };
@@ -297,22 +254,22 @@ promise 'what no destination takes is unrouted' => sub {
 	query($node, q{SELECT outbox_alter_destination('default', topics => '{#,!lost.#}')});
 	my ($lost) = publish($node, 'lost.a');
 	my ($kept) = publish($node, 'kept.a');
-	wait_states_of($kept, 'default published');
-	wait_states_of($lost, 'unrouted');
+	wait_states_of($node, $kept, 'default published');
+	wait_states_of($node, $lost, 'unrouted');
 	is(scalar(taken($first, $lost)), 0, 'it is not sent');
 	fails_with($node, "SELECT outbox_discard('$lost')", '55000', 'nothing to give up');
 	query($node, q{SELECT outbox_alter_destination('default', topics => '{}')});
 	my ($none) = publish($node, 'kept.a');
-	wait_states_of($none, 'unrouted');
+	wait_states_of($node, $none, 'unrouted');
 	query($node, q{SELECT outbox_alter_destination('default', topics => '{#}')});
 	my ($again) = publish($node, 'kept.a');
-	wait_states_of($again, 'default published');
-	wait_states_of($none, 'unrouted', 'that stays so');
+	wait_states_of($node, $again, 'default published');
+	wait_states_of($node, $none, 'unrouted', 'that stays so');
 };
 
 promise 'other settings hold at once' => sub {
 	add('altered', '{altered.#}', settings => { http_content_mode => 'binary' });
-	my $pid = wait_relay_of('altered');
+	my $pid = wait_relay_of($node, 'altered');
 	my ($id) = publish($node, 'altered.a');
 	wait_delivered($second, [$id]);
 	reload($node, 'outbox.http_content_mode' => 'structured', 'outbox.max_in_flight' => 7);
@@ -320,12 +277,12 @@ promise 'other settings hold at once' => sub {
 	wait_delivered($second, [$id]);
 	my ($entry) = $second->accepted(id => $id);
 	is($entry->{headers}{'ce-id'}, $id, 'a reload leaves its own settings');
-	is(wait_relay_of('altered'), $pid, 'by the same relay');
+	is(wait_relay_of($node, 'altered'), $pid, 'by the same relay');
 
 	my $url = $first->url . '/altered/{topic}';
 	query($node, qq{SELECT outbox_alter_destination('altered',
 		settings => '{"http_url": "$url", "http_content_mode": null}')});
-	wait_relay_of('altered', $pid);
+	wait_relay_of($node, 'altered', $pid);
 	($id) = publish($node, 'altered.a');
 	poll_until(sub { $first->log(id => $id, path => '/altered/altered.a') }, 'the new address');
 	($entry) = $first->log(id => $id, path => '/altered/altered.a');
@@ -343,7 +300,7 @@ promise 'a destination that is dropped leaves nothing behind' => sub {
 		'rows of the destination');
 	my ($status, $out, $err) = $node->psql('postgres', q{SELECT outbox_drop_destination('dropped')});
 	like($err, qr/NOTICE:  21 events have not been delivered to destination "dropped"/, 'it is said what is lost');
-	poll_until(sub { relay_of('dropped', 'pid') eq '' && relay_of('dropped', 'state') eq '' }, 'no relay');
+	poll_until(sub { relay_of($node, 'dropped', 'pid') eq '' && relay_of($node, 'dropped', 'state') eq '' }, 'no relay');
 	$second->faults([]);
 	poll_until(
 		sub {
@@ -365,15 +322,15 @@ promise 'a destination that is dropped leaves nothing behind' => sub {
 
 promise 'a relay that is killed costs the others nothing' => sub {
 	add('killed', '{kill.#}');
-	my $pid = wait_relay_of('killed');
-	my $other = wait_relay_of('default');
+	my $pid = wait_relay_of($node, 'killed');
+	my $other = wait_relay_of($node, 'default');
 	my @ids = publish($node, 'kill.a', count => 500, more => q{key => 'k' || n % 20});
 	query($node, "SELECT pg_terminate_backend($pid)");
 	push @ids, publish($node, 'kill.a', count => 500, more => q{key => 'k' || n % 20});
 	wait_delivered($first, \@ids);
 	wait_delivered($second, \@ids);
-	isnt(wait_relay_of('killed'), $pid, 'another one took over');
-	is(wait_relay_of('default'), $other, 'that of default went on');
+	isnt(wait_relay_of($node, 'killed'), $pid, 'another one took over');
+	is(wait_relay_of($node, 'default'), $other, 'that of default went on');
 	taken_once($first, \@ids, 'each once');
 	drop('killed');
 };
@@ -381,14 +338,14 @@ promise 'a relay that is killed costs the others nothing' => sub {
 promise 'events are pruned when every destination has settled them' => sub {
 	add('held', '{held.#}');
 	query($node, q{SELECT outbox_pause('held')});
-	poll_until(sub { relay_of('held', 'state') eq 'paused' }, 'paused');
+	poll_until(sub { relay_of($node, 'held', 'state') eq 'paused' }, 'paused');
 	my ($held) = publish($node, 'held.a');
 	my ($free) = publish($node, 'free.a');
 	my ($refused) = publish($node, 'held.b', key => 'x');
-	wait_states_of($free, 'default published');
+	wait_states_of($node, $free, 'default published');
 	reload($node, 'outbox.published_expire_time' => '0', 'outbox.cleaning_expire_interval' => '100ms');
 	my ($before) = publish($node, 'free.b');
-	wait_states_of($before, 'default published');
+	wait_states_of($node, $before, 'default published');
 	poll_until(sub { check_value($node, 'pruning works', 'ok') eq 't' }, 'a prune');
 	is(query($node, q{SELECT count(*) FROM outbox_event WHERE topic = 'held.a'}), '1', 'a paused one keeps its events');
 	query($node, q{SELECT outbox_resume('held')});
@@ -400,9 +357,9 @@ promise 'events are pruned when every destination has settled them' => sub {
 	$first->faults([ { match => { path => '/held.c' }, status => 422 } ]);
 	$second->faults([ { match => { path => '/held.c' }, status => 422 } ]);
 	my ($both) = publish($node, 'held.c');
-	wait_states_of($both, 'default dead, held dead');
+	wait_states_of($node, $both, 'default dead, held dead');
 	query($node, "SELECT outbox_discard('$both', 'default')");
-	wait_states_of($both, 'default discarded, held dead', 'the other one still wants it');
+	wait_states_of($node, $both, 'default discarded, held dead', 'the other one still wants it');
 	query($node, "SELECT outbox_discard('$both', 'held')");
 	poll_until(sub { query($node, q{SELECT (SELECT count(*) FROM outbox_event WHERE topic = 'held.c')
 		+ (SELECT count(*) FROM outbox_delivery)}) eq '0' }, 'event and rows to go');
@@ -413,11 +370,11 @@ promise 'events are pruned when every destination has settled them' => sub {
 promise 'a dump carries destinations' => sub {
 	add('dumped', '{dump.#}');
 	my ($done) = publish($node, 'dump.a');
-	wait_states_of($done, 'default published, dumped published');
+	wait_states_of($node, $done, 'default published, dumped published');
 	query($node, q{SELECT outbox_pause('dumped')});
-	poll_until(sub { relay_of('dumped', 'state') eq 'paused' }, 'paused');
+	poll_until(sub { relay_of($node, 'dumped', 'state') eq 'paused' }, 'paused');
 	my ($half) = publish($node, 'dump.b');
-	wait_states_of($half, 'default published, dumped pending');
+	wait_states_of($node, $half, 'default published, dumped pending');
 	my $dump = PostgreSQL::Test::Utils::tempdir() . '/dump';
 	$node->command_ok([ 'pg_dump', '-f', $dump, $node->connstr('postgres') ], 'pg_dump');
 	$first->reset;

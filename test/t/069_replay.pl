@@ -16,6 +16,7 @@ use Test::More;
 
 use lib 'test/lib';
 use OutboxTest;
+use OutboxTest::Destinations;
 
 use constant {
 	EVENTS => 5000,
@@ -34,19 +35,11 @@ my $node = new_node(
 		'outbox.failed_retry_interval' => '1h',
 	});
 query($node, 'CREATE EXTENSION outbox');
-my $url = $second->url;
 
 sub add
 {
 	my ($name, $topics) = @_;
-	query($node, qq{SELECT outbox_add_destination('$name', '$topics', '{"http_url": "$url/{topic}"}')});
-	return;
-}
-
-sub drop
-{
-	my ($name) = @_;
-	query($node, "SET client_min_messages = error; SELECT outbox_drop_destination('$name')");
+	add_destination($node, $name, $topics, { http_url => $second->url . '/{topic}' });
 	return;
 }
 
@@ -96,7 +89,7 @@ promise 'what is settled for a destination is sent to it again' => sub {
 	is(times_taken($second, $waiting), 1, 'what was pending is sent once');
 	is(state_in($dead, 'again'), 'dead', 'what is dead stays so');
 	is(times_taken($first, $done), 1, 'default does not notice');
-	drop('again');
+	drop_destinations($node, 'again');
 };
 
 promise 'a replay is of topics, and since a time' => sub {
@@ -113,40 +106,28 @@ promise 'a replay is of topics, and since a time' => sub {
 	is(query($node, q{SELECT outbox_replay('some', 'nothing')}), '0', 'none');
 	fails_with($node, q{SELECT outbox_replay('some', 'a*')}, '22023', 'a bad pattern');
 	fails_with($node, q{SELECT outbox_replay('none')}, '42704', 'no such destination');
-	drop('some');
+	drop_destinations($node, 'some');
 };
 
 promise 'order by key is kept, also in front of what is new' => sub {
 	add('order', '{order.#}');
 	my @old = publish($node, 'order.a', count => EVENTS, more => q{key => 'k' || n % } . KEYS);
-	poll_until(sub { query($node, q{SELECT backlog FROM outbox_stats WHERE destination = 'order'}) eq '0' },
-		'all to be sent');
+	wait_sent_to($node, 'order');
 	$second->reset;
 	my @new = split /\n/, query($node, q{BEGIN; SELECT outbox_replay('order');}
 		  . publish_sql('order.a', count => EVENTS, more => q{key => 'k' || n % } . KEYS) . '; COMMIT');
 	@new = grep { length > 10 } @new;
 	wait_delivered($second, [ @old, @new ]);
-	my %at;
-	my @taken = map { $_->{id} } $second->accepted(fields => ['id']);
-	$at{ $taken[$_] } //= $_ foreach 0 .. $#taken;
-	my $wrong = 0;
-	my %last;
-	my $n = 0;
-	foreach my $id (@old, @new)
-	{
-		my $key = ($n++ % EVENTS + 1) % KEYS;
-		$wrong++ if defined $last{$key} && $at{$id} < $last{$key};
-		$last{$key} = $at{$id};
-	}
-	is($wrong, 0, 'each key in its order');
-	drop('order');
+	my %key_of;
+	$key_of{ $old[$_] } = $key_of{ $new[$_] } = $_ % KEYS foreach 0 .. EVENTS - 1;
+	is(out_of_order($second, \%key_of, @old, @new), 0, 'each key in its order');
+	drop_destinations($node, 'order');
 };
 
 promise 'a crash loses nothing of it' => sub {
 	add('crash', '{crash.#}');
 	my @ids = publish($node, 'crash.a', count => EVENTS);
-	poll_until(sub { query($node, q{SELECT backlog FROM outbox_stats WHERE destination = 'crash'}) eq '0' },
-		'all to be sent');
+	wait_sent_to($node, 'crash');
 	query($node, 'CHECKPOINT');
 	$second->reset;
 	is(query($node, q{SELECT outbox_replay('crash')}), EVENTS, 'all are meant');
@@ -155,7 +136,7 @@ promise 'a crash loses nothing of it' => sub {
 	restart_after_kill9($node);
 	wait_delivered($second, \@ids);
 	ok(1, 'all arrived');
-	drop('crash');
+	drop_destinations($node, 'crash');
 };
 
 done_testing();
