@@ -94,7 +94,7 @@ class Rig:
     def set_up(self):
         self.receiver.start()
         self.settings.update({'outbox.publisher': self.options.publisher, 'outbox.dapr_endpoint': self.receiver.url(),
-                              'outbox.http_url': self.receiver.url() + '/{topic}'})
+                              'outbox.http_url': self.receiver.url() + '/{topic}', 'outbox.http_topic_slashes': 'on'})
         self.start_server()
 
     def start_server(self):
