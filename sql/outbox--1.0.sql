@@ -543,7 +543,8 @@ CREATE FUNCTION @extschema@.outbox_relay_status(OUT datid pg_catalog.oid,
 	OUT duplicates_suppressed pg_catalog.int8,
 	OUT pruned pg_catalog.int8, OUT pruning pg_catalog.text,
 	OUT files pg_catalog.text, OUT clock pg_catalog.text,
-	OUT destination_id pg_catalog.int4, OUT destination pg_catalog.text)
+	OUT destination_id pg_catalog.int4, OUT destination pg_catalog.text,
+	OUT publisher pg_catalog.text)
 RETURNS SETOF pg_catalog.record
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION @extschema@.outbox_relay_status() IS
@@ -766,28 +767,52 @@ CREATE VIEW @extschema@.outbox_events AS
 COMMENT ON VIEW @extschema@.outbox_events IS
 'Every event that is still kept, once for each destination that it goes to, with its state there: scheduled, pending, blocked (behind an unsettled event of its key, in its topic or with outbox.key_scope = all in any), in_progress, published, failed, dead, discarded, expired; or unrouted, with destination NULL, if none takes it. What was asked by outbox_retry() and the like counts as done. Payloads are not shown: monitoring has no need of them.';
 
--- OFFSET 0: read is a range of the index on xid, however much is kept of what
--- has been published.
+-- A function, so that nothing but indexes can be read, whatever the planner knows of the
+-- tables: however much is kept of what has been published, also since the beginning of
+-- a transaction that is still open.
+CREATE FUNCTION @extschema@.outbox_unsettled(destination pg_catalog.int4,
+	lo pg_catalog.pg_snapshot, hi pg_catalog.pg_snapshot,
+	last_id pg_catalog.int8, open pg_catalog.int8[],
+	OUT id pg_catalog.int8, OUT xid pg_catalog.xid8, OUT topic pg_catalog.text,
+	OUT created_at pg_catalog.timestamptz, OUT deliver_after pg_catalog.timestamptz)
+RETURNS SETOF pg_catalog.record
+LANGUAGE sql STABLE PARALLEL RESTRICTED SECURITY DEFINER ROWS 100
+SET enable_seqscan = off
+AS $$
+SELECT n.id, n.xid, n.topic, n.created_at, n.deliver_after
+FROM (SELECT e.id, e.xid, e.topic, e.created_at, e.deliver_after
+	  FROM @extschema@.outbox_event e
+	  WHERE e.xid OPERATOR(pg_catalog.>=) pg_catalog.pg_snapshot_xmax($2)
+	  AND NOT (e.id OPERATOR(pg_catalog.<=) $4
+			   AND pg_catalog.pg_visible_in_snapshot(e.xid, $3))
+	  UNION ALL
+	  SELECT e.id, e.xid, e.topic, e.created_at, e.deliver_after
+	  FROM @extschema@.outbox_event e
+	  WHERE e.xid OPERATOR(pg_catalog.=) ANY (ARRAY(
+			SELECT x.xid FROM pg_catalog.pg_snapshot_xip($2) x(xid)))
+	  AND NOT (e.id OPERATOR(pg_catalog.<=) $4
+			   AND pg_catalog.pg_visible_in_snapshot(e.xid, $3))
+	  UNION ALL
+	  SELECT e.id, e.xid, e.topic, e.created_at, e.deliver_after
+	  FROM @extschema@.outbox_event e
+	  WHERE e.id OPERATOR(pg_catalog.=) ANY ($5)) n
+WHERE NOT EXISTS (SELECT 1 FROM @extschema@.outbox_delivery d
+				  WHERE d.destination OPERATOR(pg_catalog.=) $1
+				  AND d.id OPERATOR(pg_catalog.=) n.id)
+$$;
+COMMENT ON FUNCTION @extschema@.outbox_unsettled(pg_catalog.int4, pg_catalog.pg_snapshot, pg_catalog.pg_snapshot, pg_catalog.int8, pg_catalog.int8[]) IS
+'Events that a position with these columns has not passed, or has left open (NULL: none), and outbox_delivery says nothing of for this destination. Private: part of outbox_ahead.';
+
+-- The function is in the list of columns, not in FROM: one event after the other comes
+-- from it, and none is fetched that nobody asks for.
 CREATE VIEW @extschema@.outbox_ahead AS
-	SELECT e.id, e.topic, e.created_at, e.deliver_after, p.destination
-	FROM @extschema@.outbox_position p
-	CROSS JOIN LATERAL (
-		SELECT x.id, x.xid, x.topic, x.created_at, x.deliver_after
-		FROM @extschema@.outbox_event x
-		WHERE x.xid OPERATOR(pg_catalog.>=) pg_catalog.pg_snapshot_xmin(p.lo)
-		AND NOT pg_catalog.pg_visible_in_snapshot(x.xid, p.lo)
-		AND NOT (x.id OPERATOR(pg_catalog.<=) p.last_id
-				 AND pg_catalog.pg_visible_in_snapshot(x.xid, p.hi))
-		UNION ALL
-		SELECT x.id, x.xid, x.topic, x.created_at, x.deliver_after
-		FROM @extschema@.outbox_event x
-		WHERE x.id OPERATOR(pg_catalog.=) ANY (p.open)
-		OFFSET 0) e
-	WHERE NOT EXISTS (SELECT 1 FROM @extschema@.outbox_delivery d
-					  WHERE d.destination OPERATOR(pg_catalog.=) p.destination
-					  AND d.id OPERATOR(pg_catalog.=) e.id)
-	AND CASE WHEN (SELECT pg_catalog.bool_or(true) FROM @extschema@.outbox_filter)
-			 THEN @extschema@.outbox_takes(p.destination, e.xid, e.topic)
+	SELECT (p.e).id, (p.e).topic, (p.e).created_at, (p.e).deliver_after, p.destination
+	FROM (SELECT c.destination,
+				 @extschema@.outbox_unsettled(c.destination, c.lo, c.hi, c.last_id, c.open) AS e
+		  FROM @extschema@.outbox_position c
+		  OFFSET 0) p
+	WHERE CASE WHEN (SELECT pg_catalog.bool_or(true) FROM @extschema@.outbox_filter)
+			 THEN @extschema@.outbox_takes(p.destination, (p.e).xid, (p.e).topic)
 			 ELSE true END;
 COMMENT ON VIEW @extschema@.outbox_ahead IS
 'Events that are not settled by the position of a destination that takes them, and outbox_delivery says nothing of: to be read, or in its relay''s memory. Private: part of outbox_topics.';
@@ -798,29 +823,55 @@ CREATE VIEW @extschema@.outbox_topics AS
 				WHEN r.tells_all THEN 'open'
 		   END AS state,
 		   COALESCE(u.pending, 0) AS pending, u.oldest,
+		   COALESCE(u.scheduled, 0) AS scheduled, COALESCE(u.failed, 0) AS failed,
+		   COALESCE(u.dead, 0) AS dead,
 		   s.in_flight, s.last_error, s.last_status, s.next_try, s.published,
 		   p.name AS destination
 	FROM (
 		SELECT n.destination, n.topic,
 			   pg_catalog.sum(n.pending)::pg_catalog.int8 AS pending,
-			   pg_catalog.min(n.oldest) AS oldest
+			   pg_catalog.min(n.oldest) AS oldest,
+			   pg_catalog.sum(n.scheduled)::pg_catalog.int8 AS scheduled,
+			   pg_catalog.sum(n.failed)::pg_catalog.int8 AS failed,
+			   pg_catalog.sum(n.dead)::pg_catalog.int8 AS dead
 		FROM (
-			SELECT a.destination, a.topic, pg_catalog.count(*) AS pending,
-				   pg_catalog.min(a.created_at) AS oldest
-			FROM @extschema@.outbox_ahead a
+			SELECT a.destination, a.topic,
+				   pg_catalog.count(*) FILTER (WHERE a.due) AS pending,
+				   pg_catalog.min(a.due_at) FILTER (WHERE a.due) AS oldest,
+				   pg_catalog.count(*) FILTER (WHERE NOT a.due) AS scheduled,
+				   0 AS failed, 0 AS dead
+			FROM (SELECT h.destination, h.topic,
+						 GREATEST(h.created_at, h.deliver_after) AS due_at,
+						 COALESCE(h.deliver_after OPERATOR(pg_catalog.<=) pg_catalog.now(), true)
+						 AS due
+				  FROM @extschema@.outbox_ahead h) a
 			GROUP BY a.destination, a.topic
 			UNION ALL
 			-- exceptions: one pass, without a look at the event of each.  An index
 			-- by topic would be faster only while the table is well vacuumed.
 			SELECT w.destination, w.topic, w.pending,
 				   -- not joined, or all that is kept might be hashed
-				   (SELECT e.created_at FROM @extschema@.outbox_event e
-					WHERE e.id OPERATOR(pg_catalog.=) w.first)
-			FROM (SELECT d.destination, d.topic, pg_catalog.count(*) AS pending,
-						 pg_catalog.min(d.id) AS first
-				  FROM @extschema@.outbox_delivery d
-				  WHERE d.state IN ('scheduled', 'pending', 'in_progress', 'failed')
-				  GROUP BY d.destination, d.topic) w
+				   (SELECT GREATEST(e.created_at, e.deliver_after)
+					FROM @extschema@.outbox_event e
+					WHERE e.id OPERATOR(pg_catalog.=) w.first),
+				   w.scheduled, w.failed, w.dead
+			FROM (SELECT x.destination, x.topic,
+						 pg_catalog.count(*) FILTER (WHERE x.due) AS pending,
+						 pg_catalog.min(x.id) FILTER (WHERE x.due) AS first,
+						 pg_catalog.count(*) FILTER (WHERE NOT x.due AND x.state OPERATOR(pg_catalog.<>) 'dead')
+						 AS scheduled,
+						 pg_catalog.count(*) FILTER (WHERE x.state OPERATOR(pg_catalog.=) 'failed')
+						 AS failed,
+						 pg_catalog.count(*) FILTER (WHERE x.state OPERATOR(pg_catalog.=) 'dead')
+						 AS dead
+				  FROM (SELECT d.destination, d.topic, d.id, d.state,
+							   d.state OPERATOR(pg_catalog.<>) 'dead'
+							   AND (d.state OPERATOR(pg_catalog.<>) 'scheduled'
+									OR d.next_attempt_at OPERATOR(pg_catalog.<=) pg_catalog.now())
+							   AS due
+						FROM @extschema@.outbox_delivery d
+						WHERE d.state IN ('scheduled', 'pending', 'in_progress', 'failed', 'dead')) x
+				  GROUP BY x.destination, x.topic) w
 		) n
 		GROUP BY n.destination, n.topic
 	) u
@@ -844,7 +895,7 @@ CREATE VIEW @extschema@.outbox_topics AS
 			 WHERE o.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
 	) r ON r.destination_id OPERATOR(pg_catalog.=) p.destination;
 COMMENT ON VIEW @extschema@.outbox_topics IS
-'Every topic of each destination with events that are not settled there, and those that are down or held: state (open; down: it fails; held: the destination asked to wait), pending events and when the oldest was published; of the 64 topics of a destination that have been down or held for longest also requests in flight, the last error, when one is tried next, and how many were published since the relay has known the topic. state is NULL if it is not known: no relay runs, or more are down than it tells of.';
+'Every topic of each destination with events that are not settled there or dead, and those that are down or held: state (open; down: it fails; held: the destination asked to wait), events that are due (pending) and since when the first of them is, those that are scheduled, among the pending those that wait for another try (failed), and the dead; of the 64 topics of a destination that have been down or held for longest also requests in flight, the last error, when one is tried next, and how many were published since the relay has known the topic. state is NULL if it is not known: no relay runs, or more are down than it tells of.';
 
 CREATE VIEW @extschema@.outbox_stats AS
 	SELECT s.started_at, s.published, s.failed_attempts, s.dead, s.expired,
@@ -867,7 +918,7 @@ CREATE VIEW @extschema@.outbox_stats AS
 		   (SELECT o.oid FROM pg_catalog.pg_database o
 			WHERE o.datname OPERATOR(pg_catalog.=) pg_catalog.current_database());
 COMMENT ON VIEW @extschema@.outbox_stats IS
-'One row for each destination: counters since its relay started (what was published again is counted for default, what was pruned for whichever relay does it), the number of events not yet settled (dead ones are), and the age of the oldest of them. NULL counters: no relay.';
+'One row for each destination: counters since its relay started (what was published again is counted for default, what was pruned for whichever relay does it), the number of events that are due and not yet settled (dead ones are), and since when the oldest of them is. NULL counters: no relay.';
 
 CREATE VIEW @extschema@.outbox_destinations AS
 	SELECT p.name,
@@ -899,7 +950,7 @@ CREATE VIEW @extschema@.outbox_destinations AS
 		WHERE c.oid OPERATOR(pg_catalog.=) '@extschema@.outbox_event'::pg_catalog.regclass
 	) h;
 COMMENT ON VIEW @extschema@.outbox_destinations IS
-'Where events go: patterns of topics, settings of its own, state (that of its relay; paused), events that are not settled there and when the oldest was published, how many were published since its relay started, and an estimate of the bytes that cannot be pruned because of it.';
+'Where events go: patterns of topics, settings of its own, state (that of its relay; paused), events that are due and not settled there and since when the oldest of them is, how many were published since its relay started, and an estimate of the bytes that cannot be pruned because of it.';
 
 CREATE FUNCTION @extschema@.outbox_check(OUT "check" pg_catalog.text,
 	OUT ok pg_catalog.bool, OUT detail pg_catalog.text,
@@ -923,7 +974,6 @@ BEGIN
 		WHERE d.datname = current_database()),
 	one AS (
 		SELECT p.name, p.destination AS id,
-			coalesce(p.settings ->> 'publisher', current_setting('outbox.publisher', true)) AS publisher,
 			coalesce(p.settings ->> 'source', current_setting('outbox.source', true)) AS source,
 			relay.*
 		FROM @extschema@.outbox_position p
@@ -946,6 +996,26 @@ BEGIN
 			ELSE 'pid ' || pid || ', ' || state || ' since ' || since END,
 		name
 	FROM one
+	UNION ALL
+	-- what the relay has read counts, not what this session is set to
+	SELECT 'delivery enabled', state NOT IN ('disabled', 'pausing', 'paused'),
+		CASE WHEN pid IS NULL THEN 'not known: no relay is running'
+			WHEN state = 'disabled' THEN 'outbox.enabled is off: events are kept, and sent once it is on'
+			WHEN state IN ('pausing', 'paused')
+			THEN 'it is paused: events are kept, and sent after SELECT outbox_resume(' || quote_literal(name) || ')'
+			ELSE 'events are sent as they come' END,
+		name
+	FROM one
+	UNION ALL
+	SELECT 'settings alike', CASE WHEN count(*) = 0 THEN true END,
+		CASE WHEN count(*) = 0 THEN 'all are those of the server and its destinations'
+			ELSE 'not known: ' || string_agg(DISTINCT quote_ident(split_part(c.setting, '=', 1)), ', ')
+				|| ' are set by ALTER DATABASE or ALTER ROLE, which a relay reads when it starts: after a change, SELECT pg_terminate_backend(pid) FROM outbox_relays' END,
+		NULL
+	FROM pg_db_role_setting s
+	CROSS JOIN unnest(s.setconfig) c(setting)
+	WHERE starts_with(c.setting, 'outbox')
+	AND (s.setdatabase = 0 OR s.setdatabase = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
 	UNION ALL
 	SELECT 'versions match', serves,
 		'library ' || version || ', SQL ' || extversion
@@ -970,7 +1040,8 @@ BEGIN
 	FROM (SELECT name, library,
 			(SELECT library = ANY (regexp_split_to_array(regexp_replace(setting, '[^,]*/|\.so\M|["\s]', '', 'g'), ','))
 			 FROM pg_settings WHERE name = 'shared_preload_libraries') AS preloaded
-		FROM (SELECT name, regexp_replace(publisher, '.*/|\.so$', '', 'g') AS library FROM one) p
+		FROM (SELECT name, regexp_replace(publisher, '.*/|\.so$', '', 'g') AS library
+			  FROM one WHERE publisher IS NOT NULL) p
 		WHERE library NOT IN ('dapr', 'http')) q
 	UNION ALL
 	SELECT 'source of events', true,
@@ -1128,6 +1199,49 @@ BEGIN
 		RETURN QUERY SELECT 'events prunable', NULL::bool, 'not known: ' || SQLERRM, NULL::text;
 	END;
 
+	-- a few of them, and of a thousand what waits behind them
+	BEGIN
+		RETURN QUERY
+		SELECT 'events alive', d.n = 0,
+			CASE WHEN d.n = 0 THEN 'none is dead'
+				ELSE CASE WHEN d.n > 10000 THEN 'more than 10000' ELSE d.n::text END
+					|| ' are dead, the last since ' || d.last
+					|| '; see to their last_error in outbox_events, then outbox_retry_dead(), or outbox_discard() each' END,
+			p.name
+		FROM @extschema@.outbox_position p
+		CROSS JOIN LATERAL (
+			SELECT count(*) AS n, max(x.updated_at) AS last
+			FROM (SELECT b.updated_at FROM @extschema@.outbox_delivery b
+				  WHERE b.destination = p.destination AND b.state = 'dead'
+				  ORDER BY b.updated_at DESC LIMIT 10001) x) d
+		ORDER BY p.destination;
+		RETURN QUERY
+		SELECT 'keys free', k.n = 0,
+			CASE WHEN k.n = 0 THEN 'no key waits behind a dead event'
+				ELSE CASE WHEN k.full THEN 'at least ' ELSE '' END || k.n
+					|| ' wait behind a dead event, as outbox.dead_key_policy has it' END,
+			p.name
+		FROM @extschema@.outbox_position p
+		CROSS JOIN LATERAL (
+			SELECT count(DISTINCT (CASE WHEN p.key_scope = 'all' THEN '' ELSE x.topic END, x.key))
+				FILTER (WHERE EXISTS (
+					SELECT FROM @extschema@.outbox_delivery d
+					WHERE d.destination = p.destination AND d.topic = x.topic AND d.key = x.key
+					AND d.id > x.id AND d.state IN ('pending', 'in_progress', 'failed'))
+					OR (p.key_scope = 'all' AND EXISTS (
+					SELECT FROM @extschema@.outbox_delivery d
+					WHERE d.destination = p.destination AND d.key = x.key
+					AND d.id > x.id AND d.state IN ('pending', 'in_progress', 'failed')))) AS n,
+				count(*) = 1000 AS full
+			FROM (SELECT b.topic, b.key, b.id FROM @extschema@.outbox_delivery b
+				  WHERE b.destination = p.destination AND b.state = 'dead' AND b.key IS NOT NULL
+				  AND p.dead_key_policy <> 'skip' LIMIT 1000) x) k
+		ORDER BY p.destination;
+	EXCEPTION WHEN lock_not_available THEN
+		RETURN QUERY SELECT 'events alive', NULL::bool,
+			'not known: a table is locked, see below', NULL::text;
+	END;
+
 	-- the relay reads and writes (RowExclusiveLock), and prunes rows of outbox_event
 	RETURN QUERY
 	WITH locks AS (
@@ -1165,6 +1279,21 @@ BEGIN
 		|| coalesce('SELECT pg_terminate_backend(' || pid || ')', 'see pg_prepared_xacts'),
 		NULL
 	FROM locks ORDER BY xact_start LIMIT 64);
+
+	RETURN QUERY
+	SELECT 'triggers enabled', count(t.tgname) = 0,
+		CASE WHEN count(t.tgname) = 0 THEN 'all of them are'
+			ELSE string_agg('ALTER TABLE ' || t.tgrelid::regclass || ' ENABLE ALWAYS TRIGGER ' || quote_ident(t.tgname), '; '
+							ORDER BY t.tgrelid, t.tgname) END,
+		NULL::text
+	FROM pg_extension x
+	JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = x.oid
+		AND d.classid = 'pg_class'::regclass AND d.deptype = 'e'
+	LEFT JOIN pg_trigger t ON t.tgrelid = d.objid AND t.tgenabled <> 'A'
+		AND EXISTS (SELECT FROM pg_depend f
+					WHERE f.refclassid = 'pg_extension'::regclass AND f.refobjid = x.oid
+					AND f.classid = 'pg_proc'::regclass AND f.objid = t.tgfoid AND f.deptype = 'e')
+	WHERE x.extname = 'outbox';
 
 	RETURN QUERY
 	SELECT 'tables are heaps', bool_and(a.amname = 'heap'),
@@ -1338,6 +1467,7 @@ REVOKE ALL ON FUNCTION
 	@extschema@.outbox_topic_matches(pg_catalog.text, pg_catalog.text[]),
 	@extschema@.outbox_takes(pg_catalog.int4, pg_catalog.xid8, pg_catalog.text),
 	@extschema@.outbox_destination_rows(),
+	@extschema@.outbox_unsettled(pg_catalog.int4, pg_catalog.pg_snapshot, pg_catalog.pg_snapshot, pg_catalog.int8, pg_catalog.int8[]),
 	@extschema@.outbox_check(),
 	@extschema@.outbox_check_json(),
 	@extschema@.outbox_citus_touch(),
@@ -1394,6 +1524,7 @@ GRANT EXECUTE ON FUNCTION
 	@extschema@.outbox_topic_matches(pg_catalog.text, pg_catalog.text[]),
 	@extschema@.outbox_takes(pg_catalog.int4, pg_catalog.xid8, pg_catalog.text),
 	@extschema@.outbox_destination_rows(),
+	@extschema@.outbox_unsettled(pg_catalog.int4, pg_catalog.pg_snapshot, pg_catalog.pg_snapshot, pg_catalog.int8, pg_catalog.int8[]),
 	@extschema@.outbox_check(),
 	@extschema@.outbox_check_json()
 TO pg_monitor;

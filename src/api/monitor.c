@@ -56,6 +56,7 @@ enum
 	STATUS_CLOCK,
 	STATUS_DESTINATION_ID,
 	STATUS_DESTINATION,
+	STATUS_PUBLISHER,
 	NSTATUS_COLUMNS
 };
 
@@ -183,6 +184,8 @@ put_relay(const RelayInfo *relay, ReturnSetInfo *result)
 	set_finding(values, nulls, STATUS_CLOCK, &report->clock);
 	values[STATUS_DESTINATION_ID] = Int32GetDatum(relay->destination);
 	values[STATUS_DESTINATION] = CStringGetTextDatum(relay->name);
+	set_text(values, nulls, STATUS_PUBLISHER, report->publisher[0] != '\0',
+			 report->publisher);
 	put_row(result, values, nulls, NSTATUS_COLUMNS);
 }
 

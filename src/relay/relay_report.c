@@ -18,6 +18,7 @@
 #include "utils/backend_status.h"
 #include "utils/timestamp.h"
 
+#include "guc.h"
 #include "relay/relay_internal.h"
 
 /* A topic's trouble is not told more often, in the log ... */
@@ -98,11 +99,18 @@ set_finding(Relay *relay, RelayFinding *finding, const char *problem)
 	relay->reporter.changed = true;
 }
 
-/* Can the publisher send with its settings?  NULL: it can. */
+/* Can the publisher that the settings name send with them?  NULL: it can. */
 void
 relay_found_configured(Relay *relay, const char *problem)
 {
-	set_finding(relay, &relay->reporter.report.configured, problem);
+	RelayReport *report = &relay->reporter.report;
+
+	if (strncmp(report->publisher, guc_publisher, PUBLISHER_SIZE - 1) != 0)
+	{
+		strlcpy(report->publisher, guc_publisher, PUBLISHER_SIZE);
+		relay->reporter.changed = true;
+	}
+	set_finding(relay, &report->configured, problem);
 }
 
 /* Does the destination answer?  NULL: it does. */

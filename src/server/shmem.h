@@ -35,6 +35,9 @@ typedef struct RelayCounters
 	int64		pruned;
 } RelayCounters;
 
+/* Of outbox.publisher, which may be a path, so much is told. */
+#define PUBLISHER_SIZE	256
+
 /* Three answers to "is it well?": not known, yes, or no with the reason. */
 typedef struct RelayFinding
 {
@@ -82,7 +85,8 @@ typedef struct RelayReport
 	int			topics_held;
 	char		last_error[OUTBOX_ERROR_SIZE];
 	TimestampTz last_error_at;	/* 0: none */
-	RelayFinding configured;	/* the publisher */
+	char		publisher[PUBLISHER_SIZE];	/* empty: not read yet */
+	RelayFinding configured;	/* can it send with its settings? */
 	RelayFinding endpoint;		/* the destination */
 	RelayFinding pruning;		/* could all be deleted that was due? */
 	RelayFinding files;			/* can changed files be used? */

@@ -179,7 +179,7 @@ SET search_path = evil, pg_catalog;
 CREATE EXTENSION outbox SCHEMA evil;
 RESET search_path;
 SELECT evil.outbox_publish('t', '1', deliver_after => '2999-01-01') AS id \gset
-SELECT topic, pending FROM evil.outbox_topics;
+SELECT topic, scheduled FROM evil.outbox_topics;
 SELECT backlog FROM evil.outbox_stats;
 SELECT evil.outbox_discard(:'id');
 SELECT evil.outbox_retry(:'id');

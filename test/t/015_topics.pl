@@ -126,7 +126,7 @@ promise 'a topic that fails is down, with the reason, until it is mended' => sub
 		'and says of which');
 	others_go_on();
 	my $later = publish($node, 'later', more => q{deliver_after => now() + '1 day'});
-	poll_until(sub { topic_value('later', 'state, pending, in_flight') eq 'open|1|' },
+	poll_until(sub { topic_value('later', 'state, scheduled, in_flight') eq 'open|1|' },
 		'another one to be open');
 	query($node, "SELECT outbox_discard('$later')");
 	mend();
