@@ -184,6 +184,18 @@ src/outbox.o src/api/enqueue.o src/api/monitor.o src/http/http_options.o src/rel
 
 -include $(OBJS:.o=.d)
 
+# What DOCS would put into one folder with the README.md of everybody else.
+docs_dir = $(DESTDIR)$(docdir)/extension/outbox
+.PHONY: install-docs uninstall-docs
+install: install-docs
+install-docs:
+	$(MKDIR_P) '$(docs_dir)/docs'
+	$(INSTALL_DATA) $(srcdir)/README.md $(srcdir)/CHANGELOG.md '$(docs_dir)/'
+	$(INSTALL_DATA) $(wildcard $(srcdir)/docs/*.md) '$(docs_dir)/docs/'
+uninstall: uninstall-docs
+uninstall-docs:
+	rm -rf '$(docs_dir)'
+
 # The publishers that need another library: those that can be built here.
 .PHONY: modules install-modules clean-modules
 modules:

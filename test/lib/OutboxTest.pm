@@ -7,7 +7,7 @@
 #	OutboxTest/Receiver.pm	the receiver as an object
 #
 # (Those of modules/ have OutboxTest/Outage.pm besides, those of several destinations
-# OutboxTest/Destinations.pm.)
+# OutboxTest/Destinations.pm, those of upgrades OutboxTest/Upgrade.pm.)
 #
 # and has promises (subtests that can run alone) and what receivers have taken.
 #

@@ -10,21 +10,15 @@
 use strict;
 use warnings FATAL => 'all';
 
-use Cwd qw(abs_path);
-use IPC::Run ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 use lib 'test/lib';
 use OutboxTest;
+use OutboxTest::Upgrade;
 
-# Where this version is installed, and the settings by which a server finds it
-# there.
-my $staged = slurp_file($ENV{TEMP_CONFIG});
-my ($lib) = $staged =~ m{^dynamic_library_path = '([^:']+):}m;
-my ($dest) = defined $lib ? $lib =~ m{^(.*/dest)/} : ();
 plan skip_all => 'the extension is not staged by tools/stage'
-  unless defined $dest;
+  unless defined staged_dest();
 
 my $dir = PostgreSQL::Test::Utils::tempdir();
 my $receiver = start_receiver(mode => 'dapr');
@@ -45,15 +39,12 @@ sub node_with_installation
 {
 	my ($name) = @_;
 	my $installation = "$dir/$name";
-	my %conf = ('outbox.dapr_endpoint' => $receiver->url);
-	while ($staged =~ /^(dynamic_library_path|extension_\w+) = '(.*)'$/mg)
-	{
-		my ($setting, $value) = ($1, $2);
-		$value =~ s/\Q$dest\E/$installation/g;
-		$conf{$setting} = $value;
-	}
-	install_files($dest, $installation);
-	my $node = new_node($name, conf => \%conf);
+	install_files(staged_dest(), $installation);
+	my $node = new_node($name,
+		conf => {
+			conf_of_installation($installation),
+			'outbox.dapr_endpoint' => $receiver->url
+		});
 	query($node, q{
 		CREATE EXTENSION outbox VERSION '1.0';
 		CREATE ROLE app LOGIN;
@@ -61,67 +52,6 @@ sub node_with_installation
 		CREATE FUNCTION publish_indirectly() RETURNS uuid
 			BEGIN ATOMIC SELECT outbox_publish('indirect', '1'); END});
 	return ($node, $installation);
-}
-
-# Publish for some seconds, with plans that are made once and that are made each
-# time; run $sub meanwhile, and test that no transaction has failed.
-sub under_load
-{
-	my ($node, $topic, $sub) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	my $published = sub {
-		return try_query($node,
-			"SELECT count(*) FROM outbox_event WHERE topic = '$topic'") || 0;
-	};
-	my $script = "$dir/$topic.sql";
-	my @runs;
-
-	append_to_file($script,
-		"SELECT outbox_publish('$topic', '1', key => 'k' || :client_id);\n");
-	foreach my $mode ('simple', 'prepared')
-	{
-		my %run = (out => '');
-		$run{handle} = IPC::Run::start(
-			[
-				'pgbench', '-n', '-c', 2, '-T', 6, '-R', 150,
-				'-M', $mode, '-f', $script, '-h', $node->host,
-				'-p', $node->port, '-U', 'app', 'postgres'
-			],
-			'>', \$run{out}, '2>&1');
-		push @runs, \%run;
-	}
-	poll_until(sub { $published->() >= 50 }, 'events to be published');
-	$sub->();
-	my $before = $published->();
-	poll_until(sub { $published->() >= $before + 50 },
-		'more events to be published');
-	foreach my $run (@runs)
-	{
-		IPC::Run::finish($run->{handle});
-		is($run->{handle}->result(0), 0, "pgbench ends well ($topic)");
-		like($run->{out}, qr/number of failed transactions: 0 /,
-			'no transaction has failed');
-		unlike($run->{out}, qr/ERROR|FATAL|aborted/, 'nor ended early');
-	}
-	return;
-}
-
-# Everything that the node has was delivered, and its relays never crashed.
-sub nothing_lost
-{
-	my ($node) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	wait_settled($node);
-	my %taken = map { $_->{id} => 1 } $receiver->accepted(fields => ['id']);
-	my @published = split /\n/,
-	  query($node, 'SELECT event_id FROM outbox_event');
-	cmp_ok(scalar(@published), '>=', 200, 'there are events');
-	is(scalar(grep { !$taken{$_} } @published), 0, 'none is lost');
-	unlike(
-		slurp_file($node->logfile),
-		qr/PANIC|terminated by signal|exited with exit code [^01]|has died by itself/,
-		'no process has crashed');
-	return;
 }
 
 # The new column, argument and function do what they are for.
@@ -169,7 +99,7 @@ promise 'library first: the older SQL is served, until ALTER EXTENSION' => sub {
 	is(check_value($node, 'versions match', 'ok, detail'),
 		't|library 1.1, SQL 1.1', 'outbox_check() is content');
 	new_things_work($node);
-	nothing_lost($node);
+	nothing_lost($node, $receiver);
 	$node->stop;
 };
 
@@ -192,7 +122,7 @@ promise 'ALTER EXTENSION first: all is published, and sent after the restart' =>
 	publish($node, 'between', count => 10);
 	$node->restart;
 	new_things_work($node);
-	nothing_lost($node);
+	nothing_lost($node, $receiver);
 	$node->stop;
   };
 
