@@ -4,8 +4,8 @@
 # event, fails a transaction, or has the relay crash.
 #
 # The next version is this tree with test/upgrade/next.patch: a column, an
-# argument and a function more.  A server uses an installation of its own, whose
-# files the upgrade replaces, as a package would.
+# argument, a column of a result and a function more.  A server uses an installation
+# of its own, whose files the upgrade replaces, as a package would.
 
 use strict;
 use warnings FATAL => 'all';
@@ -65,6 +65,10 @@ sub new_things_work
 	is(cloud_event($sent)->{type}, 'acme', 'the new column is read');
 	is(query($node, 'SELECT * FROM outbox_tenants()'),
 		'acme', 'the new function works');
+	is(query($node, 'SELECT server FROM outbox_library()'),
+		query($node, q{SELECT current_setting('server_version_num')::int / 10000}), 'a result has its new column');
+	is(query($node, q{SET ROLE pg_monitor; SELECT serves FROM outbox_library()}),
+		't', 'for those who could call the function before');
 	wait_delivered($receiver, [ query($node, 'SELECT publish_indirectly()') ]);
 	return;
 }
@@ -119,6 +123,8 @@ promise 'ALTER EXTENSION first: all is published, and sent after the restart' =>
 		$stderr,
 		qr/ERROR:  the library does not know argument 9 of outbox_publish\(\)/,
 		'an argument that the library does not know is not dropped');
+	is(query($node, 'SELECT version, server IS NULL FROM outbox_library()'),
+		'1.0|t', 'a column that it does not know is NULL');
 	publish($node, 'between', count => 10);
 	$node->restart;
 	new_things_work($node);
