@@ -460,6 +460,27 @@ SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION @extschema@.outbox_discard(pg_catalog.uuid, pg_catalog.text) IS
 'Gives up an event that is not yet published, for this destination, or (NULL) wherever it is not: state discarded; the events of its key behind it go on. A request that is under way may still arrive. Errors: P0002 no such event, 42704 no such destination, 55000 already published, discarded or expired.';
 
+CREATE FUNCTION @extschema@.outbox_payload(event_id pg_catalog.uuid,
+	OUT payload pg_catalog.jsonb, OUT body pg_catalog.bytea,
+	OUT content_type pg_catalog.text, OUT metadata pg_catalog.jsonb)
+RETURNS pg_catalog.record
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	SELECT e.payload, e.body, e.content_type, e.metadata
+	INTO payload, body, content_type, metadata
+	FROM @extschema@.outbox_event e WHERE e.event_id = $1;
+	IF NOT FOUND THEN
+		RAISE 'event "%" does not exist', $1 USING
+			ERRCODE = 'no_data_found',
+			HINT = 'It may have been pruned; the view outbox_events has the events that are kept.';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.outbox_payload(pg_catalog.uuid) IS
+'What is in an event: payload (JSON) or body (bytes), the media type that it was published with, and metadata. For who administers, to judge a dead event: granted to nobody. Errors: P0002 no such event.';
+
 CREATE FUNCTION @extschema@.outbox_start_relay()
 RETURNS pg_catalog.void
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -806,14 +827,14 @@ COMMENT ON FUNCTION @extschema@.outbox_unsettled(pg_catalog.int4, pg_catalog.pg_
 -- The function is in the list of columns, not in FROM: one event after the other comes
 -- from it, and none is fetched that nobody asks for.
 CREATE VIEW @extschema@.outbox_ahead AS
-	SELECT (p.e).id, (p.e).topic, (p.e).created_at, (p.e).deliver_after, p.destination
+	SELECT (p.e).id, (p.e).topic COLLATE pg_catalog."C" AS topic, (p.e).created_at, (p.e).deliver_after, p.destination
 	FROM (SELECT c.destination,
 				 @extschema@.outbox_unsettled(c.destination, c.lo, c.hi, c.last_id, c.open) AS e
 		  FROM @extschema@.outbox_position c
 		  OFFSET 0) p
 	WHERE CASE WHEN (SELECT pg_catalog.bool_or(true) FROM @extschema@.outbox_filter)
 			 THEN @extschema@.outbox_takes(p.destination, (p.e).xid, (p.e).topic)
-			 ELSE true END;
+				  ELSE true END;
 COMMENT ON VIEW @extschema@.outbox_ahead IS
 'Events that are not settled by the position of a destination that takes them, and outbox_delivery says nothing of: to be read, or in its relay''s memory. Private: part of outbox_topics.';
 
@@ -1454,6 +1475,7 @@ REVOKE ALL ON FUNCTION
 	@extschema@.outbox_retry(pg_catalog.uuid, pg_catalog.text),
 	@extschema@.outbox_retry_dead(pg_catalog.text, pg_catalog.text),
 	@extschema@.outbox_discard(pg_catalog.uuid, pg_catalog.text),
+	@extschema@.outbox_payload(pg_catalog.uuid),
 	@extschema@.outbox_add_destination(pg_catalog.text, pg_catalog.text[], pg_catalog.jsonb, pg_catalog.bool),
 	@extschema@.outbox_alter_destination(pg_catalog.text, pg_catalog.text[], pg_catalog.jsonb),
 	@extschema@.outbox_drop_destination(pg_catalog.text),

@@ -218,6 +218,17 @@ SELECT state, attempts FROM outbox_events WHERE event_id = eid(9);
 SELECT backlog FROM outbox_stats;
 
 --
+-- Payloads
+--
+SELECT * FROM outbox_payload(eid(1));
+SAVEPOINT p;
+SELECT outbox_publish_bytes('bytes', '\x00ff', 'image/png', metadata => '{"a": "b"}') AS id \gset
+SELECT * FROM outbox_payload(:'id');
+ROLLBACK TO p;
+SELECT outbox_payload(NULL) IS NULL AS no_id;
+SELECT after(format('SELECT outbox_payload(%L)', eid(99)), 1);
+
+--
 -- outbox_check()
 --
 SELECT state, pid IS NOT NULL AS has_pid, since <= clock_timestamp() AS since, in_flight

@@ -99,16 +99,17 @@ SELECT topic, count(*) FROM outbox_event GROUP BY topic ORDER BY topic COLLATE "
 --
 -- Administration
 --
-GRANT EXECUTE ON FUNCTION outbox_retry, outbox_retry_dead, outbox_discard
+GRANT EXECUTE ON FUNCTION outbox_retry, outbox_retry_dead, outbox_discard, outbox_payload
 TO regress_outbox_operator;
 SET ROLE regress_outbox_operator;
 BEGIN;
 SELECT outbox_discard('00000000-0000-4000-8000-000000000001');
 SELECT outbox_retry('00000000-0000-4000-8000-000000000001');
 SELECT outbox_retry_dead();
+SELECT payload FROM outbox_payload('00000000-0000-4000-8000-000000000001');
 ROLLBACK;
 SELECT command, attempt(command) FROM used
-WHERE command !~ 'outbox_(retry|discard)' AND attempt(command) NOT LIKE '42501: %';
+WHERE command !~ 'outbox_(retry|discard|payload)' AND attempt(command) NOT LIKE '42501: %';
 RESET ROLE;
 
 --
