@@ -123,9 +123,9 @@ static void
 fit_position_body(void *arg)
 {
 	bool	   *set_back = arg;
-	FullTransactionId next = ReadNextFullTransactionId();
-	Datum		counter = FullTransactionIdGetDatum(next);
 	FullTransactionId known;
+	FullTransactionId next;
+	Datum		counter;
 	int64		nunsettled;
 
 	store_lock_fitting();
@@ -133,8 +133,12 @@ fit_position_body(void *arg)
 		return;
 	known = DatumGetFullTransactionId(DirectFunctionCall1(pg_snapshot_xmax,
 														  store_value(0, 1)));
+
+	/* behind the positions: relays of other destinations write them meanwhile */
+	next = ReadNextFullTransactionId();
 	if (FullTransactionIdPrecedesOrEquals(known, next))
 		return;
+	counter = FullTransactionIdGetDatum(next);
 	store_execute(&fit_position, &counter, NULL);
 	nunsettled = DatumGetInt64(store_value(0, 1));
 	store_execute(&forget_older, NULL, NULL);
