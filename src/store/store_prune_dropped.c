@@ -42,6 +42,16 @@ static Statement delete_destination = {
 	1, {INT4OID}
 };
 
+/* $1 limit; asked by a transaction that did not see yet that it was dropped */
+static Statement delete_late_requests = {
+	"DELETE FROM @s@.outbox_request WHERE id = ANY (ARRAY("
+	" SELECT r.id FROM @s@.outbox_request r"
+	" WHERE r.destination <> 0 AND NOT EXISTS (SELECT 1"
+	"  FROM @s@.outbox_destination d WHERE d.id = r.destination OFFSET 0)"
+	" LIMIT $1))",
+	1, {INT8OID}
+};
+
 /* A batch of what is left; false if there is nothing to be deleted now. */
 bool
 prune_dropped(const PruneArgs *args)
@@ -49,12 +59,12 @@ prune_dropped(const PruneArgs *args)
 	Datum		values[2];
 	uint64		n = 0;
 
+	values[1] = Int64GetDatum(args->limit);
 	if (store_execute(&find_dropped, NULL, NULL) == 0)
-		return false;
+		return store_execute(&delete_late_requests, &values[1], NULL) > 0;
 	values[0] = store_value(0, 1);
 	if (!store_has_no_relay(DatumGetInt32(values[0])))
 		return false;
-	values[1] = Int64GetDatum(args->limit);
 	for (int i = 0; i < lengthof(delete_rows) && n == 0; i++)
 		n = store_execute(&delete_rows[i], values, NULL);
 	if (n == 0)

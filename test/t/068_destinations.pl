@@ -298,6 +298,8 @@ promise 'a destination that is dropped leaves nothing behind' => sub {
 	my ($first_id, @ids) = publish($node, 'drop.a', count => 20, more => q{key => 'k' || n % 3});
 	poll_until(sub { query($node, 'SELECT count(*) FROM outbox_delivery WHERE destination > 0') > 0 },
 		'rows of the destination');
+	my $late = $node->background_psql('postgres');
+	$late->query_safe("BEGIN; SELECT outbox_discard('$ids[0]', 'dropped')");
 	my ($status, $out, $err) = $node->psql('postgres', q{SELECT outbox_drop_destination('dropped')});
 	like($err, qr/NOTICE:  21 events have not been delivered to destination "dropped"/, 'it is said what is lost');
 	poll_until(sub { relay_of($node, 'dropped', 'pid') eq '' && relay_of($node, 'dropped', 'state') eq '' }, 'no relay');
@@ -310,6 +312,10 @@ promise 'a destination that is dropped leaves nothing behind' => sub {
 				+ (SELECT count(*) FROM outbox_destination WHERE id > 0)}) eq '0';
 		},
 		'nothing left of it');
+	$late->query_safe('COMMIT');
+	$late->quit;
+	poll_until(sub { query($node, q{SELECT count(*) FROM outbox_request}) eq '0' },
+		'what was asked of it too late to go as well');
 	poll_until(sub { query($node, q{SELECT count(*) FROM outbox_event WHERE topic ~ '^drop'}) eq '0' },
 		'its events to be pruned');
 	is(scalar(taken($second, $first_id, @ids)), 0, 'nothing was sent after all');
