@@ -196,6 +196,7 @@ extern int64 relay_checkpoint_time(const Relay *relay);
 /* relay_room.c */
 extern Size relay_event_memory(const Relay *relay);
 extern bool relay_can_send(const Relay *relay);
+extern bool relay_has_to_replay(const Relay *relay);
 extern bool relay_has_room(const Relay *relay);
 extern Size relay_room_for_rows(const Relay *relay);
 extern bool relay_has_room_for_rows(const Relay *relay);
@@ -212,6 +213,7 @@ extern void relay_add_to_lane(Relay *relay, OutboxEvent *event);
 extern void relay_add_to_tail(Relay *relay, OutboxEvent *event);
 extern void relay_retire_key(Relay *relay, RelayEntry *entry);
 extern void relay_spill_entry(Relay *relay, RelayEntry *entry);
+extern void relay_yield_to_row(Relay *relay, const char *topic, const char *name);
 extern void relay_spill(Relay *relay);
 extern int64 relay_spill_time(Relay *relay);
 extern void relay_release(Relay *relay);

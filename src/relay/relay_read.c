@@ -366,6 +366,10 @@ relay_read(Relay *relay)
 		return;
 	if (relay->requests.asked)
 		relay_serve_requests(relay);
+
+	/* what has made room for rows is to be read back behind them */
+	if (journal->ndeliveries > 0 && !relay_checkpoint(relay, false, false))
+		return;
 	if (rows_wanted)
 		relay_take_rows(relay);
 	hear_of_unreadable(relay);

@@ -7,8 +7,9 @@
  * also while nothing can be; here, what that has done to the table is done to memory.
  * Before, what was settled has been written, so that the table says what is true.
  *
- * As long as a replay is not served in full, new events of its topics that have a key
- * wait behind rows: earlier ones of their keys may be about to get some.
+ * As long as a replay is not served in full, nothing is sent, and new events of its topics
+ * that have a key wait behind rows: earlier ones of their keys may be about to get some.
+ * What is in memory by then, and not being tried, makes room for those.
  *
  *-------------------------------------------------------------------------
  */
@@ -77,6 +78,8 @@ apply_served(Relay *relay, const StoreServed *served, TimestampTz now)
 	relay_hear_of_due_at(&relay->rows, now);
 	if (served->key.topic)
 		keys_note_row(keys, served->key.topic, served->key.key, served->key.id);
+	if (served->key.topic && !entry)
+		relay_yield_to_row(relay, served->key.topic, served->key.key);
 	if (!entry)
 		return;
 	entry->attempts = 0;

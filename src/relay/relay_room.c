@@ -33,6 +33,13 @@ relay_can_send(const Relay *relay)
 		!breaker_is_down(&relay->breaker);
 }
 
+/* Is a replay still to be served, or the rest of one? */
+bool
+relay_has_to_replay(const Relay *relay)
+{
+	return relay->requests.replaying != NIL;
+}
+
 /* Is there room in memory for another event? */
 bool
 relay_has_room(const Relay *relay)
@@ -60,13 +67,14 @@ relay_room_for_rows(const Relay *relay)
 
 /*
  * Is there room for more rows, and use for them?  Not before what the last relay
- * left open is read, which may come in front of them.
+ * left open is read, nor before a replay has made all of its rows, which may come in
+ * front of them.
  */
 bool
 relay_wants_rows(const Relay *relay)
 {
 	return relay_has_room_for_rows(relay) && relay_is_short(relay) &&
-		!queue_has_unread_open(&relay->queue);
+		!queue_has_unread_open(&relay->queue) && !relay_has_to_replay(relay);
 }
 
 /*

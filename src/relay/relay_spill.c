@@ -259,6 +259,24 @@ cut_key(Relay *relay, KeyQueue *key, int kept)
 	}
 }
 
+/*
+ * An event of this key has a row again, which may come before what is in memory: of
+ * that, what is not being tried leaves for the table, and is read back behind it.
+ */
+void
+relay_yield_to_row(Relay *relay, const char *topic, const char *name)
+{
+	KeyTable   *keys = &relay->queue.keys;
+	KeyQueue   *key = keys_find(keys, topic, name);
+	RelayEntry *first;
+
+	if (!key || key->nentries == 0)
+		return;
+	first = keys_active(key);
+	cut_key(relay, key, first->state == ENTRY_READY ? 0 : 1);
+	keys_read_from(keys, key, 0);
+}
+
 /* When events that wait for others must make room for what is not read yet. */
 static int64
 cut_time(const Relay *relay)

@@ -245,8 +245,8 @@ request_room(const Relay *relay)
 	int			window = publisher_max_messages(relay->publisher);
 	int			room;
 
-	if (!relay_can_send(relay) || relay->journal.must_checkpoint ||
-		relay->queue.exclusive)
+	if (!relay_can_send(relay) || relay_has_to_replay(relay) ||
+		relay->journal.must_checkpoint || relay->queue.exclusive)
 		return 0;
 	room = window > 0 ? window - relay->queue.nin_flight :
 		guc_max_in_flight - relay->queue.nrequests;

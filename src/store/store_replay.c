@@ -5,9 +5,10 @@
  *
  * A request to replay is served in batches, in the order of ids: each event that is
  * kept, that the destination takes by its newest filter, and that is settled for it
- * gets a row, pending and due now, with fresh attempts.  The request says how far this
- * has come, so that a crash or a new relay goes on from there, and stays until all is
- * done.  What is pending, failed or dead, or has not been read, is left alone.
+ * gets a row, pending and due now, or scheduled if its time has not come, with fresh
+ * attempts.  The request says how far this has come, so that a crash or a new relay
+ * goes on from there, and stays until all is done.  What is pending, failed or dead, or
+ * has not been read, is left alone.
  *
  * The horizon of pruning is kept meanwhile, so that no event goes while it gets a
  * row.
@@ -46,10 +47,13 @@ static Statement list_settled = {
 static Statement send_again = {
 	"INSERT INTO @s@.outbox_delivery AS d (destination, id, topic, key, state,"
 	" next_attempt_at)"
-	" SELECT @d@, e.id, e.topic, e.key, 'pending', $2 FROM unnest($1) i(id),"
-	" LATERAL (SELECT x.id, x.topic, x.key FROM @s@.outbox_event x"
-	"  WHERE x.id = i.id OFFSET 0) e"
-	" ON CONFLICT (destination, id) DO UPDATE" FRESH("$2")
+	" SELECT @d@, e.id, e.topic, e.key, CASE WHEN e.deliver_after > $2"
+	"  THEN 'scheduled' ELSE 'pending' END, greatest(e.deliver_after, $2)"
+	" FROM unnest($1) i(id), LATERAL (SELECT x.id, x.topic, x.key, x.deliver_after"
+	"  FROM @s@.outbox_event x WHERE x.id = i.id OFFSET 0) e"
+	" ON CONFLICT (destination, id) DO UPDATE SET state = EXCLUDED.state,"
+	" attempts = 0, crashes = 0, next_attempt_at = EXCLUDED.next_attempt_at,"
+	" updated_at = clock_timestamp()"
 	" WHERE d.state IN ('published', 'discarded', 'expired')"
 	" RETURNING d.id, d.topic, d.key",
 	2, {INT8ARRAYOID, TIMESTAMPTZOID}

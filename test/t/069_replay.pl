@@ -5,7 +5,9 @@
 #   with the same ids, and says how many that are; what is pending or dead is left alone,
 #   and so are other destinations.
 # - It is for topics that a pattern matches, and since a time.
-# - Of a key, what is sent again goes in order, and what is new waits behind it.
+# - Of a key, what is sent again goes in order, and what is new waits behind it, also if
+#   it was to be sent already.
+# - What is sent again is not sent before its time.
 # - A crash in the middle of it loses nothing of it.
 
 use strict;
@@ -38,8 +40,8 @@ query($node, 'CREATE EXTENSION outbox');
 
 sub add
 {
-	my ($name, $topics) = @_;
-	add_destination($node, $name, $topics, { http_url => $second->url . '/{topic}' });
+	my ($name, $topics, %more) = @_;
+	add_destination($node, $name, $topics, { http_url => $second->url . '/{topic}', %more });
 	return;
 }
 
@@ -122,6 +124,46 @@ promise 'order by key is kept, also in front of what is new' => sub {
 	$key_of{ $old[$_] } = $key_of{ $new[$_] } = $_ % KEYS foreach 0 .. EVENTS - 1;
 	is(out_of_order($second, \%key_of, @old, @new), 0, 'each key in its order');
 	drop_destinations($node, 'order');
+};
+
+promise 'what was to be sent already waits behind it' => sub {
+	add('memory', '{memory.#}', max_in_flight => 1);
+	my @old = publish($node, 'memory.a', count => 3, more => q{key => 'k'});
+	wait_state_in($_, 'memory', 'published') foreach @old;
+	$second->reset;
+	$second->faults([ { match => { path => '/memory.hangs' }, action => 'hang', on_release => 'answer' } ]);
+	publish($node, 'memory.hangs');
+	poll_until(sub { scalar($second->log(path => '/memory.hangs')) == 1 }, 'a request that hangs');
+	my ($new) = publish($node, 'memory.a', more => q{key => 'k'});
+	poll_until(
+		sub {
+			query($node, q{SELECT pg_visible_in_snapshot(e.xid, p.hi) FROM outbox_event e, outbox_position p
+				WHERE p.name = 'memory' AND e.event_id = } . literal($new)) eq 't';
+		},
+		'the next event to be read');
+	is(query($node, q{SELECT outbox_replay('memory', 'memory.a')}), '3', 'three are meant');
+	poll_until(sub { query($node, q{SELECT count(*) FROM outbox_request}) eq '0' }, 'them to be sent again');
+	$second->faults([]);
+	wait_delivered($second, [ @old, $new ]);
+	my @taken = grep { $_->{path} eq '/memory.a' } $second->accepted(fields => [ 'id', 'path' ]);
+	is_deeply([ map { $_->{id} } @taken ], [ @old, $new ], 'the new one is the last');
+	drop_destinations($node, 'memory');
+};
+
+promise 'what is sent again is not sent before its time' => sub {
+	my ($later) = publish($node, 'later.a', more => q{deliver_after => now() + interval '1 hour'});
+	my ($now) = publish($node, 'later.a');
+	wait_state_in($now, 'default', 'published');
+	add('later', '{later.#}');
+	is(query($node, q{SELECT outbox_replay('later')}), '2', 'both are older than the destination');
+	wait_state_in($now, 'later', 'published');
+	wait_state_in($later, 'later', 'scheduled');
+	is(times_taken($second, $later), 0, 'it is not sent yet');
+	query($node, "SELECT outbox_discard('$later', 'later')");
+	wait_state_in($later, 'later', 'discarded');
+	is(query($node, q{SELECT outbox_replay('later')}), '2', 'both are settled again');
+	wait_state_in($later, 'later', 'scheduled');
+	drop_destinations($node, 'later');
 };
 
 promise 'a crash loses nothing of it' => sub {
