@@ -1,7 +1,8 @@
 # Promise: a newer library and older SQL objects work together, so that library
 # and SQL can be upgraded in this order with any time in between.  In the other
 # order everything is published, and sent after the restart.  Neither loses an
-# event, fails a transaction, or has the relay crash.
+# event, fails a transaction, or has the relay crash.  Several destinations each
+# go on where they were, and what is paused stays so.
 #
 # The next version is this tree with test/upgrade/next.patch: a column, an
 # argument, a column of a result and a function more.  A server uses an installation
@@ -15,6 +16,7 @@ use Test::More;
 
 use lib 'test/lib';
 use OutboxTest;
+use OutboxTest::Destinations;
 use OutboxTest::Upgrade;
 
 plan skip_all => 'the extension is not staged by tools/stage'
@@ -104,6 +106,58 @@ promise 'library first: the older SQL is served, until ALTER EXTENSION' => sub {
 		't|library 1.1, SQL 1.1', 'outbox_check() is content');
 	new_things_work($node);
 	nothing_lost($node, $receiver);
+	$node->stop;
+};
+
+# Test that a receiver was sent these events once each, and no other.
+sub was_sent_once
+{
+	my ($name, $to, @ids) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	is_deeply([ sort map { $_->{id} } $to->accepted(fields => ['id']) ], [ sort @ids ],
+		"$name was sent each once");
+	return;
+}
+
+promise 'destinations at different positions each go on where they were' => sub {
+	my ($node, $installation) = node_with_installation('positions');
+	my %to = (default => $receiver, map { $_ => start_receiver(mode => 'dapr') } qw(behind paused));
+	foreach my $name ('behind', 'paused')
+	{
+		add_destination($node, $name, '{#}', { dapr_endpoint => $to{$name}->url });
+	}
+	my @ids = publish($node, 'all', count => 20, more => q{key => 'k' || n % 3});
+	wait_sent_to($node, keys %to);
+	query($node, q{SELECT outbox_pause('paused')});
+	wait_relay_of_value($node, 'paused', state => 'paused');
+	$to{behind}->state(listening => 0);
+	my @before = @ids;
+	push @ids, publish($node, 'old', count => 20, more => q{key => 'k' || n % 3});
+	wait_sent_to($node, 'default');
+	wait_relay_of_value($node, 'behind', state => 'endpoint down');
+
+	# where each of them is, once it runs as $version
+	my $each_is_there = sub {
+		my ($version) = @_;
+		wait_relay_of_value($node, 'behind', state => 'endpoint down');
+		wait_relay_of_value($node, 'paused', state => 'paused');
+		push @ids, publish($node, "as $version", count => 20, more => q{key => 'k' || n % 3});
+		wait_sent_to($node, 'default');
+		was_sent_once('default', $to{default}, @ids);
+		was_sent_once($_, $to{$_}, @before) foreach 'behind', 'paused';
+	};
+	install_files("$next/dest", $installation);
+	$node->restart;
+	$each_is_there->('1.1 with the SQL of 1.0');
+	my $pid = wait_relay_of($node, 'default');
+	query($node, q{ALTER EXTENSION outbox UPDATE TO '1.1'});
+	wait_relay_of($node, 'default', $pid);
+	$each_is_there->('1.1');
+
+	$to{behind}->state(listening => 1);
+	query($node, q{SELECT outbox_resume('paused')});
+	wait_sent_to($node, 'behind', 'paused');
+	was_sent_once($_, $to{$_}, @ids) foreach keys %to;
 	$node->stop;
 };
 
