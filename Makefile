@@ -64,6 +64,7 @@ OBJS = \
 	src/publish/webhook_signature.o \
 	src/relay/breaker.o \
 	src/relay/relay.o \
+	src/relay/relay_abandon.o \
 	src/relay/relay_ahead.o \
 	src/relay/relay_checkpoint.o \
 	src/relay/relay_death.o \
@@ -98,6 +99,8 @@ OBJS = \
 	src/server/shmem_wake.o \
 	src/store/row_scan.o \
 	src/store/store.o \
+	src/store/store_abandon.o \
+	src/store/store_abandon_position.o \
 	src/store/store_ahead.o \
 	src/store/store_ask.o \
 	src/store/store_commit.o \

@@ -91,6 +91,7 @@ CREATE TABLE @extschema@.outbox_delivery (
 	last_error pg_catalog.text,
 	updated_at pg_catalog.timestamptz NOT NULL
 		DEFAULT pg_catalog.clock_timestamp(),
+	renewed_at pg_catalog.timestamptz,
 	CONSTRAINT outbox_delivery_pkey PRIMARY KEY (destination, id)
 ) USING heap WITH (
 	fillfactor = 70,
@@ -127,13 +128,14 @@ COMMENT ON COLUMN @extschema@.outbox_delivery.destination IS 'id of the destinat
 COMMENT ON COLUMN @extschema@.outbox_delivery.id IS 'id of the event';
 COMMENT ON COLUMN @extschema@.outbox_delivery.topic IS 'topic of the event';
 COMMENT ON COLUMN @extschema@.outbox_delivery.key IS 'key of the event';
-COMMENT ON COLUMN @extschema@.outbox_delivery.state IS 'scheduled, pending (to be sent when it is its turn), in_progress (the relay has it), published, failed (to be retried), dead, discarded, expired (not delivered in time)';
+COMMENT ON COLUMN @extschema@.outbox_delivery.state IS 'scheduled, pending (to be sent when it is its turn), in_progress (the relay has it), published, failed (to be retried), dead, discarded, expired (not delivered by expires_at, or within outbox.abandon_after)';
 COMMENT ON COLUMN @extschema@.outbox_delivery.attempts IS 'tries that count against outbox.max_retry_times';
 COMMENT ON COLUMN @extschema@.outbox_delivery.crashes IS 'how often the relay crashed with this event in flight';
 COMMENT ON COLUMN @extschema@.outbox_delivery.next_attempt_at IS 'when it is due, to be tried or to expire; NULL unless scheduled or failed, or handed back by a relay that stopped';
 COMMENT ON COLUMN @extschema@.outbox_delivery.last_status IS 'status code of the last answer; NULL: there was none';
 COMMENT ON COLUMN @extschema@.outbox_delivery.last_error IS 'why the last try failed, or why it is dead or expired';
 COMMENT ON COLUMN @extschema@.outbox_delivery.updated_at IS 'when the state changed last';
+COMMENT ON COLUMN @extschema@.outbox_delivery.renewed_at IS 'when somebody had it sent again: outbox.abandon_after counts from then; NULL: nobody had';
 
 CREATE TABLE @extschema@.outbox_request (
 	destination pg_catalog.int4 NOT NULL DEFAULT 0,

@@ -27,6 +27,7 @@
 #include "http/http_url.h"
 #include "lib/compat.h"
 
+int			guc_abandon_after = 0;
 int			guc_batch_size = 1000;
 int			guc_breaker_probe_interval = 5000;
 int			guc_breaker_threshold = 10;
@@ -234,6 +235,9 @@ static const struct
 	int			flags;
 }			int_settings[] = {
 
+	{"outbox.abandon_after",
+		"Age from which on what is not delivered is given up; 0: never.",
+	&guc_abandon_after, 0, INT_MAX, GUC_UNIT_S},
 	{"outbox.batch_size",
 		"Events that the relay reads at once.",
 	&guc_batch_size, 1, 100000, 0},

@@ -46,6 +46,7 @@ typedef enum OAuthAuth
 } OAuthAuth;
 
 /* Times are in milliseconds unless their comment says otherwise. */
+extern int	guc_abandon_after;	/* seconds */
 extern int	guc_batch_size;
 extern int	guc_breaker_probe_interval;
 extern int	guc_breaker_threshold;

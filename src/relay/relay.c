@@ -7,8 +7,9 @@
  * relay_main.c waits, on the latch, the publisher's sockets and the time that
  * relay_step() returns.  A step does what is to be done by now, in this order:
  * answers and time-outs, the circuit breaker, events that are due again, new
- * events, what has expired, submitting, a checkpoint, a batch of a prune.  Steps overlap the
- * requests in flight; there is no barrier between batches.
+ * events, what has expired, submitting, a checkpoint, a batch of what is given up
+ * and one of a prune.  Steps overlap the requests in flight; there is no barrier
+ * between batches.
  *
  * Transactions are the store's and short; none is open while the publisher
  * works.  Whatever a transaction wrote or read counts only when it has
@@ -57,6 +58,7 @@ relay_create(const char *database, int destination)
 	relay->publisher = publisher_create(context, database);
 	relay_destination_init(relay, destination);
 	relay_prune_init(relay);
+	relay_abandon_init(relay);
 	make_queue(relay);
 	relay_journal_init(relay);
 	relay_read_init(relay);
@@ -186,6 +188,7 @@ relay_configure(Relay *relay)
 	lanes_reconfigured(&relay->queue.lanes, relay_slots(relay), relay->now);
 	queue_forget_batching(&relay->queue);
 	relay_prune_configure(relay);
+	relay_abandon_configure(relay);
 	relay_read_configure(relay);
 	relay_requests_init(relay);
 	relay_rows_configure(relay);
@@ -306,7 +309,7 @@ static long
 time_to_wait(Relay *relay)
 {
 	int64		until = Min(relay_checkpoint_time(relay),
-							relay->pruner.at);
+							Min(relay->pruner.at, relay->abandoner.at));
 	RelayEntry *entry = queue_next_backoff(&relay->queue);
 
 	until = Min(until, relay_spill_time(relay));
@@ -368,6 +371,8 @@ relay_step(Relay *relay)
 	}
 	if (relay_checkpoint_time(relay) <= relay->now)
 		(void) relay_checkpoint(relay, false, false);
+	if (relay->now >= relay->journal.retry_at)
+		relay_abandon(relay);
 	if (relay->now >= relay->journal.retry_at)
 		relay_prune(relay);
 	update_status(relay);

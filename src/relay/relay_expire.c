@@ -51,7 +51,7 @@ write_expired(Relay *relay, const OutboxEvent *event, int attempts,
 								 event->msg.expiry_time, last_error ? ": " : "",
 								 last_error ? last_error : "");
 
-	relay_count_expired(relay);
+	relay_count_expired(relay, 1);
 	relay_add_delivery(relay, event, DELIVERY_EXPIRED, attempts, 0, 0,
 					   last_status, error);
 	pfree(error);

@@ -118,6 +118,18 @@ typedef struct RelayPruner
 	bool		mine;			/* no other relay of the database prunes */
 } RelayPruner;
 
+/* When to give up what was not delivered: relay_abandon.c. */
+typedef struct RelayAbandoner
+{
+	StoreAbandon store;			/* the pass that is made, if one is */
+	bool		passing;
+	List	   *destinations;	/* those of the round, and what is told of
+								 * them */
+	int			current;		/* which of them it has come to */
+	int64		at;				/* the next batch */
+	int64		spent;			/* milliseconds by the batches of the round */
+} RelayAbandoner;
+
 struct Relay
 {
 	MemoryContext context;		/* lives as long as the process */
@@ -137,6 +149,7 @@ struct Relay
 	RelayJournal journal;
 	RelayReporter reporter;
 	RelayPruner pruner;
+	RelayAbandoner abandoner;
 
 	/* relay_spill.c */
 	int64		full_since;		/* memory, of what waits; 0: it is not */
@@ -169,14 +182,20 @@ extern void relay_report_lane(Relay *relay, RelayLane *lane,
 extern void relay_count_published(Relay *relay, RelayLane *lane);
 extern void relay_count_failure(Relay *relay, const char *error);
 extern void relay_count_dead(Relay *relay);
-extern void relay_count_expired(Relay *relay);
+extern void relay_count_expired(Relay *relay, int64 n);
 extern void relay_count_pruned(Relay *relay, int64 n);
 extern int64 relay_report_time(const Relay *relay);
 extern void relay_send_report(Relay *relay);
 
+/* relay_abandon.c */
+extern void relay_abandon_init(Relay *relay);
+extern void relay_abandon_configure(Relay *relay);
+extern void relay_abandon(Relay *relay);
+
 /* relay_prune.c */
 extern void relay_prune_init(Relay *relay);
 extern void relay_prune_configure(Relay *relay);
+extern bool relay_has_backlog(const Relay *relay);
 extern void relay_prune(Relay *relay);
 
 /* relay_checkpoint.c */
@@ -240,6 +259,8 @@ extern bool relay_submit(Relay *relay);
 
 /* relay_requests.c */
 extern void relay_requests_init(Relay *relay);
+extern void relay_apply_served(Relay *relay, const StoreServed *served,
+							   TimestampTz now);
 extern void relay_serve_requests(Relay *relay);
 extern void relay_expect_replay(Relay *relay);
 extern bool relay_is_replaying(const Relay *relay, const char *topic);

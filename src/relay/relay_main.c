@@ -55,6 +55,10 @@
 /* A publisher that can't say what it waits for is asked again after this. */
 #define PUBLISHER_PAUSE_MS	100
 
+/* So long is another relay's lock waited for, and how often it is tried. */
+#define LOCK_WAIT_MS	1000
+#define LOCK_RETRY_MS	20
+
 #define MAX_READY	64
 
 /* In an orderly end: the wait for answers, and for the last checkpoint. */
@@ -104,31 +108,6 @@ end_in_order(int code)
 	relay_death_none();
 	shmem_relay_ends_in_order();
 	proc_exit(code);
-}
-
-/*
- * Find the extension; without it, or while another process works for it,
- * there is nothing to do here.
- */
-static void
-find_extension(void)
-{
-	while (store_attach(destination_id) != STORE_OK)
-	{
-		if (shmem_relay_give_slot_back())
-			proc_exit(0);
-		(void) shmem_relay_take_requests();
-	}
-	if (destination_id == 0)
-		shmem_relay_found_destination("default");
-	if (!store_lock_destination())
-	{
-		ereport(LOG,
-				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("outbox: there is another relay for this destination of database \"%s\"",
-						database_name)));
-		proc_exit(1);
-	}
 }
 
 /* Is it time to leave?  Also absorbs what others asked for. */
@@ -245,6 +224,51 @@ wait_for_work(Relay *relay, long timeout_ms)
 	if (nready > 0 || publisher_ms >= 0)
 		relay_sockets_ready(relay, ready, nready);
 	return latch_set;
+}
+
+/*
+ * Be the only relay of the destination.  One that makes a pass for those without a relay
+ * (relay_abandon.c) has the lock for moments; false if somebody has it for longer.
+ */
+static bool
+lock_destination(void)
+{
+	int64		until = clock_ms() + LOCK_WAIT_MS;
+
+	while (!store_lock_destination())
+	{
+		if (clock_ms() >= until)
+			return false;
+		if (ShutdownRequestPending)
+			proc_exit(1);
+		wait_for_latch(LOCK_RETRY_MS);
+	}
+	return true;
+}
+
+/*
+ * Find the extension; without it, or while another process works for it,
+ * there is nothing to do here.
+ */
+static void
+find_extension(void)
+{
+	while (store_attach(destination_id) != STORE_OK)
+	{
+		if (shmem_relay_give_slot_back())
+			proc_exit(0);
+		(void) shmem_relay_take_requests();
+	}
+	if (destination_id == 0)
+		shmem_relay_found_destination("default");
+	if (!lock_destination())
+	{
+		ereport(LOG,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("outbox: there is another relay for this destination of database \"%s\"",
+						database_name)));
+		proc_exit(1);
+	}
 }
 
 /* Idle as long as the library does not work with the extension's version. */

@@ -38,8 +38,8 @@ relay_prune_configure(Relay *relay)
 }
 
 /* Is there more to be sent than goes out at once? */
-static bool
-has_backlog(const Relay *relay)
+bool
+relay_has_backlog(const Relay *relay)
 {
 	return !queue_last_window(&relay->queue)->store.exhausted ||
 		queue_nready(&relay->queue) >= guc_max_in_flight;
@@ -98,7 +98,7 @@ relay_prune(Relay *relay)
 		(void) relay_store_ok(relay, result);
 	if (!more)
 		end_prune(relay);
-	else if (has_backlog(relay))
+	else if (relay_has_backlog(relay))
 		pruner->at = start + PRUNE_PAUSE * Max(clock_ms() - start, 1);
 	relay_count_pruned(relay, npruned);
 }

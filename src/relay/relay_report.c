@@ -212,9 +212,11 @@ relay_count_dead(Relay *relay)
 }
 
 void
-relay_count_expired(Relay *relay)
+relay_count_expired(Relay *relay, int64 n)
 {
-	relay->reporter.report.counters.expired++;
+	if (n == 0)
+		return;
+	relay->reporter.report.counters.expired += n;
 	relay->reporter.changed = true;
 }
 

@@ -59,8 +59,8 @@ relay_recheck(Relay *relay)
  * that is gone is read from its beginning: what was behind it may be the first
  * now.
  */
-static void
-apply_served(Relay *relay, const StoreServed *served, TimestampTz now)
+void
+relay_apply_served(Relay *relay, const StoreServed *served, TimestampTz now)
 {
 	KeyTable   *keys = &relay->queue.keys;
 	RelayEntry *entry = queue_find(&relay->queue, served->key.id);
@@ -160,5 +160,5 @@ relay_serve_requests(Relay *relay)
 	relay->requests.asked = more;
 	note_replaying(&relay->requests, replaying, relay->context);
 	foreach(lc, served)
-		apply_served(relay, lfirst(lc), now);
+		relay_apply_served(relay, lfirst(lc), now);
 }

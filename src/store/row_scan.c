@@ -13,8 +13,8 @@
  * entries, of rows that are there or not, and then stops.  Where it stands is known
  * from the entries themselves, so that the next one goes on behind them.
  *
- * Of outbox_delivery, each scan is of the rows of the relay's destination, which is
- * the first column of every index that is read here.
+ * Of outbox_delivery, each scan is of the rows of one destination, mostly the relay's,
+ * which is the first column of every index that is read here.
  *
  * In a transaction of the store; what is opened is closed by the end of the scan
  * or of the transaction.  A scan has a snapshot of its own, taken when the table
@@ -78,6 +78,7 @@ scan_begin(RowScan *rows, const char *table, const char *index, int nprefix,
 										rows->snapshot, nprefix + nkeys);
 	rows->slot = table_slot_create(rows->table, NULL);
 	rows->scan->xs_want_itup = true;
+	rows->destination = store_destination();
 	rows->nprefix = nprefix;
 	rows->ndead = 0;
 	rows->at_id = 0;
@@ -252,7 +253,7 @@ row_key(const RowScan *rows)
 }
 
 /*
- * What is wanted is of the relay's destination, if the index is one by that.  Returns
+ * What is wanted is of the scan's destination, if the index is one by that.  Returns
  * the number of keys that say so; those behind them are for the next columns.
  */
 static int
@@ -260,7 +261,7 @@ begin_keys(const RowScan *rows, ScanKey keys)
 {
 	if (rows->nprefix > 0)
 		ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT4EQ,
-					Int32GetDatum(store_destination()));
+					Int32GetDatum(rows->destination));
 	return rows->nprefix;
 }
 

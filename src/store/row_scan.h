@@ -22,6 +22,7 @@ typedef struct RowScan
 	Relation	table;
 	Relation	index;
 	Snapshot	snapshot;		/* registered */
+	int			destination;	/* whose rows; the relay's own unless set */
 	IndexScanDesc scan;
 	TupleTableSlot *slot;		/* the current row */
 	int			nprefix;		/* columns of the index in front of those that

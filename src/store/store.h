@@ -197,6 +197,39 @@ typedef struct StorePrune
 	char		problem[OUTBOX_ERROR_SIZE]; /* why; empty: all is well */
 } StorePrune;
 
+/* Where an event is, as far as a relay's memory goes. */
+typedef enum StorePlace
+{
+	PLACE_TABLE,				/* not in memory */
+	PLACE_MEMORY,				/* it waits there */
+	PLACE_IN_FLIGHT
+} StorePlace;
+
+/* A pass that gives up what is too old; see store_abandon.c. */
+typedef struct StoreAbandon
+{
+	MemoryContext context;		/* of the snapshots */
+	int			destination;
+	TimestampTz until;			/* what is as old as this */
+	char		reason[OUTBOX_ERROR_SIZE];
+	StorePlace	(*place) (int64 id, void *arg);
+	void	   *arg;
+
+	/* where it stands; zeroes: at the beginning */
+	bool		rows_done;		/* all rows have been looked at ... */
+	int64		row;			/* ... or those up to this id ... */
+	uint64		xid;			/* ... and events up to this (xid, id) */
+	int64		id;
+	StoreSnapshot seen;			/* when the walk over events began; NULL: it
+								 * has not */
+	StoreSnapshot hi;			/* of the window that was read then */
+	uint64		left;			/* the first transaction of which something is
+								 * left; 0: none */
+	int64		largest;		/* id that was met */
+	bool		unread;			/* there is something that the position does
+								 * not cover, and may pass */
+} StoreAbandon;
+
 /* What a relay knows of its destination; see store_destination.c. */
 typedef struct StoreDestination
 {
@@ -218,6 +251,7 @@ typedef struct StoreOther
 {
 	int			id;
 	char	   *name;
+	char	   *abandon_after;	/* the setting; NULL: it has none of its own */
 } StoreOther;
 
 /* An event that cannot be read, and is dead for that; texts are UTF-8. */
@@ -312,6 +346,18 @@ extern StoreResult store_take_over(int minimum_interval_ms, bool died,
 extern StoreResult store_checkpoint(StoreCheckpoint *checkpoint);
 extern StoreResult store_find_deleted(const OutboxEvent *const *events, int n,
 									  List **gone);
+
+/* store_abandon.c */
+extern void store_begin_abandon(StoreAbandon *abandon, int destination,
+								TimestampTz until);
+extern StoreResult store_abandon_step(StoreAbandon *abandon,
+									  const StoreWindow *window, int limit,
+									  List **served, int64 *nexpired, bool *more);
+
+/* store_abandon_position.c */
+extern StoreResult store_pass_abandoned(StoreAbandon *abandon,
+										const StoreWindow *window,
+										StorePosition *position, bool *moved);
 
 /* store_prune.c */
 extern StoreResult store_prune_step(StorePrune *prune, int limit,

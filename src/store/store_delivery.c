@@ -3,10 +3,11 @@
  * store_delivery.c
  *		Writing exceptions (outbox_delivery) and checkpoints (outbox_progress).
  *
- * Only the relay writes rows of outbox_delivery, and there is only one relay:
- * a row that is in_progress when a relay starts is left from one that ended in
- * disorder.  What people want changed they ask for (store_request.c); a
- * statement here never overwrites a row that was discarded.
+ * Only the relay writes rows of outbox_delivery for its destination, and there is
+ * only one relay: a row that is in_progress when a relay starts is left from one
+ * that ended in disorder.  (Where there is none, that of "default" gives up what is too
+ * old: store_abandon.c.)  What people want changed they ask for (store_request.c);
+ * a statement here never overwrites a row that was discarded.
  *
  * An exception and the position that passes its event are one transaction.
  *

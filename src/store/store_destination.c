@@ -44,7 +44,8 @@ static Statement read_settings = {
 };
 
 static Statement list_others = {
-	"SELECT d.id, d.name FROM @s@.outbox_destination d"
+	"SELECT d.id, d.name, d.settings ->> 'abandon_after'"
+	" FROM @s@.outbox_destination d"
 	" WHERE d.name IS NOT NULL AND d.id <> @d@ ORDER BY d.id",
 	0
 };
@@ -146,9 +147,13 @@ list_others_body(void *arg)
 	for (uint64 i = 0; i < n; i++)
 	{
 		StoreOther *other = palloc(sizeof(StoreOther));
+		Datum		value;
+		bool		isnull;
 
 		other->id = DatumGetInt32(store_value(i, 1));
 		other->name = TextDatumGetCString(store_value(i, 2));
+		value = store_result(i, 3, &isnull);
+		other->abandon_after = isnull ? NULL : TextDatumGetCString(value);
 		*args->list = lappend(*args->list, other);
 	}
 	MemoryContextSwitchTo(old);

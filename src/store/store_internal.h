@@ -57,7 +57,8 @@ typedef struct Statement
 /* What a row becomes whose event is to be sent again. */
 #define FRESH(now) \
 	" SET state = 'pending', attempts = 0, crashes = 0," \
-	" next_attempt_at = " now ", updated_at = clock_timestamp()"
+	" next_attempt_at = " now ", renewed_at = " now "," \
+	" updated_at = clock_timestamp()"
 
 /* A transaction of the relay that runs; on the stack of who runs it. */
 typedef struct Guard
@@ -115,6 +116,11 @@ extern void store_begin_statements(Oid function);
 extern uint64 store_write_for_function(Statement *statement, Datum *values,
 									   const char *nulls);
 
+/* store_abandon_position.c */
+extern const StoreWindow *abandon_find_window(StoreAbandon *abandon,
+											  const StoreWindow *window,
+											  StoreWindow *position);
+
 /* store_prune_each.c */
 extern bool prune_blames_row(int sqlstate);
 extern bool prune_each_late(const PruneArgs *args);
@@ -135,6 +141,7 @@ extern char *store_try(void (*attempt) (void *arg), void *arg,
 /* store_values.c */
 extern Datum store_array(Datum *values, bool *nulls, int n, Oid type);
 extern Datum store_id_array(const int64 *ids, int n);
+extern int64 *store_ids_of_array(Datum array, int *n);
 extern const char *store_state_name(DeliveryState state);
 extern DeliveryState store_state(Datum name);
 extern char *store_utf8(Datum value);

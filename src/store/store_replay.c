@@ -46,13 +46,14 @@ static Statement list_settled = {
 /* $1 ids, $2 now */
 static Statement send_again = {
 	"INSERT INTO @s@.outbox_delivery AS d (destination, id, topic, key, state,"
-	" next_attempt_at)"
+	" next_attempt_at, renewed_at)"
 	" SELECT @d@, e.id, e.topic, e.key, CASE WHEN e.deliver_after > $2"
-	"  THEN 'scheduled' ELSE 'pending' END, greatest(e.deliver_after, $2)"
+	"  THEN 'scheduled' ELSE 'pending' END, greatest(e.deliver_after, $2), $2"
 	" FROM unnest($1) i(id), LATERAL (SELECT x.id, x.topic, x.key, x.deliver_after"
 	"  FROM @s@.outbox_event x WHERE x.id = i.id OFFSET 0) e"
 	" ON CONFLICT (destination, id) DO UPDATE SET state = EXCLUDED.state,"
 	" attempts = 0, crashes = 0, next_attempt_at = EXCLUDED.next_attempt_at,"
+	" renewed_at = EXCLUDED.renewed_at,"
 	" updated_at = clock_timestamp()"
 	" WHERE d.state IN ('published', 'discarded', 'expired')"
 	" RETURNING d.id, d.topic, d.key",

@@ -72,8 +72,8 @@ static Statement read_requests = {
  */
 static Statement retry = {
 	"INSERT INTO @s@.outbox_delivery AS d (destination, id, topic, key, state,"
-	" next_attempt_at)"
-	" SELECT @d@, e.id, e.topic, e.key, 'pending', $2"
+	" next_attempt_at, renewed_at)"
+	" SELECT @d@, e.id, e.topic, e.key, 'pending', $2, $2"
 	" FROM @s@.outbox_event e WHERE e.id = $1"
 	" AND ((e.deliver_after > now() AND NOT " COVERED ")"
 	"  OR " HAS_ROW("e.id") ")"

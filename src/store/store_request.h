@@ -13,11 +13,6 @@
 /* So many events are looked at in one go of a replay. */
 #define STORE_REPLAY_BATCH	1000
 
-/* A row that is sent again. */
-#define FRESH(now) \
-	" SET state = 'pending', attempts = 0, crashes = 0," \
-	" next_attempt_at = " now ", updated_at = clock_timestamp()"
-
 /*
  * Has "e" been read from the window that is being read, or before?  $2 lo, $3 hi
  * and $4 cursor of that, $5 what it is still to read first.
@@ -54,6 +49,7 @@ typedef struct ServeArgs
 } ServeArgs;
 
 /* store_served.c */
+extern StoreServed *store_make_served(int row, bool gone);
 extern int	store_add_served(ServeArgs *args, bool gone);
 extern void store_window_to_values(const StoreWindow *window, Datum *values);
 

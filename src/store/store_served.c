@@ -12,6 +12,30 @@
 #include "store/store_request.h"
 
 /*
+ * What the last statement has returned in this row, id, topic and key, in the current
+ * memory context; "gone": the event is given up or deleted.
+ */
+StoreServed *
+store_make_served(int row, bool gone)
+{
+	StoreServed *served = palloc0(sizeof(StoreServed));
+	bool		isnull;
+	Datum		topic;
+	Datum		key;
+
+	served->key.id = DatumGetInt64(store_result(row, 1, &isnull));
+	topic = store_result(row, 2, &isnull);
+	key = store_result(row, 3, &isnull);
+	if (!isnull)
+	{
+		served->key.topic = store_utf8(topic);
+		served->key.key = store_utf8(key);
+	}
+	served->gone = gone;
+	return served;
+}
+
+/*
  * Add the rows that the last statement returned, id, topic and key, to what was served;
  * "gone": they are given up or deleted.  How many?
  */
@@ -22,23 +46,7 @@ store_add_served(ServeArgs *args, bool gone)
 	MemoryContext old = MemoryContextSwitchTo(args->context);
 
 	for (int i = 0; i < n; i++)
-	{
-		StoreServed *served = palloc0(sizeof(StoreServed));
-		bool		isnull;
-		Datum		topic;
-		Datum		key;
-
-		served->key.id = DatumGetInt64(store_result(i, 1, &isnull));
-		topic = store_result(i, 2, &isnull);
-		key = store_result(i, 3, &isnull);
-		if (!isnull)
-		{
-			served->key.topic = store_utf8(topic);
-			served->key.key = store_utf8(key);
-		}
-		served->gone = gone;
-		*args->served = lappend(*args->served, served);
-	}
+		*args->served = lappend(*args->served, store_make_served(i, gone));
 	MemoryContextSwitchTo(old);
 	return n;
 }

@@ -49,6 +49,21 @@ store_id_array(const int64 *ids, int n)
 	return store_array(values, NULL, n, INT8OID);
 }
 
+/* The ids in such an array, "n" of them; none is NULL. */
+int64 *
+store_ids_of_array(Datum array, int *n)
+{
+	Datum	   *values;
+	int64	   *ids;
+
+	deconstruct_array(DatumGetArrayTypeP(array), INT8OID, 8, FLOAT8PASSBYVAL,
+					  TYPALIGN_DOUBLE, &values, NULL, n);
+	ids = palloc(sizeof(int64) * Max(*n, 1));
+	for (int i = 0; i < *n; i++)
+		ids[i] = DatumGetInt64(values[i]);
+	return ids;
+}
+
 const char *
 store_state_name(DeliveryState state)
 {

@@ -128,21 +128,6 @@ snapshot_result(int column)
 	return (StoreSnapshot) DatumGetPointer(store_value(0, column));
 }
 
-/* The ids in an array of SQL, palloc'd; none is NULL. */
-static int64 *
-ids_of_array(Datum array, int *n)
-{
-	Datum	   *values;
-	int64	   *ids;
-
-	deconstruct_array(DatumGetArrayTypeP(array), INT8OID, 8, FLOAT8PASSBYVAL,
-					  TYPALIGN_DOUBLE, &values, NULL, n);
-	ids = palloc(sizeof(int64) * Max(*n, 1));
-	for (int i = 0; i < *n; i++)
-		ids[i] = DatumGetInt64(values[i]);
-	return ids;
-}
-
 static void
 load_position_body(void *arg)
 {
@@ -161,7 +146,7 @@ load_position_body(void *arg)
 	position->last_id = DatumGetInt64(store_value(0, 3));
 	position->clean = DatumGetBool(store_value(0, 4));
 	position->largest_read = DatumGetInt64(store_value(0, 5));
-	position->open = ids_of_array(store_value(0, 6), &position->nopen);
+	position->open = store_ids_of_array(store_value(0, 6), &position->nopen);
 }
 
 /*
