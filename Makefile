@@ -67,6 +67,7 @@ OBJS = \
 	src/relay/relay_abandon.o \
 	src/relay/relay_ahead.o \
 	src/relay/relay_checkpoint.o \
+	src/relay/relay_cut.o \
 	src/relay/relay_death.o \
 	src/relay/relay_destination.o \
 	src/relay/relay_expire.o \

@@ -313,6 +313,7 @@ time_to_wait(Relay *relay)
 	RelayEntry *entry = queue_next_backoff(&relay->queue);
 
 	until = Min(until, relay_spill_time(relay));
+	until = Min(until, relay_make_room_time(relay));
 	until = Min(until, relay_read_time(relay));
 	until = Min(until, relay_rows_time(relay));
 	until = Min(until, relay_report_time(relay));
@@ -350,6 +351,7 @@ relay_step(Relay *relay)
 	run_breaker(relay);
 	wake_backoff(relay);
 	relay_spill(relay);
+	relay_make_room(relay);
 	if (relay->now >= relay->journal.retry_at)
 		relay_follow_destination(relay);
 	if (relay->now >= relay->journal.retry_at)

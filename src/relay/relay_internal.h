@@ -151,7 +151,7 @@ struct Relay
 	RelayPruner pruner;
 	RelayAbandoner abandoner;
 
-	/* relay_spill.c */
+	/* relay_cut.c */
 	int64		full_since;		/* memory, of what waits; 0: it is not */
 
 	/* relay_settle.c */
@@ -228,14 +228,19 @@ extern bool relay_others_wait(Relay *relay);
 extern void relay_forget_ahead(Relay *relay);
 
 /* relay_spill.c */
+extern void relay_store_key(Relay *relay, KeyQueue *key);
 extern void relay_add_to_lane(Relay *relay, OutboxEvent *event);
 extern void relay_add_to_tail(Relay *relay, OutboxEvent *event);
 extern void relay_retire_key(Relay *relay, RelayEntry *entry);
 extern void relay_spill_entry(Relay *relay, RelayEntry *entry);
-extern void relay_yield_to_row(Relay *relay, const char *topic, const char *name);
 extern void relay_spill(Relay *relay);
 extern int64 relay_spill_time(Relay *relay);
 extern void relay_release(Relay *relay);
+
+/* relay_cut.c */
+extern void relay_yield_to_row(Relay *relay, const char *topic, const char *name);
+extern void relay_make_room(Relay *relay);
+extern int64 relay_make_room_time(const Relay *relay);
 
 /* relay_expire.c */
 extern bool relay_is_over(const OutboxEvent *event);
