@@ -39,7 +39,7 @@ use constant {
 	BAD => 5000,       # events, more than four times batch_size
 	KEYS => 50,
 	GOOD => 20,
-	SECONDS => 10,     # that a good event may take on a busy machine
+	SECONDS => 30,     # that a good event may take on a busy machine
 	HELD => 3,         # seconds
 	MANY => 2000,      # topics
 	STATISTICS => 3,   # seconds after which statistics have been sent
