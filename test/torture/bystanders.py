@@ -5,9 +5,10 @@ import time
 
 from session import RECONNECT, Session
 
-# (id of an event that is not settled and has no row, id of a later one of its key that has one)
+# Of default: (id of an event that is not settled and has no row, id of a later one of its key that has one)
 OVERTAKEN = """
-    WITH p AS MATERIALIZED (SELECT lo, hi, last_id, open FROM outbox_progress ORDER BY id DESC LIMIT 1),
+    WITH p AS MATERIALIZED (SELECT lo, hi, last_id, open FROM outbox_progress WHERE destination = 0
+        ORDER BY id DESC LIMIT 1),
     bare AS MATERIALIZED (
         SELECT e.id, e.event_id, e.topic, e.key
         FROM p CROSS JOIN LATERAL (
@@ -16,13 +17,13 @@ OVERTAKEN = """
             AND NOT (id <= p.last_id AND pg_visible_in_snapshot(xid, p.hi))
             UNION ALL SELECT * FROM outbox_event WHERE id = ANY (p.open)) e
         WHERE e.key IS NOT NULL
-        AND NOT EXISTS (SELECT 1 FROM outbox_delivery d WHERE d.id = e.id))
+        AND NOT EXISTS (SELECT 1 FROM outbox_delivery d WHERE d.destination = 0 AND d.id = e.id))
     SELECT b.event_id::text, l.event_id::text
     FROM bare b
     JOIN torture_truth earlier USING (event_id)
     CROSS JOIN LATERAL (
         SELECT d.id FROM outbox_delivery d
-        WHERE d.topic = b.topic AND d.key = b.key AND d.id > b.id
+        WHERE d.destination = 0 AND d.topic = b.topic AND d.key = b.key AND d.id > b.id
         AND d.state IN ('pending', 'in_progress', 'failed') ORDER BY d.topic, d.key, d.id LIMIT 1) d
     JOIN outbox_event l ON l.id = d.id
     JOIN torture_truth later ON later.event_id = l.event_id

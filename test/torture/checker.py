@@ -6,7 +6,11 @@ be tested with planted errors (checker_test.py).
 Which duplicate has a reason?  A copy of an event that was accepted before has one if the answer to
 the former copy was spoilt (the receiver's log names the fault rule), or if between the two the
 relay lost its memory, or its connections broke; or if the former copy was taken while the relay was
-ending, too late for it to hear the answer.  Anything else is the relay's own doing.
+ending, too late for it to hear the answer; or if somebody has asked for it to be sent again.  Anything else
+is the relay's own doing.
+
+Each destination is judged by itself.  Of the events that were committed there are those that go there, those
+that do not, and those of which nobody can tell, since the moment is not certain from which on they do.
 """
 
 import base64
@@ -39,6 +43,10 @@ CRASH_REASON = 'the relay crashed'
 # The receiver may take for so long what a relay sent that is gone; a new one takes longer to start.
 LAST_REQUEST = 0.1
 
+# What was sent may be read so much later, and if the receiver was in trouble.
+READ_LATE = 0.5
+LAIN = 5.0
+
 # The longest time without a delivery that passes, with the receiver up and something to send.
 STALL_LIMIT = 5.0
 
@@ -57,6 +65,7 @@ class Truth:
     payload: str = ''           # as text; bytes in hexadecimal digits
     due: float = None
     times: int = 1              # committed anew with the same id, once the first was pruned
+    xid: int = None             # of its transaction; None: it is not known
 
 
 @dataclass
@@ -70,6 +79,7 @@ class Arrival:
     token: str
     fault: str = None           # the rule it met
     canonical: bool = False     # the hash is of the canonical form, since the receiver has rewritten it
+    path: str = ''
 
 
 @dataclass
@@ -77,10 +87,20 @@ class Dead:
     event_id: str
     reason: str
     created_at: float
+    destination: int = 0
+
+
+@dataclass
+class Replay:
+    """Somebody has asked for events to be sent again."""
+    asked_at: float             # nothing was sent for its sake before that
+    must: set                   # ids that have to arrive after that
+    may: set                    # ids of which it explains one more copy, and the first of what is unwanted
 
 
 @dataclass
 class Run:
+    """What happened at one destination."""
     truth: list
     arrivals: list                                  # in the order in which they were taken
     journal: dict = field(default_factory=dict)     # txn: (outcome, when COMMIT was sent)
@@ -91,6 +111,13 @@ class Run:
     given_up: set = field(default_factory=set)      # ids that somebody discarded or deleted
     overtaken: list = field(default_factory=list)   # (time, id without a row, later id of its key with one)
     late: float = 0.0                               # so much later than it happened an arrival may be seen
+    begin: float = 0.0                              # before that nothing was to be sent here
+    unwanted: set = field(default_factory=set)      # ids of events that do not go here
+    optional: set = field(default_factory=set)      # ... that may go here or not
+    replays: list = field(default_factory=list)
+    refusals: list = field(default_factory=list)    # (time, id) of tries that were refused for want of a good secret
+    revoked_at: list = field(default_factory=list)  # when a secret was not taken any more, and the new one was there
+    silences: list = field(default_factory=list)    # (what is broken otherwise, from, to): nothing may arrive
 
 
 def digest(content):
@@ -138,7 +165,8 @@ def read_arrivals(paths):
                 if entry['accepted']:
                     payload, is_canonical = payload_of(entry)
                     arrivals.append(Arrival(entry['time'], entry['id'], topic_of(entry), entry['key'],
-                                            digest(payload), find_token(payload), entry['fault'], is_canonical))
+                                            digest(payload), find_token(payload), entry['fault'], is_canonical,
+                                            entry['path']))
     return arrivals
 
 
@@ -165,7 +193,9 @@ class Report:
               'good_topic_held_up', 'topic_not_back', 'stalled_by_open_transaction',
               'overtaken_by_rows', 'steps_back_unexplained', 'position_was_never_held',
               'changed', 'nobody_meddled', 'sent_after_truncate', 'nothing_was_damaged', 'restored_but_not_noted',
-              'failed_by_upgrade', 'sent_again_beyond_bound')
+              'failed_by_upgrade', 'sent_again_beyond_bound', 'sent_unwanted', 'replay_forgot', 'replay_miscounted',
+              'sent_while_paused', 'sent_after_drop', 'left_by_drop', 'nobody_changed_destinations',
+              'refused_again', 'nothing_was_rotated')
 
     def __init__(self):
         self.numbers = {}
@@ -178,6 +208,17 @@ class Report:
         self.count(name, 1)
         if len(self.examples[name]) < EXAMPLES:
             self.examples[name].append(example)
+
+    def add(self, other, name):
+        """What is wrong at another destination, of that name, is wrong in all."""
+        for number in (*self.BROKEN, 'delivered', 'duplicates', 'order_steps_back'):
+            if other.numbers.get(number):
+                self.count(number, other.numbers[number])
+                examples = self.examples[number]
+                examples += [f'{name}: {example}' for example in other.examples[number]][:EXAMPLES - len(examples)]
+        for number in ('longest_stall_s', 'most_copies'):
+            self.numbers[number] = max(self.numbers[number], other.numbers[number])
+        self.numbers['watched_for_stalls_s'] += other.numbers['watched_for_stalls_s']
 
     def failures(self):
         failures = [name for name in self.BROKEN if self.numbers.get(name)]
@@ -221,6 +262,22 @@ class Spans:
             n += 1
 
 
+class Excuses:
+    """Replays, each of which explains one more copy of what it sends again: of an event, or of a unit of order."""
+
+    def __init__(self, replays):
+        self.replays = replays
+        self.used = set()           # (number of the replay, event or unit)
+
+    def excuse(self, what, event_id, time):
+        """Is there a replay left by which this event may arrive now?  Then it is used up."""
+        for number, replay in enumerate(self.replays):
+            if replay.asked_at <= time and event_id in replay.may and (number, what) not in self.used:
+                self.used.add((number, what))
+                return True
+        return False
+
+
 def unsettling(disturbances, late):
     """The times of the faults that explain a second copy."""
     return Spans((d.start - SLACK, d.end + SLACK + late) for d in disturbances
@@ -245,6 +302,9 @@ def check(run):
     check_order(run, truth, report)
     check_overtaken(run, report)
     check_content(run, truth, report)
+    check_replays(run, report)
+    check_silences(run, disturbed, report)
+    check_refusals(run, report)
     check_dead(run, truth, report)
     report.count('unsettled', run.unsettled)
     stall, watched = longest_stall(run, truth)
@@ -269,7 +329,7 @@ def check_origin(run, truth, report):
             report.found('sent_before_durable', f'{arrival.event_id} of {event.txn} ({event.mode}),'
                          f' {asked_at - arrival.time:.3f} s before COMMIT')
     report.count('given_up', len(run.given_up))
-    for event_id in truth.keys() - arrived - run.given_up:
+    for event_id in truth.keys() - arrived - run.given_up - run.unwanted - run.optional:
         event = truth[event_id]
         report.found('lost', f'{event_id} of {event.txn} ({event.mode}), key {event.key}, seq {event.seq}')
     report.count('sent_before_due')
@@ -282,6 +342,7 @@ def check_origin(run, truth, report):
 def check_copies(run, truth, disturbed, report):
     """Every further copy of an event needs a reason.  Who gave an event up may have it sent again."""
     late = too_late(run.disturbances)
+    again = Excuses(run.replays)
     report.count('duplicates')
     report.count('duplicates_unexplained')
     former = {}
@@ -291,11 +352,16 @@ def check_copies(run, truth, disturbed, report):
         former[arrival.event_id] = arrival
         copies[arrival.event_id] += 1
         event = truth.get(arrival.event_id)
+        if before is None and arrival.event_id in run.unwanted:
+            if not again.excuse(arrival.event_id, arrival.event_id, arrival.time):
+                report.found('sent_unwanted', f'{arrival.event_id} of topic {arrival.topic} at {arrival.time:.3f}')
+            continue
         if before is None or (event and copies[arrival.event_id] <= event.times):
             continue
         report.count('duplicates', 1)
         if not (before.fault or arrival.fault or disturbed.touch(before.time, arrival.time)
-                or late.touch(before.time, before.time) or arrival.event_id in run.given_up):
+                or late.touch(before.time, before.time) or arrival.event_id in run.given_up
+                or again.excuse(arrival.event_id, arrival.event_id, arrival.time)):
             report.found('duplicates_unexplained', f'{arrival.event_id} ({event.mode if event else "?"}),'
                          f' {before.time:.3f} and {arrival.time:.3f}')
     report.numbers['most_copies'] = max(copies.values(), default=0)
@@ -303,14 +369,15 @@ def check_copies(run, truth, disturbed, report):
 
 def check_order(run, truth, report):
     """A key's events of one topic arrive by their numbers.  Copies may go back, but only once each time that the
-    relay has lost its memory: it begins anew with the first that it does not know to be delivered.
+    relay has lost its memory: it begins anew with the first that it does not know to be delivered; and once for each
+    replay, from where on they are in order again.
 
     Nobody waits for what was given up, and if it was in flight then it may arrive later."""
-    report.count('order_violations')
-    report.count('order_steps_back')
-    report.count('steps_back_unexplained')
+    for name in ('order_violations', 'order_steps_back', 'steps_back_unexplained'):
+        report.count(name)
     lost_memory = Spans((d.start - SLACK, d.end + LAST_REQUEST + run.late) for d in run.disturbances
                         if d.effect in (CRASH, RESTART, OUTAGE))
+    again = Excuses(run.replays)
     highest = defaultdict(int)
     former = {}
     seen = set()
@@ -319,29 +386,31 @@ def check_order(run, truth, report):
         if event is None or event.seq is None:
             continue
         unit = event.topic, event.key
-        if not (arrival.event_id in seen or arrival.event_id in run.given_up) and event.seq < highest[unit]:
-            report.found('order_violations',
-                         f'{event.topic}, {event.key}: {event.seq} ({event.mode}) after {highest[unit]}, at {arrival.time:.3f}')
+        is_first = arrival.event_id not in seen
         before, before_at = former.get(unit, (0, 0))
-        if event.seq < before:
-            report.count('order_steps_back', 1)
-            if (arrival.event_id in seen and arrival.event_id not in run.given_up and arrival.fault is None
-                    and not lost_memory.touch(before_at, arrival.time)):
-                report.found('steps_back_unexplained', f'{event.topic}, {event.key}: {event.seq} again after {before},'
-                             f' at {arrival.time:.3f}')
+        report.count('order_steps_back', event.seq < before)
+        expected = arrival.event_id in run.given_up or not is_first and (
+            arrival.fault or lost_memory.touch(before_at, arrival.time))
+        if event.seq < (highest[unit] if is_first else before) and not expected:
+            if again.excuse(unit, arrival.event_id, arrival.time):
+                highest[unit] = event.seq
+            else:
+                report.found('order_violations' if is_first else 'steps_back_unexplained',
+                             f'{event.topic}, {event.key}: {event.seq} ({event.mode}) after'
+                             f' {highest[unit] if is_first else before}, at {arrival.time:.3f}')
         seen.add(arrival.event_id)
         highest[unit] = max(event.seq, highest[unit])
         former[unit] = event.seq, arrival.time
 
 
 def check_overtaken(run, report):
-    """No event may have a row while an earlier one of its key was neither delivered nor has one."""
+    """No event may have a row while an earlier one of its key, that goes here, was neither delivered nor has one."""
     first = {}
     for arrival in run.arrivals:
         first.setdefault(arrival.event_id, arrival.time)
     report.count('overtaken_by_rows')
     for seen_at, event_id, later in run.overtaken:
-        if first.get(event_id, 0) > seen_at and event_id not in run.given_up:
+        if first.get(event_id, 0) > seen_at and event_id not in run.given_up | run.unwanted | run.optional:
             report.found('overtaken_by_rows', f'{event_id} by {later} at {seen_at:.3f}')
 
 
@@ -357,6 +426,37 @@ def check_content(run, truth, report):
             if sent != got:
                 report.found('altered', f'{arrival.event_id} ({event.mode}): {what} is {got!r}, was {sent!r}')
                 break
+
+
+def check_replays(run, report):
+    """What was settled when somebody asked for it again has arrived once more."""
+    last = {arrival.event_id: arrival.time for arrival in run.arrivals}
+    report.count('replay_forgot')
+    for replay in run.replays:
+        for event_id in replay.must - run.given_up:
+            if last.get(event_id, 0) < replay.asked_at:
+                report.found('replay_forgot', f'{event_id}, asked for at {replay.asked_at:.3f}')
+
+
+def check_silences(run, disturbed, report):
+    """Where nobody may send anything, nothing arrives; but what was sent before may lie for a while."""
+    for what, start, end in run.silences:
+        report.count(what)
+        for arrival in run.arrivals:
+            lay = arrival.fault or disturbed.touch(start, arrival.time)
+            if start + (LAIN if lay else READ_LATE) < arrival.time < end:
+                report.found(what, f'{arrival.event_id} at {arrival.time:.3f}, not from {start:.3f} to {end:.3f}')
+
+
+def check_refusals(run, report):
+    """What was refused has better secrets at its next try, unless these were revoked meanwhile."""
+    former = {}
+    report.count('refused_again')
+    for time, event_id in run.refusals:
+        before = former.get(event_id)
+        former[event_id] = time
+        if before is not None and not any(before - SLACK < revoked_at <= time for revoked_at in run.revoked_at):
+            report.found('refused_again', f'{event_id} at {before:.3f} and {time:.3f}')
 
 
 def check_dead(run, truth, report):
@@ -386,7 +486,9 @@ def longest_stall(run, truth):
         asked_at = run.journal.get(event.txn, (None, None))[1]
         if asked_at is None or event.mode == POISON or event.event_id not in first:
             continue
-        ready = max(asked_at, event.due or 0)
+        if event.event_id in run.unwanted or event.event_id in run.optional:
+            continue
+        ready = max(asked_at, event.due or 0, run.begin)
         if first[event.event_id] > ready:
             waits[ready] += 1
             waits[first[event.event_id]] -= 1

@@ -3,10 +3,11 @@
 
 import unittest
 
-from checker import Arrival, Dead, Run, Truth, check, digest, payload_of
+from checker import Arrival, Dead, Replay, Run, Truth, check, digest, payload_of
 from faults import CRASH, ENDING, NONE, OUTAGE, Disturbance
 from load import Journal
 from payloads import find_token
+from routes import Asked, Life, Snapshot, Version, matches
 
 KEYS = ('a', 'b', None)
 EVENTS = 30
@@ -196,6 +197,162 @@ class CheckerTest(unittest.TestCase):
         run.disturbances = [Disturbance('down', OUTAGE, START + 9, START + 19)]
         report = check(run)
         self.assertEqual(report.failures(), [])
+
+    def test_unwanted(self):
+        run = clean_run()
+        run.unwanted = {'id 3', 'id 4'}
+        del run.arrivals[4]
+        self.assert_found(run, sent_unwanted=1)
+
+    def test_optional(self):
+        run = clean_run()
+        run.optional = {'id 3', 'id 4'}
+        del run.arrivals[4]
+        self.assert_found(run)
+
+    def test_replay(self):
+        run = clean_run()
+        for n in (0, 3, 6):
+            again(run, n, START + 9.5 + n / 100)
+        run.replays = [Replay(START + 9.2, {'id 0', 'id 3', 'id 6'}, {'id 0', 'id 3', 'id 6'})]
+        self.assert_found(run, duplicates=3, order_steps_back=1)
+
+    def test_replay_of_what_was_unwanted(self):
+        run = clean_run()
+        run.unwanted = {'id 3', 'id 6'}
+        run.arrivals[3].time = START + 9.5
+        run.arrivals[6].time = START + 9.6
+        run.arrivals.sort(key=lambda arrival: arrival.time)
+        run.replays = [Replay(START + 9.4, {'id 3', 'id 6'}, {'id 3', 'id 6'})]
+        self.assert_found(run)
+
+    def test_replay_explains_one_copy(self):
+        run = clean_run()
+        again(run, 7, START + 9.5)
+        again(run, 7, START + 9.6)
+        run.replays = [Replay(START + 9.2, set(), {'id 7'})]
+        self.assert_found(run, duplicates=2, duplicates_unexplained=1)
+
+    def test_copy_before_the_replay(self):
+        run = clean_run()
+        again(run, 7, START + 9)
+        run.replays = [Replay(START + 9.2, set(), {'id 7'})]
+        self.assert_found(run, duplicates=1, duplicates_unexplained=1)
+
+    def test_replay_that_goes_back_twice(self):
+        run = clean_run()
+        for n, at in ((0, 9.5), (3, 9.6), (0, 9.7)):
+            again(run, n, START + at)
+        run.replays = [Replay(START + 9.2, set(), {'id 0', 'id 3'})]
+        self.assert_found(run, duplicates=3, duplicates_unexplained=1, order_steps_back=2, steps_back_unexplained=1)
+
+    def test_new_event_in_the_middle_of_a_replay(self):
+        run = clean_run()
+        for n, at in ((0, 11.5), (3, 12.5)):
+            again(run, n, START + at)
+        run.replays = [Replay(START + 11.2, set(), {'id 0', 'id 3'})]
+        self.assert_found(run, duplicates=2, order_steps_back=2, steps_back_unexplained=1)
+
+    def test_forgotten_by_a_replay(self):
+        run = clean_run()
+        again(run, 3, START + 9.5)
+        run.replays = [Replay(START + 9.2, {'id 3', 'id 4', 'id 5'}, {'id 3', 'id 4', 'id 5'})]
+        run.given_up = {'id 5'}
+        self.assert_found(run, replay_forgot=1)
+
+    def test_refused_again(self):
+        run = clean_run()
+        run.refusals = [(START + at, event_id) for at, event_id in (
+            (8.0, 'id 8'), (8.1, 'id 7'), (8.2, 'id 8'), (9.0, 'id 9'), (9.5, 'id 9'), (9.6, 'id 9'))]
+        run.revoked_at = [START + 7, START + 8.5, START + 9.4]
+        self.assert_found(run, refused_again=1)
+        run.revoked_at.append(START + 8.15)
+        self.assert_found(run)
+
+    def test_silence(self):
+        run = clean_run()
+        run.silences = [('sent_while_paused', START + 9.2, START + 9.7), ('sent_after_drop', START + 27.4, START + 99)]
+        self.assert_found(run, sent_after_drop=2)
+
+    def test_silence_of_a_receiver_in_trouble(self):
+        run = clean_run()
+        run.silences = [('sent_after_drop', START + 27.4, START + 99)]
+        run.disturbances = [Disturbance('freeze', OUTAGE, START + 27, START + 29)]
+        self.assert_found(run)
+
+    def test_wrong_at_another_destination(self):
+        report, other = check(clean_run()), clean_run()
+        del other.arrivals[-1:]
+        report.add(check(other), 'audit')
+        self.assertEqual(report.failures(), ['lost'])
+        self.assertTrue(report.examples['lost'][0].startswith('audit: '))
+
+
+class RoutesTest(unittest.TestCase):
+    def life(self, *versions, **more):
+        return Life(1, 'audit', versions=[
+            Version(number, topics.split(), Snapshot(before), after and Snapshot(after), asked_at=float(number))
+            for number, (topics, before, after) in enumerate(versions, 1)], **more)
+
+    def assert_split(self, life, xids, topic='a.b'):
+        """For each transaction: does its event go there (+), not (-), or can nobody tell (?)"""
+        truth = [Truth(f'id {xid}', 't', 'm', topic, xid=int(xid)) for xid in xids]
+        unwanted, optional = life.split(truth)
+        self.assertEqual({xid: '-' if f'id {xid}' in unwanted else '?' if f'id {xid}' in optional else '+'
+                          for xid in xids}, xids)
+
+    def test_patterns(self):
+        for topic, patterns, expected in (
+                ('a', '#', True), ('a.b', 'a.#', True), ('a', 'a.#', True), ('ab', 'a.#', False), ('a.b', 'a.*', True),
+                ('a.b.c', 'a.*', False), ('a', 'a.*', False), ('a.b.c', '#.c', True), ('a.b', '# !a.#', False),
+                ('c', '# !a.#', True), ('a', '', False), ('a.x.b', 'a.#.b', True), ('a.b', '!a.b', False)):
+            self.assertEqual(matches(topic, patterns.split()), expected, (topic, patterns))
+
+    def test_snapshot(self):
+        snapshot = Snapshot('10:20:10,15')
+        self.assertEqual([xid for xid in (9, 10, 11, 15, 19, 20, 21) if snapshot.sees(xid)], [9, 11, 19])
+
+    def test_beginning(self):
+        life = self.life(('#', '10:20:10,15', '12:22:15'), xid=18)
+        self.assert_split(life, {'9': '-', '10': '?', '13': '-', '15': '+', '18': '+', '20': '?', '22': '+'})
+
+    def test_from_start(self):
+        life = self.life(('#', '1:1:', '1:1:'), kept={'id 5'}, begun=Snapshot('10:10:'))
+        self.assert_split(life, {'5': '+', '6': '?', '10': '+'})
+
+    def test_versions(self):
+        life = self.life(('#', '10:10:', '10:10:'), ('c', '20:20:', '30:30:'), xid=8)
+        self.assert_split(life, {'9': '-', '10': '+', '19': '+', '20': '?', '29': '?', '30': '-'})
+
+    def test_version_that_never_held(self):
+        life = self.life(('#', '10:10:', '10:10:'), ('c', '20:20:', None), ('a.#', '25:25:', '30:30:'))
+        self.assert_split(life, {'19': '+', '20': '?', '26': '?', '30': '+'})
+
+    def test_altered_before_it_was_read(self):
+        life = self.life(('#', '10:20:15', '10:20:15'), ('c', '10:20:15', '30:30:'), xid=15)
+        self.assert_split(life, {'14': '-', '15': '?', '21': '?', '30': '-'})
+
+    def test_dropped(self):
+        life = self.life(('#', '10:10:', '10:10:'), dropped_at=5.0, drop_asked_at=4.0, settled={'id 12'})
+        self.assert_split(life, {'9': '-', '12': '+', '13': '?'})
+
+    def test_replays(self):
+        truth = [Truth(f'id {topic}', 't', 'm', topic, xid=9) for topic in ('a', 'a.b', 'c')]
+        settled = {'id a', 'id c', 'id a.b'}
+        for pattern, done_at, must, may in (
+                (None, 1.5, {'id a', 'id a.b', 'id c'}, {'id a', 'id a.b', 'id c'}), ('a.*', 1.5, {'id a.b'}, {'id a.b'}),
+                (None, 2.5, {'id c'}, {'id a', 'id a.b', 'id c'}), (None, None, {'id c'}, {'id a', 'id a.b', 'id c'})):
+            life = self.life(('#', '10:10:', '10:10:'), ('c', '10:10:', None),
+                             replays=[Asked(1.2, done_at, 1, pattern, settled, 3)])
+            replay, = life.asked_again(truth)
+            self.assertEqual((replay.must, replay.may), (must, may), (pattern, done_at))
+
+    def test_replay_before_a_drop(self):
+        truth = [Truth('id a', 't', 'm', 'a', xid=9)]
+        for done_at, must in ((3.5, {'id a'}), (4.5, set()), (None, set())):
+            life = self.life(('#', '10:10:', '10:10:'), dropped_at=5.0, drop_asked_at=4.0, settled={'id a'},
+                             replays=[Asked(1.2, done_at, 1, None, {'id a'}, 1)])
+            self.assertEqual(life.asked_again(truth)[0].must, must)
 
 
 class PayloadTest(unittest.TestCase):

@@ -17,7 +17,7 @@ import time
 import urllib.parse
 from dataclasses import dataclass
 
-from load import POISON, TOPICS
+from load import POISON
 from server import LAUNCHER, RELAY, WAL_WRITER, send_signal
 
 # What a fault may do to the relay's bookkeeping, as the checker sees it.
@@ -353,7 +353,7 @@ class Injector:
 
     def _fail_topic(self, fault, rng, times_longer=3, **rule):
         """Whatever is published to a topic meets the rule."""
-        segment = urllib.parse.quote(rng.choice(TOPICS), safe='')
+        segment = urllib.parse.quote(rng.choice(self.load.topics), safe='')
         path = f'/{re.escape(segment)}([?].*)?$'
         self._set_rules('topic', [{'match': {'path': path}, **rule}])
         self.stopping.wait(times_longer * fault.length)

@@ -36,7 +36,7 @@ MIX = {'autocommit': 30, 'transaction': 12, 'keyed': 30, 'insert': 6, 'savepoint
 SCHEMA = f"""
 CREATE TABLE torture_truth (
     event_id uuid PRIMARY KEY, txn text NOT NULL, mode text NOT NULL, topic text NOT NULL, key text, seq bigint,
-    payload text NOT NULL, due timestamptz, times int NOT NULL DEFAULT 1);
+    payload text NOT NULL, due timestamptz, times int NOT NULL DEFAULT 1, xid xid8 DEFAULT pg_current_xact_id());
 CREATE TABLE torture_key (key text PRIMARY KEY, seq bigint NOT NULL);
 INSERT INTO torture_key SELECT 'key ' || n, 0 FROM generate_series(1, {KEYS}) n;
 INSERT INTO torture_key SELECT 'hot ' || n, 0 FROM generate_series(1, {HOT_KEYS}) n;
@@ -136,8 +136,8 @@ class Writer(Session):
     def event(self, mode, **more):
         """Parameters of PUBLISH and INSERT."""
         token = more.pop('token', self.txn)
-        return {'topic': self.rng.choice(TOPICS), 'key': None, 'seq': None, 'due': None, 'txn': self.txn, 'mode': mode,
-                'payload': make_json(self.rng, token, mode == POISON), **more}
+        return {'topic': self.rng.choice(self.load.topics), 'key': None, 'seq': None, 'due': None, 'txn': self.txn,
+                'mode': mode, 'payload': make_json(self.rng, token, mode == POISON), **more}
 
     def publish(self, mode, **more):
         event = self.event(mode, **more)
@@ -249,7 +249,7 @@ class Writer(Session):
         self.end('COMMIT')
 
     def do_binary(self, mode):
-        self.end(PUBLISH_BYTES, {'topic': self.rng.choice(TOPICS), 'payload': make_bytes(self.rng, self.txn),
+        self.end(PUBLISH_BYTES, {'topic': self.rng.choice(self.load.topics), 'payload': make_bytes(self.rng, self.txn),
                                  'txn': self.txn, 'mode': mode})
 
     def do_duplicate(self, mode):
@@ -269,7 +269,7 @@ class Writer(Session):
         locked = self.lock_key() if self.rng.random() < 0.3 else None
         count = self.rng.randint(100, 300) if locked else self.rng.randint(1000, 3000)
         key, seq = locked or (None, None)
-        self.cursor.execute(BULK, {'topic': self.rng.choice(TOPICS), 'key': key, 'seq': seq, 'count': count,
+        self.cursor.execute(BULK, {'topic': self.rng.choice(self.load.topics), 'key': key, 'seq': seq, 'count': count,
                                    'txn': self.txn, 'mode': mode})
         if key is not None:
             self.cursor.execute('UPDATE torture_key SET seq = %s WHERE key = %s', (seq + count, key))
@@ -283,7 +283,7 @@ class Writer(Session):
         locked = self.lock_key(f'hot {number + 1}')
         if locked is not None:
             key, seq = locked
-            self.cursor.execute(BULK, {'topic': TOPICS[number], 'key': key, 'seq': seq, 'count': count,
+            self.cursor.execute(BULK, {'topic': self.load.topics[number], 'key': key, 'seq': seq, 'count': count,
                                        'txn': self.txn, 'mode': mode})
             self.cursor.execute('UPDATE torture_key SET seq = %s WHERE key = %s', (seq + count, key))
         self.end('COMMIT')
@@ -331,7 +331,7 @@ class Holder(Session):
         txn = f'{self.name}.{self.number}'
         self.load.journal.note(txn, Journal.ROLLED_BACK)
         self.cursor.execute('BEGIN ISOLATION LEVEL REPEATABLE READ')
-        self.cursor.execute(PUBLISH, {'topic': TOPICS[0], 'key': None, 'seq': None, 'due': None, 'txn': txn,
+        self.cursor.execute(PUBLISH, {'topic': self.load.topics[0], 'key': None, 'seq': None, 'due': None, 'txn': txn,
                                       'mode': 'held', 'payload': make_json(random.Random(txn), txn)})
         while not (self.load.stopping.is_set() or self.load.paused.is_set()):
             self.cursor.execute('SELECT 1')
@@ -344,12 +344,13 @@ class Load:
     """All the writers."""
 
     def __init__(self, server, seed, journal, prefix='w', writers=6, pause=0.04, allow_async=True, hold=True,
-                 administrators=3):
+                 administrators=3, topics=TOPICS):
         self.server = server
         self.seed = seed
         self.journal = journal
         self.prefix = prefix
         self.pause = pause
+        self.topics = topics
         self.allow_async = allow_async
         self.stopping = threading.Event()       # writers end
         self.draining = threading.Event()       # the resolver ends when it has nothing left

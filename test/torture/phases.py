@@ -10,6 +10,7 @@ import os
 import time
 
 from damage import damage
+from destinations import destinations
 from faults import CRASH
 from hands import hands
 from orderly import orderly
@@ -206,4 +207,5 @@ def _revive(rig):
 
 PHASES = {'topics': topics, 'tails': tails, 'outage': outage, 'orderly': orderly, 'administrators': administrators,
           'hands': hands, 'damage': damage, 'restores': restores, 'upgrade': upgrade, 'pauses': pauses, 'slow': slow,
+          'destinations': destinations,
           'promotion': promotion, 'dump': dump, 'recreate': recreate, 'full': full}

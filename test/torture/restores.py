@@ -29,16 +29,12 @@ TIMEOUT = 30
 def restores(options, directory):
     """Restores beside a load."""
     with prepared(options, directory, 'restores', settings=SINGLE) as rig:
-        source = rig.new_server('source')
-        source.init({**rig.settings, 'outbox.enabled': 'off'})
-        source.start()
-        source.execute('CREATE EXTENSION outbox')
-        source.execute(SCHEMA)
+        source = make_source(rig)
         load = rig.new_load(prefix='r', administrators=0)
         load.start()
         rng = random.Random(options.seed)
         for number in range(ROUNDS):
-            _round(rig, rng, source, number)
+            restore_round(rig, rng, source, number)
         rig.load_end = time.time()
         load.stop()
         rig.drain()
@@ -50,7 +46,17 @@ def restores(options, directory):
         return report
 
 
-def _round(rig, rng, source, number):
+def make_source(rig):
+    """A server that publishes, and sends nothing."""
+    source = rig.new_server('source')
+    source.init({**rig.settings, 'outbox.enabled': 'off'})
+    source.start()
+    source.execute('CREATE EXTENSION outbox')
+    source.execute(SCHEMA)
+    return source
+
+
+def restore_round(rig, rng, source, number):
     """Dump what the other server has, and restore it."""
     dump, truth = (os.path.join(rig.directory, f'restore.{number}.{kind}') for kind in ('sql', 'csv'))
     txn = f'b0.{number}'
@@ -60,6 +66,7 @@ def _round(rig, rng, source, number):
     _leave_sequences_out(dump)
     source.execute(f"COPY torture_truth TO '{truth}'")
     rig.server.execute(f"COPY torture_truth FROM '{truth}'")
+    rig.server.execute('UPDATE torture_truth SET xid = NULL WHERE txn = %s', txn)
     role = rng.choice(ROLES)
     whole = number % 2 == 1
     with disturbance(rig, 'restore', CRASH):
@@ -67,6 +74,9 @@ def _round(rig, rng, source, number):
             _kill_restore(rig, dump, role)
         rig.journal.note(txn, Journal.COMMITTED, time.time())
         rig.server.restore(dump, role, whole)
+        # for this server, they are the events of the transaction that restores them
+        rig.server.execute('UPDATE torture_truth t SET xid = e.xid FROM outbox_event e'
+                           ' WHERE e.event_id = t.event_id AND t.txn = %s', txn)
         if rng.random() < 0.5:
             rig.kill(RELAY)
     source.execute('TRUNCATE outbox_event, torture_truth')

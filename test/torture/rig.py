@@ -34,20 +34,23 @@ BASE_SETTINGS = {
 
 # How many are neither settled nor behind a dead event of their topic and key.
 UNSETTLED = """
-SELECT s.backlog - (
-    SELECT count(*) FROM outbox_delivery b WHERE b.state = 'pending' AND EXISTS (
+SELECT sum(s.backlog) - (
+    SELECT count(*) FROM outbox_delivery b JOIN outbox_position USING (destination)
+    WHERE b.state = 'pending' AND EXISTS (
         SELECT 1 FROM outbox_delivery d
-        WHERE d.topic = b.topic AND d.key = b.key AND d.id < b.id AND d.state = 'dead'))
+        WHERE d.destination = b.destination AND d.topic = b.topic AND d.key = b.key AND d.id < b.id
+        AND d.state = 'dead'))
 FROM outbox_stats s
 """
 
 DEAD = """
-SELECT e.event_id::text, d.last_error, extract(epoch FROM e.created_at)
+SELECT e.event_id::text, d.last_error, extract(epoch FROM e.created_at), d.destination
 FROM outbox_delivery d JOIN outbox_event e USING (id) WHERE d.state = 'dead'
 """
 
 TRUTH = """
-SELECT event_id::text, txn, mode, topic, key, seq, payload, extract(epoch FROM due), times FROM torture_truth
+SELECT event_id::text, txn, mode, topic, key, seq, payload, extract(epoch FROM due), times, xid::text
+FROM torture_truth
 """
 
 
@@ -93,9 +96,12 @@ class Rig:
 
     def set_up(self):
         self.receiver.start()
-        self.settings.update({'outbox.publisher': self.options.publisher, 'outbox.dapr_endpoint': self.receiver.url(),
+        self.settings.update({'outbox.publisher': self.publisher(), 'outbox.dapr_endpoint': self.receiver.url(),
                               'outbox.http_url': self.receiver.url() + '/{topic}', 'outbox.http_topic_slashes': 'on'})
         self.start_server()
+
+    def publisher(self):
+        return self.options.publisher
 
     def start_server(self):
         self.server.init(self.settings)
@@ -110,8 +116,8 @@ class Rig:
         self.injector.calm()
         return self.load
 
-    def make_injector(self):
-        return Injector(self.server, self.receiver, self.load, self.settings, self.directory)
+    def make_injector(self, receiver=None):
+        return Injector(self.server, receiver or self.receiver, self.load, self.settings, self.directory)
 
     def publish(self, txn, *batches, server=None):
         """Publish all events of these batches in one transaction."""
@@ -147,13 +153,17 @@ class Rig:
         """Everything has to be settled; then what is dead is sent again, and has to be delivered."""
         if not self.settle(timeout):
             timeout = 0
-        self.dead = [checker.Dead(event_id, reason or '', float(created))
-                     for event_id, reason, created in self.server.execute(DEAD)]
-        self.receiver.faults([])
+        self.dead = [checker.Dead(event_id, reason or '', float(created), destination)
+                     for event_id, reason, created, destination in self.server.execute(DEAD)]
+        self.let_pass()
         self.server.execute('SELECT outbox_retry_dead()')
         self.settle(timeout)
         self.unsettled = self.server.execute(
-            "SELECT count(*) FROM outbox_events WHERE state NOT IN ('published', 'discarded')")[0][0]
+            "SELECT count(*) FROM outbox_events WHERE state NOT IN ('published', 'discarded', 'unrouted')")[0][0]
+
+    def let_pass(self):
+        """Nothing is refused any more."""
+        self.receiver.faults([])
 
     def settle(self, timeout=DRAIN_TIMEOUT):
         """Wait for everything to be settled; False if it is not in time, which the checker reports as a number."""
@@ -166,16 +176,20 @@ class Rig:
 
     def judge(self):
         """The Report.  The receiver has nothing more to do then."""
-        self.report = checker.check(self._evidence())
+        self.report = self.check()
         self.report.numbers.update({
             'transactions': len(self.journal.fates), 'failed_statements': sum(self.load.errors.values()),
             'faults': len(self.injector.disturbances),
             'crashes': sum(d.effect == CRASH for d in self.injector.disturbances)})
         return self.report
 
-    def _evidence(self):
+    def check(self):
+        return checker.check(self.evidence())
+
+    def evidence(self):
         """All that the checker wants to know."""
-        truth = [checker.Truth(*row[:7], None if row[7] is None else float(row[7]), row[8])
+        truth = [checker.Truth(*row[:7], None if row[7] is None else float(row[7]), row[8],
+                               None if row[9] is None else int(row[9]))
                  for row in self.server.execute(TRUTH)]
         given_up = {event_id for event_id, in self.server.execute('SELECT event_id::text FROM torture_given_up')}
         self.receiver.kill()
@@ -198,8 +212,12 @@ class Rig:
                 file.writelines(f'{d.start:.3f} {d.end:.3f} {d.effect} {d.name}\n'
                                 for d in self.injector.disturbances)
 
+    def tables(self):
+        """What helps to find out."""
+        return 'outbox_event', 'outbox_delivery', 'outbox_progress', 'torture_truth'
+
     def _save_tables(self):
-        for table in ('outbox_event', 'outbox_delivery', 'outbox_progress', 'torture_truth'):
+        for table in self.tables():
             path = os.path.join(self.directory, f'{self.name}.{table}.csv')
             try:
                 self.server.execute(f"COPY {table} TO '{path}' CSV HEADER")
@@ -217,9 +235,9 @@ def disturbance(rig, name, effect):
 
 
 @contextlib.contextmanager
-def prepared(options, directory, name, **more):
-    """A Rig that is set up, and cleaned up in the end."""
-    rig = Rig(options, directory, name, **more)
+def prepared(options, directory, name, make=Rig, **more):
+    """A Rig, or what else is to be made, that is set up, and cleaned up in the end."""
+    rig = make(options, directory, name, **more)
     try:
         rig.set_up()
         yield rig

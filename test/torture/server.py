@@ -191,9 +191,11 @@ WITHOUT_COLLECTOR = ('import gc, sys; gc.disable(); sys.path.insert(0, sys.argv.
 class Receiver:
     """test/receiver/receiver.py.  Each process writes a log of its own; "logs" has them in order."""
 
-    def __init__(self, directory, mode):
+    def __init__(self, directory, mode, *options, scheme='http'):
         self.directory = directory
         self.mode = mode
+        self.options = options
+        self.scheme = scheme
         self.source = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'receiver')
         self.port = 0
         self.ctl_port = 0
@@ -202,7 +204,7 @@ class Receiver:
         self.rules = []
 
     def url(self):
-        return f'http://127.0.0.1:{self.port}'
+        return f'{self.scheme}://127.0.0.1:{self.port}'
 
     def start(self):
         """On the same ports as before, with the same fault rules."""
@@ -215,7 +217,7 @@ class Receiver:
             self.process = subprocess.Popen(
                 [sys.executable, '-c', WITHOUT_COLLECTOR, self.source, '--mode', self.mode,
                  '--log', self.logs[-1], '--exit-with-parent', '--port', str(self.port), '--port-file', port_files[0],
-                 '--ctl-port', str(self.ctl_port), '--ctl-port-file', port_files[1]],
+                 '--ctl-port', str(self.ctl_port), '--ctl-port-file', port_files[1], *self.options],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         self.port, self.ctl_port = (
             poll(lambda path=path: os.path.exists(path) and int(open(path, encoding='ascii').read()), START_TIMEOUT,
