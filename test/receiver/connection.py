@@ -19,6 +19,12 @@ from http_message import BadRequest, BodyTooLarge, LengthBody, Request, body_rea
 LINGER_SECONDS = 0.5
 
 
+def common_name(certificate):
+    """Of a certificate as ssl.SSLSocket.getpeercert() has it; None if there is none."""
+    subject = certificate.get('subject', ()) if certificate else ()
+    return next((value for names in subject for name, value in names if name == 'commonName'), None)
+
+
 class Connection(asyncio.Protocol):
     def __init__(self, server, control_only=False):
         self.server = server
@@ -30,6 +36,7 @@ class Connection(asyncio.Protocol):
         self.lingering = False  # the last answer is out, and input is thrown away
         self.nth = 0            # requests so far
         self.id = 0
+        self.peer = None        # the name in the client's certificate
 
     # --- callbacks of the event loop
 
@@ -39,6 +46,7 @@ class Connection(asyncio.Protocol):
         self.writable = asyncio.Event()
         self.writable.set()
         self.id = self.server.connection_opened(self)
+        self.peer = common_name(transport.get_extra_info('peercert'))
 
     def connection_lost(self, exc):
         self.closed.set_result(None)
@@ -83,6 +91,7 @@ class Connection(asyncio.Protocol):
         del self.buffer[:size]
         self.nth += 1
         self.request = Request(head, self.id, self.nth)
+        self.request.peer = self.peer
         self.server.request_began(self.request)
         self._begin_body()
         return True

@@ -27,7 +27,7 @@ class Request:
     """A request; the body comes later than the head, and what others make of it later still."""
 
     __slots__ = ('method', 'target', 'path', 'query', 'version', 'raw_headers', 'headers', 'body',
-                 'too_large', 'received', 'conn', 'nth', 'route', 'refusal', 'rule')
+                 'too_large', 'received', 'conn', 'nth', 'peer', 'route', 'refusal', 'rule')
 
     def __init__(self, head, conn, nth):
         """conn and nth: the number of the connection, and of the request on it."""
@@ -46,6 +46,7 @@ class Request:
         self.received = time.time()
         self.conn = conn
         self.nth = nth
+        self.peer = None        # the name in the client's certificate
         self.route = None       # what the endpoint's route() made of the path
         self.refusal = None     # the Response that the head alone has earned
         self.rule = None        # the fault rule that the head alone has met

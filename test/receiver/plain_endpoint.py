@@ -18,6 +18,9 @@ from publication import Event, Publication
 
 
 class PlainEndpoint:
+    def __init__(self, credentials=None):
+        self.credentials = credentials      # what each request has to show; None: nothing
+
     def route(self, request):
         if request.method != 'POST':
             return text_response(405, 'only POST\n', headers=[('Allow', 'POST')])
@@ -28,6 +31,9 @@ class PlainEndpoint:
             return Publication(refusal=request.refusal)
         if request.too_large:
             return Publication(refusal=text_response(413, 'body too large\n'))
+        problem = self.credentials and self.credentials.problem(request)
+        if problem:
+            return Publication(refusal=text_response(401, problem + '\n'))
         return Publication([Event(request.body, _attributes(request))])
 
     def is_publish(self, request):

@@ -9,7 +9,7 @@ these stages, each a file:
 
     listener.py         a port or a Unix socket that can refuse clients
     connection.py       bytes -> Request; keep-alive, chunked bodies, 100-continue
-    dapr.py, plain_endpoint.py
+    dapr.py, plain_endpoint.py (with credentials.py)
                         route(): may the request come in?  prepare(): Request -> Publication, that is
                         the events it carries or the refusal it earns
     rules.py            picks at most one fault rule for the request; without one the answer is given
@@ -20,7 +20,7 @@ these stages, each a file:
     server.py           holds them together
 
 Imports point downwards only: server; connection, exchange, control; dapr and its parts,
-plain_endpoint; rules, log; publication, http_message, golang, broken_answers.
+plain_endpoint, credentials; rules, log; publication, http_message, golang, broken_answers.
 
 What is recorded as accepted is what a broker would hold, whatever became of the answer: that is what
 the tests compare with the committed events.  An entry reaches the log file before the first byte of
@@ -54,6 +54,9 @@ def parse_options(arguments):
     parser.add_argument('--unix', metavar='PATH', help='listen on a Unix socket')
     parser.add_argument('--tls-cert', help='serve https on --port')
     parser.add_argument('--tls-key')
+    parser.add_argument('--tls-client-ca', help='clients have to show a certificate of this authority')
+    parser.add_argument('--credentials', metavar='FILE',
+                        help='mode http: what a request has to show, see credentials.py')
     parser.add_argument('--log', metavar='FILE', help='append each entry; entries of a former run are kept')
     parser.add_argument('--max-body', type=int, help='bytes (default: 4 MiB as daprd, 1 GiB in mode http)')
     parser.add_argument('--max-header', type=int, help='bytes (default: 8 KiB as daprd, 64 KiB in mode http)')

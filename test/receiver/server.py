@@ -9,6 +9,7 @@ import ssl
 
 from connection import Connection
 from control import Control
+from credentials import Credentials
 from dapr import Daprd
 from exchange import Exchange
 from http_message import text_response
@@ -113,7 +114,7 @@ class Server:
 
 def make_endpoint(options):
     if options.mode == 'http':
-        return PlainEndpoint()
+        return PlainEndpoint(Credentials(options.credentials) if options.credentials else None)
     return Daprd(options.app_id, options.token, options.components, options.profile)
 
 
@@ -126,6 +127,9 @@ def make_listeners(options, loop, factory):
         if options.tls_cert is not None:
             tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             tls.load_cert_chain(options.tls_cert, options.tls_key)
+            if options.tls_client_ca is not None:
+                tls.load_verify_locations(options.tls_client_ca)
+                tls.verify_mode = ssl.CERT_REQUIRED
         listeners.append(Listener(loop, factory, options.port or 0, tls, options.host))
     return listeners
 

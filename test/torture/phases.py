@@ -18,6 +18,7 @@ from outage import outage
 from pauses import pauses
 from restores import restores
 from rig import disturbance, prepared
+from rotation import rotation
 from server import RELAY, TortureError, poll
 from slow import slow
 from tails import tails
@@ -207,5 +208,5 @@ def _revive(rig):
 
 PHASES = {'topics': topics, 'tails': tails, 'outage': outage, 'orderly': orderly, 'administrators': administrators,
           'hands': hands, 'damage': damage, 'restores': restores, 'upgrade': upgrade, 'pauses': pauses, 'slow': slow,
-          'destinations': destinations,
+          'destinations': destinations, 'rotation': rotation,
           'promotion': promotion, 'dump': dump, 'recreate': recreate, 'full': full}
