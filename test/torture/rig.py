@@ -34,13 +34,13 @@ BASE_SETTINGS = {
 
 # How many are neither settled nor behind a dead event of their topic and key.
 UNSETTLED = """
-SELECT sum(s.backlog) - (
+SELECT coalesce(sum(t.pending + t.scheduled), 0) - (
     SELECT count(*) FROM outbox_delivery b JOIN outbox_position USING (destination)
     WHERE b.state = 'pending' AND EXISTS (
         SELECT 1 FROM outbox_delivery d
         WHERE d.destination = b.destination AND d.topic = b.topic AND d.key = b.key AND d.id < b.id
         AND d.state = 'dead'))
-FROM outbox_stats s
+FROM outbox_topics t
 """
 
 DEAD = """
