@@ -171,6 +171,7 @@ typedef enum PruneStep
 	PRUNE_POSITIONS,			/* old ones */
 	PRUNE_THINNING,				/* all but one a second */
 	PRUNE_NOTES,				/* of restores */
+	PRUNE_FILTERS,				/* versions that hold for no event */
 	PRUNE_DROPPED,				/* what is left of destinations */
 	PRUNE_DONE
 } PruneStep;

@@ -10,6 +10,8 @@
  * version, and all that it reads from then on to this one.  Views and dumps say the
  * same of an event by outbox_takes().
  *
+ * A version that holds for no event any more is pruned (store_prune.c).
+ *
  * "default" takes everything as long as it has no version; of another destination,
  * what is older than its first version is none of its business.
  *

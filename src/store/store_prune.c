@@ -20,7 +20,8 @@
  * Of the checkpoints, the ones before the snapshot in use go as well, and of
  * those since the last prunes the ones that were followed by another within
  * the same second.  Notes of restores (outbox_restore) are kept as long as
- * published events.
+ * published events, versions of what destinations take as long as an event that they
+ * hold for.
  *
  * A plan may have been made when a table was empty, and a join would then read
  * either side from end to end.  So there is none: rows to delete are an array of
@@ -159,6 +160,28 @@ static Statement delete_notes = {
 	2, {FLOAT8OID, INT8OID}
 };
 
+/*
+ * $1 limit; a version of what a destination takes holds for events that its snapshot does
+ * not see, and the next one's does.  (One that is not in use yet has none; one that was restored may have a
+ * snapshot of another server, until a relay starts: store_fit.c.)
+ */
+static Statement delete_filters = {
+	"DELETE FROM @s@.outbox_filter WHERE ctid = ANY (ARRAY("
+	" SELECT f.ctid FROM @s@.outbox_filter f,"
+	" LATERAL (SELECT x.since FROM @s@.outbox_filter x"
+	"  WHERE x.destination = f.destination AND x.version > f.version"
+	"  AND x.since IS NOT NULL ORDER BY x.version LIMIT 1) n"
+	" WHERE (SELECT e.id FROM @s@.outbox_event e"
+	"  WHERE e.xid >= pg_snapshot_xmin(f.since)"
+	"  AND e.xid < pg_snapshot_xmax(n.since)"
+	"  AND pg_visible_in_snapshot(e.xid, n.since)"
+	"  AND NOT pg_visible_in_snapshot(e.xid, f.since)"
+	"  ORDER BY e.xid, e.id LIMIT 1) IS NULL"
+	" AND pg_snapshot_xmax(n.since) <= pg_snapshot_xmax(pg_current_snapshot())"
+	" LIMIT $1))",
+	1, {INT8OID}
+};
+
 /* The snapshot to prune up to; false if it is the one that we came to. */
 static bool
 choose_target_now(const PruneArgs *args)
@@ -246,6 +269,15 @@ prune_by_age(PruneArgs *args, Statement *stmt, double age)
 	return store_execute(stmt, values, NULL) == args->limit;
 }
 
+/* A batch of versions that hold for nothing; false if there are no more. */
+static bool
+prune_filters(PruneArgs *args)
+{
+	Datum		value = Int64GetDatum(args->limit);
+
+	return store_execute(&delete_filters, &value, NULL) == args->limit;
+}
+
 static void
 next_step(StorePrune *prune, PruneStep step)
 {
@@ -311,6 +343,10 @@ prune_body(void *arg)
 			break;
 		case PRUNE_NOTES:
 			if (!prune_by_age(args, &delete_notes, guc_published_expire_time))
+				next_step(prune, PRUNE_FILTERS);
+			break;
+		case PRUNE_FILTERS:
+			if (!prune_filters(args))
 				next_step(prune, PRUNE_DROPPED);
 			break;
 		case PRUNE_DROPPED:

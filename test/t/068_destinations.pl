@@ -22,6 +22,7 @@
 # - A destination that is dropped gets nothing any more, and leaves nothing behind.
 # - A relay that is killed costs the other destinations nothing.
 # - Events are pruned when every destination has settled them, whichever relay prunes.
+# - Versions of what a destination takes go with the last event that they hold for.
 # - A dump carries destinations, and what one of them has not settled.
 
 use strict;
@@ -371,6 +372,35 @@ promise 'events are pruned when every destination has settled them' => sub {
 		+ (SELECT count(*) FROM outbox_delivery)}) eq '0' }, 'event and rows to go');
 	ok(1, 'and then both rows go, and the event');
 	drop('held');
+};
+
+promise 'versions of what a destination takes go with their events' => sub {
+	my $versions = q{SELECT string_agg(f.version || ' ' || f.topics[1], ', ' ORDER BY f.version)
+		FROM outbox_filter f JOIN outbox_destination d ON d.id = f.destination WHERE d.name = 'old'};
+	add('old', '{old.a}');
+	my ($a) = publish($node, 'old.a');
+	$second->faults([ { match => { path => '/old.a' }, status => 422 } ]);
+	my ($dead) = publish($node, 'old.a');
+	wait_states_of($dead, 'default published, old dead');
+	query($node, q{SELECT outbox_alter_destination('old', topics => '{old.b}')});
+	my ($b) = publish($node, 'old.b');
+	wait_states_of($b, 'default published, old published');
+	query($node, q{SELECT outbox_alter_destination('old', topics => '{old.c}')});
+	my ($c) = publish($node, 'old.c');
+	wait_states_of($c, 'default published, old published');
+	is(query($node, $versions), '1 old.a, 2 old.b, 3 old.c', 'three versions');
+	reload($node, 'outbox.published_expire_time' => '0', 'outbox.cleaning_expire_interval' => '100ms');
+	poll_until(sub { query($node, $versions) !~ /old.b/ }, 'the second version to go');
+	is(query($node, $versions), '1 old.a, 3 old.c', 'one of which an event is kept stays');
+	wait_states_of($dead, 'default published, old dead', '... which is seen as before');
+	query($node, "SELECT outbox_discard('$dead', 'old')");
+	poll_until(sub { query($node, $versions) !~ /old.a/ }, 'the first version to go');
+	is(query($node, $versions), '3 old.c', 'the one in use stays');
+	my ($again) = publish($node, 'old.c');
+	my ($other) = publish($node, 'old.a');
+	wait_delivered($second, [$again]);
+	is(scalar(taken($second, $other)), 0, 'and holds');
+	drop('old');
 };
 
 promise 'a dump carries destinations' => sub {
