@@ -163,7 +163,7 @@ TEST_OPTS = --inputdir=$(srcdir)/test $(EXPECTED) \
 
 REGRESS = admin capture citus destinations drop privileges publish rows schema security settings
 REGRESS_OPTS = $(TEST_OPTS) --temp-instance=tmp_regress
-ISOLATION = commit_order discard duplicate serializable
+ISOLATION = commit_order destination discard duplicate serializable
 ISOLATION_OPTS = $(TEST_OPTS) --temp-instance=tmp_isolation
 TAP_TESTS = 1
 PROVE_TESTS ?= test/t/*.pl

@@ -168,6 +168,26 @@ store_execute(Statement *stmt, Datum *values, const char *nulls)
 	return SPI_processed;
 }
 
+/*
+ * The same without NULL parameters, by what is committed right now, whatever the
+ * isolation level of the transaction.
+ */
+uint64
+store_execute_latest(Statement *stmt, Datum *values)
+{
+	int			rc;
+
+	prepare_statement(stmt);
+	rc = SPI_execute_snapshot(stmt->plan, values, NULL, GetLatestSnapshot(),
+							  InvalidSnapshot, false, true, 0);
+	if (rc < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not execute a statement: %s",
+						SPI_result_code_string(rc))));
+	return SPI_processed;
+}
+
 /* Run a statement without NULL parameters and send its rows to "dest". */
 void
 store_execute_into(Statement *stmt, const Datum *values, DestReceiver *dest)

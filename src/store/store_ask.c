@@ -6,7 +6,8 @@
  * It is a row of outbox_request for each relay that is to do something, which the
  * relay serves when it has been committed (store_request.c).  No row that a relay
  * writes is changed here; so neither waits for the other.  (TRUNCATE has the tables
- * for itself anyway.)
+ * for itself anyway; and who deletes an event and who adds a destination wait for each
+ * other: store_lock.c.)
  *
  * The SQL functions are SECURITY DEFINER, and pin their search_path in their
  * definition; the triggers do not, and their statements have no operator that a
@@ -95,13 +96,19 @@ static Statement count_settled = {
 	3, {INT4OID, TEXTOID, TIMESTAMPTZOID}
 };
 
-/* $1 id of an event, of which all relays shall know that it is deleted */
+/* Destinations, "default" among them */
+static Statement list_destinations = {
+	"SELECT pg_catalog.array_agg(n.id) FROM (SELECT 0 UNION ALL"
+	"  SELECT d.id FROM @s@.outbox_destination d"
+	"  WHERE d.id OPERATOR(pg_catalog.>) 0 AND d.name IS NOT NULL) n(id)",
+	0
+};
+
+/* $1 id of an event, $2 destinations, whose relays shall know that it is deleted */
 static Statement forget_event = {
 	"INSERT INTO @s@.outbox_request (destination, action, event)"
-	" SELECT 0, 'forget', $1 UNION ALL"
-	" SELECT d.id, 'forget', $1 FROM @s@.outbox_destination d"
-	" WHERE d.id OPERATOR(pg_catalog.>) 0 AND d.name IS NOT NULL",
-	1, {INT8OID}
+	" SELECT n.id, 'forget', $1 FROM pg_catalog.unnest($2) n(id)",
+	2, {INT8OID, INT4ARRAYOID}
 };
 
 static Statement forget_all = {"DELETE FROM @s@.outbox_delivery", 0};
@@ -322,15 +329,24 @@ store_replay(Oid function, Datum destination, Datum topic, Datum since)
 	return n;
 }
 
-/* The event is being deleted: so is what became of it. */
+/*
+ * The event is being deleted: so is what became of it, in each destination.  One that was
+ * added since the transaction's snapshot may have a row of it; none is added from here on
+ * until the event is gone.
+ */
 void
 store_forget(Oid function, Datum id)
 {
+	Datum		values[2] = {id};
+
 	store_begin_statements(function);
+	store_keep_destinations();
+	store_execute_latest(&list_destinations, NULL);
+	values[1] = store_value(0, 1);
 
 	/* the reader of requests relies on this (store_request.c) */
 	(void) GetTopTransactionId();
-	store_write_for_function(&forget_event, &id, NULL);
+	store_write_for_function(&forget_event, values, NULL);
 	SPI_finish();
 }
 

@@ -152,6 +152,7 @@ store_add_destination(Oid function, const StoreDefinition *definition,
 	bool		added;
 
 	store_begin_statements(function);
+	store_await_deletes();
 	store_keep_horizon();
 	added = store_write_for_function(&add_row, row, NULL) > 0;
 	if (added)

@@ -87,6 +87,7 @@ extern void guard_end(Guard *guard, bool ok);
 /* store.c */
 extern void store_use_schema(Oid nspoid);
 extern uint64 store_execute(Statement *stmt, Datum *values, const char *nulls);
+extern uint64 store_execute_latest(Statement *stmt, Datum *values);
 extern void store_execute_into(Statement *stmt, const Datum *values,
 							   DestReceiver *dest);
 extern Datum store_result(int row, int column, bool *isnull);
@@ -108,6 +109,8 @@ extern bool store_takes_all(void);
 extern void store_lock_fitting(void);
 extern void store_lock_horizon(void);
 extern void store_keep_horizon(void);
+extern void store_keep_destinations(void);
+extern void store_await_deletes(void);
 extern bool store_try_to_keep_horizon(void);
 extern bool store_has_no_relay(int destination);
 

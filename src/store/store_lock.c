@@ -13,6 +13,10 @@
  *   Whoever adds a destination, or has what was published sent again, keeps it for
  *   a transaction; each transaction of a prune has it for itself.  So what somebody
  *   begins to need is never deleted before that can be seen, nor passed by.
+ * - Which destinations there are, to whoever deletes an event by hand: each is told,
+ *   and none may begin before the event is gone and have a row of it.  Those who delete
+ *   do not wait for each other, nor do those who add a destination; each waits for
+ *   transactions of the other kind to end.
  * - What a relay does to the tables of a database when it starts (store_fit.c): for a
  *   transaction, one relay at a time.
  *
@@ -38,6 +42,7 @@
 #define PRUNER			1
 #define HORIZON			2
 #define FITTING			3
+#define DESTINATIONS	4
 
 /* Take a lock until the process ends; false if somebody else has it. */
 static bool
@@ -106,6 +111,23 @@ bool
 store_try_to_keep_horizon(void)
 {
 	return take_for_transaction(HORIZON, ShareLock, false);
+}
+
+/* Until the end of the transaction, let nobody else add a destination. */
+void
+store_keep_destinations(void)
+{
+	(void) take_for_transaction(DESTINATIONS, RowExclusiveLock, true);
+}
+
+/*
+ * Wait for the transactions that have deleted events, and let nobody else delete one until
+ * the end of this one.
+ */
+void
+store_await_deletes(void)
+{
+	(void) take_for_transaction(DESTINATIONS, ShareLock, true);
 }
 
 /*
