@@ -145,6 +145,7 @@ CREATE TABLE @extschema@.outbox_request (
 		CONSTRAINT outbox_request_action_check CHECK (action IN
 			('retry', 'discard', 'retry_dead', 'forget', 'replay')),
 	event bigint,
+	newest bigint,
 	topic pg_catalog.text COLLATE pg_catalog."C",
 	since pg_catalog.timestamptz,
 	requested_by pg_catalog.text NOT NULL DEFAULT session_user,
@@ -166,6 +167,7 @@ COMMENT ON COLUMN @extschema@.outbox_request.destination IS 'id of the destinati
 COMMENT ON COLUMN @extschema@.outbox_request.id IS 'order of the requests';
 COMMENT ON COLUMN @extschema@.outbox_request.action IS 'retry or discard an event, retry_dead: retry every dead event of a topic, forget: the event was deleted, replay: send again what is settled';
 COMMENT ON COLUMN @extschema@.outbox_request.event IS 'id of the event; of replay, up to where that is done; NULL for retry_dead';
+COMMENT ON COLUMN @extschema@.outbox_request.newest IS 'of replay: id of the last event that is meant';
 COMMENT ON COLUMN @extschema@.outbox_request.topic IS 'topic of retry_dead, pattern of topics of replay; NULL: every topic';
 COMMENT ON COLUMN @extschema@.outbox_request.since IS 'of replay: events created since; NULL: all';
 COMMENT ON COLUMN @extschema@.outbox_request.requested_by IS 'the session''s user';

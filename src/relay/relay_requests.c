@@ -77,7 +77,11 @@ relay_apply_served(Relay *relay, const StoreServed *served, TimestampTz now)
 	}
 	relay_hear_of_due_at(&relay->rows, now);
 	if (served->key.topic)
+	{
+		/* new events of the key wait behind it, before it has come up itself */
 		keys_note_row(keys, served->key.topic, served->key.key, served->key.id);
+		(void) keys_note_rows(keys, served->key.topic, served->key.key);
+	}
 	if (served->key.topic && !entry)
 		relay_yield_to_row(relay, served->key.topic, served->key.key);
 	if (!entry)

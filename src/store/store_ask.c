@@ -49,11 +49,19 @@ static Statement find_destination = {
 	1, {TEXTOID}
 };
 
-/* $1 destination, $2 action, $3 event, $4 topic, $5 since; the last three or NULL */
+/* $1 destination, $2 action, $3 event, $4 topic; the last two or NULL */
 static Statement add_request = {
-	"INSERT INTO @s@.outbox_request (destination, action, event, topic, since)"
-	" VALUES ($1, $2, $3, $4, $5)",
-	5, {INT4OID, TEXTOID, INT8OID, TEXTOID, TIMESTAMPTZOID}
+	"INSERT INTO @s@.outbox_request (destination, action, event, topic)"
+	" VALUES ($1, $2, $3, $4)",
+	4, {INT4OID, TEXTOID, INT8OID, TEXTOID}
+};
+
+/* $1 destination, $2 pattern of topics, $3 since, both or NULL, $4 newest */
+static Statement add_replay = {
+	"INSERT INTO @s@.outbox_request"
+	" (destination, action, event, newest, topic, since)"
+	" VALUES ($1, 'replay', 0, $4, $2, $3)",
+	4, {INT4OID, TEXTOID, TIMESTAMPTZOID, INT8OID}
 };
 
 /* $1 topic, or NULL: every one, $2 destination's name, or NULL: any; without those
@@ -76,10 +84,10 @@ static Statement count_dead = {
 
 /*
  * $1 destination, $2 pattern of topics, or NULL, $3 since, or NULL: what it takes and
- * is settled for it, as store_replay.c will find it
+ * is settled for it, as store_replay.c will find it; and the newest of these
  */
 static Statement count_settled = {
-	"SELECT count(*) FROM @s@.outbox_event e"
+	"SELECT count(*), max(e.id) FROM @s@.outbox_event e"
 	" CROSS JOIN (SELECT * FROM @s@.outbox_position WHERE destination = $1) p"
 	" LEFT JOIN @s@.outbox_delivery d"
 	"  ON d.destination = p.destination AND d.id = e.id"
@@ -124,12 +132,10 @@ typedef struct FoundEvent
 
 /* Have a relay do something; what is 0 is NULL. */
 static void
-ask_relay(int destination, const char *action, Datum event, Datum topic,
-		  Datum since)
+ask_relay(int destination, const char *action, Datum event, Datum topic)
 {
-	Datum		values[5];
-	char		nulls[5] = {' ', ' ', event ? ' ' : 'n', topic ? ' ' : 'n',
-	since ? ' ' : 'n'};
+	Datum		values[4];
+	char		nulls[4] = {' ', ' ', event ? ' ' : 'n', topic ? ' ' : 'n'};
 
 	/* the reader of requests relies on this (store_request.c) */
 	(void) GetTopTransactionId();
@@ -137,7 +143,6 @@ ask_relay(int destination, const char *action, Datum event, Datum topic,
 	values[1] = CStringGetTextDatum(action);
 	values[2] = event;
 	values[3] = topic;
-	values[4] = since;
 	store_write_for_function(&add_request, values, nulls);
 }
 
@@ -248,7 +253,7 @@ ask_about_event(Oid function, Datum event_id, Datum destination,
 	{
 		if (!can_be(found[i].state))
 			continue;
-		ask_relay(found[i].destination, action, Int64GetDatum(found[i].id), 0, 0);
+		ask_relay(found[i].destination, action, Int64GetDatum(found[i].id), 0);
 		nasked++;
 	}
 	if (nasked == 0)
@@ -299,7 +304,7 @@ store_retry_dead(Oid function, Datum topic, Datum destination)
 		total += DatumGetInt64(store_value(i, 2));
 	}
 	for (int i = 0; i < n; i++)
-		ask_relay(ids[i], "retry_dead", 0, topic, 0);
+		ask_relay(ids[i], "retry_dead", 0, topic);
 	SPI_finish();
 	return total;
 }
@@ -311,20 +316,23 @@ store_retry_dead(Oid function, Datum topic, Datum destination)
 int64
 store_replay(Oid function, Datum destination, Datum topic, Datum since)
 {
-	Datum		values[3];
-	char		nulls[3] = {' ', topic ? ' ' : 'n', since ? ' ' : 'n'};
-	int			id;
+	Datum		values[4];
+	char		nulls[4] = {' ', topic ? ' ' : 'n', since ? ' ' : 'n', ' '};
 	int64		n;
 
 	store_begin_statements(function);
-	id = find_destination_id(destination);
-	values[0] = Int32GetDatum(id);
+	values[0] = Int32GetDatum(find_destination_id(destination));
 	values[1] = topic;
 	values[2] = since;
 	store_execute(&count_settled, values, nulls);
 	n = DatumGetInt64(store_value(0, 1));
 	if (n > 0)
-		ask_relay(id, "replay", Int64GetDatum(0), topic, since);
+	{
+		/* as in ask_relay() */
+		(void) GetTopTransactionId();
+		values[3] = store_value(0, 2);
+		store_write_for_function(&add_replay, values, nulls);
+	}
 	SPI_finish();
 	return n;
 }

@@ -8,7 +8,8 @@
  * gets a row, pending and due now, or scheduled if its time has not come, with fresh
  * attempts.  The request says how far this has come, so that a crash or a new relay
  * goes on from there, and stays until all is done.  What is pending, failed or dead, or
- * has not been read, is left alone.
+ * has not been read, is left alone, and so is what was published after the request: it
+ * has a larger id than all that was settled then.
  *
  * The horizon of pruning is kept meanwhile, so that no event goes while it gets a
  * row.
@@ -27,7 +28,7 @@
 /*
  * $1 behind this id, $2 lo, $3 hi and $4 cursor of the window that is being read, $5
  * what it is still to read first, $6 pattern of topics or NULL, $7 since or NULL, $8
- * limit; each event, and whether it is meant
+ * limit, $9 up to this id; each event, and whether it is meant
  */
 static Statement list_settled = {
 	"SELECT e.id, ($7 IS NULL OR e.created_at >= $7)"
@@ -38,9 +39,10 @@ static Statement list_settled = {
 	"  AND coalesce((SELECT d.state IN ('published', 'discarded', 'expired')"
 	"    FROM @s@.outbox_delivery d"
 	"    WHERE d.destination = @d@ AND d.id = e.id OFFSET 0), " READ ")"
-	" FROM @s@.outbox_event e WHERE e.id > $1 ORDER BY e.id LIMIT $8",
-	8, {INT8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT8ARRAYOID,
-	TEXTOID, TIMESTAMPTZOID, INT8OID}
+	" FROM @s@.outbox_event e WHERE e.id > $1 AND e.id <= $9"
+	" ORDER BY e.id LIMIT $8",
+	9, {INT8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT8ARRAYOID,
+	TEXTOID, TIMESTAMPTZOID, INT8OID, INT8OID}
 };
 
 /* $1 ids, $2 now */
@@ -92,8 +94,8 @@ store_serve_replay(ServeArgs *args, const Request *request)
 {
 	int			limit = STORE_REPLAY_BATCH;
 	int64	   *ids = palloc(sizeof(int64) * limit);
-	Datum		values[8];
-	char		nulls[9] = "        ";
+	Datum		values[9];
+	char		nulls[10] = "         ";
 	int64		last;
 	int			nlisted;
 	int			n;
@@ -106,6 +108,7 @@ store_serve_replay(ServeArgs *args, const Request *request)
 	values[6] = request->since;
 	nulls[6] = request->since == 0 ? 'n' : ' ';
 	values[7] = Int64GetDatum(limit);
+	values[8] = request->newest;
 	nlisted = (int) store_execute(&list_settled, values, nulls);
 	if (nlisted == 0)
 		return true;

@@ -41,7 +41,7 @@
 /* $1 limit, $2 behind this id */
 static Statement read_requests = {
 	"SELECT r.id, r.action, r.event, r.topic, r.requested_by, r.requested_at,"
-	" r.since"
+	" r.since, r.newest"
 	" FROM @s@.outbox_request r WHERE r.destination = @d@ AND r.id > $2"
 	" ORDER BY r.id LIMIT $1",
 	2, {INT8OID, INT8OID}
@@ -330,6 +330,7 @@ take_requests(int n)
 		request->since = store_result(i, 7, &isnull);
 		if (isnull)
 			request->since = 0;
+		request->newest = store_result(i, 8, &isnull);
 	}
 	return requests;
 }

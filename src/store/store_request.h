@@ -32,6 +32,7 @@ typedef struct Request
 	Datum		requested_by;
 	Datum		requested_at;
 	Datum		since;			/* of a replay; 0: all */
+	Datum		newest;			/* of a replay, the last one that is meant */
 } Request;
 
 typedef struct ServeArgs

@@ -9,12 +9,16 @@
 #   it was to be sent already.
 # - What is sent again is not sent before its time.
 # - A crash in the middle of it loses nothing of it.
+# - A hundred thousand are sent again while new ones flow: none is lost, what was published
+#   after the request is sent once, each key keeps its order, and what is new of other
+#   keys and topics arrives meanwhile.
 
 use strict;
 use warnings FATAL => 'all';
 
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(time);
 
 use lib 'test/lib';
 use OutboxTest;
@@ -23,6 +27,9 @@ use OutboxTest::Destinations;
 use constant {
 	EVENTS => 5000,
 	KEYS => 20,
+	MANY => 100_000,
+	MANY_KEYS => 20_000,
+	ROUNDS => 10,
 };
 
 my $first = start_receiver(mode => 'http');
@@ -179,6 +186,40 @@ promise 'a crash loses nothing of it' => sub {
 	wait_delivered($second, \@ids);
 	ok(1, 'all arrived');
 	drop_destinations($node, 'crash');
+};
+
+promise 'what is new of other keys is not held up by a large replay' => sub {
+	my $receiver = start_receiver(mode => 'dapr');
+	query($node, q{SELECT outbox_alter_destination('default', topics => '{}')});
+	my @old = publish($node, 'large.old', count => MANY, more => q{key => 'k' || n % } . MANY_KEYS);
+	add_destination($node, 'large', '{large.#}', {
+			publisher => 'dapr',
+			dapr_endpoint => $receiver->url,
+			dapr_bulk => 'on'
+		});
+	my $start = time();
+	is(query($node, q{SELECT outbox_replay('large', 'large.old')}), MANY, 'all are meant');
+	my (@new, @other);
+	foreach my $n (1 .. ROUNDS)
+	{
+		push @new, publish($node, 'large.old', key => 'k' . (MANY_KEYS - $n));
+		my @now = (publish($node, 'large.old', key => "other $n"), publish($node, 'large.new', key => "k$n"));
+		wait_states_of($node, $_, 'large published') foreach @now;
+		push @other, @now;
+	}
+	is(query($node, q{SELECT count(*) > 0 FROM outbox_delivery WHERE state = 'pending'}), 't',
+		'there is more to be sent again by then');
+	diag(sprintf('%d new ones of other keys after %.1f s', scalar(@other), time() - $start));
+	poll_until(sub { query($node, q{SELECT backlog FROM outbox_stats WHERE destination = 'large'}) eq '0' },
+		'all to be sent', 300);
+	diag(sprintf('%d events again after %.1f s', MANY, time() - $start));
+	my %key_of;
+	$key_of{ $old[$_] } = ($_ + 1) % MANY_KEYS foreach 0 .. $#old;
+	$key_of{ $new[$_] } = MANY_KEYS - $_ - 1 foreach 0 .. $#new;
+	is(out_of_order($receiver, \%key_of, @old, @new), 0, 'each key in its order');
+	taken_once($receiver, [ @old, @new, @other ], 'each once');
+	drop_destinations($node, 'large');
+	query($node, q{SELECT outbox_alter_destination('default', topics => '{#}')});
 };
 
 done_testing();
