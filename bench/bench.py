@@ -19,7 +19,7 @@ import time
 from lib import knobs, report
 from lib.cluster import Cluster
 
-ROWS = ('relay', 'relay-cost', 'bulk', 'dapr', 'hotkey', 'lanes', 'latency', 'publish', 'live', 'held', 'old', 'slow', 'backlog', 'idle', 'brokers')
+ROWS = ('relay', 'relay-cost', 'bulk', 'dapr', 'hotkey', 'lanes', 'fanout', 'latency', 'publish', 'live', 'held', 'old', 'slow', 'backlog', 'idle', 'brokers')
 
 
 class Stage:
