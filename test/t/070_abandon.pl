@@ -125,6 +125,8 @@ sub forget_time
 
 promise 'it expires wherever it waits, and its key is free' => sub {
 	my $counted = counted('default');
+	my @scheduled = publish($node, 'where.scheduled', count => 60, more => q{deliver_after => now() + '30 days'});
+	wait_state($node, $scheduled[-1], 'scheduled');
 	wait_state($node, [ map { publish($node, "where.$_") } 'failed', 'down' ], 'published');
 	$receiver->faults([ { match => { path => '/where[.](failed|down)' }, status => 503 } ]);
 	my ($failed) = publish($node, 'where.failed', key => 'k');
@@ -137,7 +139,7 @@ promise 'it expires wherever it waits, and its key is free' => sub {
 	my ($due) = publish($node, 'where.failed', key => 'k', more => q{deliver_after => now() + '1s'});
 	let_a_day_pass();
 
-	wait_states_for('default', 'where.', 'expired*242 published*2', 'all but what was published before');
+	wait_states_for('default', 'where.', 'expired*242 published*2 scheduled*60', 'all but what was published, or is not due');
 	like(event_value($node, $failed, q{last_error || '|' || (next_attempt_at IS NULL)}),
 		qr/^not delivered within 86400 s \(outbox[.]abandon_after\): .*503.*\|true$/, 'it says why');
 	is(event_value($node, $blocked[0], 'last_error'),
@@ -185,7 +187,9 @@ promise 'it expires while its destination is paused, and pruning goes on' => sub
 };
 
 promise 'it expires while its destination is down, or not configured' => sub {
-	add('down', http_url => 'http://127.0.0.1:1/');
+	my $second = start_receiver(mode => 'http');
+	$second->stop;
+	add('down', http_url => $second->url . '/{topic}', breaker_probe_interval => '100ms');
 	add('bad', publisher => 'no_such_library');
 	publish($node, 'down.a', count => 60);
 	publish($node, 'bad.a', count => 60);
@@ -195,6 +199,12 @@ promise 'it expires while its destination is down, or not configured' => sub {
 	wait_states_for('down', 'down.a', 'expired*120');
 	wait_states_for('bad', 'bad.a', 'expired*60');
 	is(counted('bad'), 60, 'outbox_stats counts them');
+	forget_time();
+	$second->start;
+	my ($next) = publish($node, 'down.a');
+	wait_delivered($second, [$next]);
+	wait_states_for('down', 'down.a', 'expired*120 published*1');
+	is(scalar($second->log(path => '/down.a')), 1, 'none of them is sent when it is back');
 	drop('down');
 	drop('bad');
 };
@@ -228,9 +238,11 @@ promise 'it expires while its destination has no relay' => sub {
 		0, 'all is pruned');
 
 	forget_time();
-	my ($later) = publish($node, 'slotless.a');
+	query($node, q{SELECT outbox_alter_destination('slotless', settings => '{"abandon_after": null}')});
 	$node->adjust_conf('postgresql.conf', 'outbox.max_relays', undef);
 	$node->restart;
+	wait_relay_of('slotless');
+	my ($later) = publish($node, 'slotless.a');
 	poll_until(sub { scalar($receiver->accepted(id => $later)) == 2 }, 'what came later to arrive');
 	is(scalar($receiver->accepted(path => '/slotless.a')), 2 + 120 + 2, 'and nothing else was sent to it');
 	drop('slotless');
