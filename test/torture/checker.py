@@ -455,7 +455,7 @@ def check_refusals(run, report):
     for time, event_id in run.refusals:
         before = former.get(event_id)
         former[event_id] = time
-        if before is not None and not any(before - SLACK < revoked_at <= time for revoked_at in run.revoked_at):
+        if before is not None and not any(before < revoked_at <= time for revoked_at in run.revoked_at):
             report.found('refused_again', f'{event_id} at {before:.3f} and {time:.3f}')
 
 

@@ -265,8 +265,8 @@ class CheckerTest(unittest.TestCase):
         run.refusals = [(START + at, event_id) for at, event_id in (
             (8.0, 'id 8'), (8.1, 'id 7'), (8.2, 'id 8'), (9.0, 'id 9'), (9.5, 'id 9'), (9.6, 'id 9'))]
         run.revoked_at = [START + 7, START + 8.5, START + 9.4]
-        self.assert_found(run, refused_again=1)
-        run.revoked_at.append(START + 8.15)
+        self.assert_found(run, refused_again=2)
+        run.revoked_at += [START + 8.15, START + 9.55]
         self.assert_found(run)
 
     def test_silence(self):

@@ -60,7 +60,7 @@ class Certificates:
 
 
 class Owner(threading.Thread):
-    """Rotates one thing after the other until it is told to end."""
+    """Rotates one thing after the other until it is told to end: at first each once."""
 
     KINDS = {'signature': 3, 'certificate': 3, 'revoke': 3, 'client_secret': 2, 'away': 1}
     WAIT = (0.2, 1.0)
@@ -120,8 +120,9 @@ class Owner(threading.Thread):
 
     def run(self):
         try:
+            first = self.rng.sample(list(self.KINDS), len(self.KINDS))
             while not self.ending.wait(self.rng.uniform(*self.WAIT)):
-                kind = self.rng.choices(list(self.KINDS), self.KINDS.values())[0]
+                kind = first.pop() if first else self.rng.choices(list(self.KINDS), self.KINDS.values())[0]
                 getattr(self, 'do_' + kind)()
                 self.done[kind] += 1
         except Exception as error:          # raised again by end()
@@ -134,7 +135,8 @@ class Owner(threading.Thread):
             raise self.error
 
     def pause(self, longest):
-        self.ending.wait(self.rng.uniform(0, longest))
+        """Or not at all: then nobody has looked at a file that was replaced just now."""
+        self.ending.wait(self.rng.choice((0, self.rng.uniform(0, longest))))
 
     def do_signature(self):
         """As docs/webhooks.md has it."""
