@@ -269,7 +269,7 @@ static const struct
 		"Size from which on the http publisher compresses the body of a request.",
 	&guc_http_compression_min, 0, INT_MAX, GUC_UNIT_BYTE},
 	{"outbox.http_connection_age",
-		"How long the http publisher uses a connection; 0: as long as it lasts.",
+		"How long the http and dapr publishers use a connection; 0: as long as it lasts.",
 	&guc_http_connection_age, 0, INT_MAX, GUC_UNIT_S},
 	{"outbox.local_failed_retry_interval",
 		"Wait between two tries of the local retry tier.",

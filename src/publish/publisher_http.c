@@ -186,7 +186,6 @@ endpoint_configure(HttpPublisher *publisher, HttpOptions *options,
 		return false;
 	endpoint->mode = guc_http_content_mode;
 	endpoint->topic_slashes = guc_http_topic_slashes;
-	options->connection_age = guc_http_connection_age;
 
 	/* a receiver that expects arrays gets nothing else */
 	endpoint->batched = guc_http_batch_size > 1;

@@ -26,6 +26,7 @@
 #include "storage/ipc.h"
 #include "utils/memutils.h"
 
+#include "guc.h"
 #include "lib/clock.h"
 #include "publish/client_certificate.h"
 #include "publish/http_answer.h"
@@ -87,6 +88,10 @@ read_settings(HttpPublisher *publisher, const char **reason)
 	options.ca_file = state->tls_ca_file;
 	options.connect_timeout = state->connect_timeout;
 	options.request_timeout = state->request_timeout;
+
+	/* a socket does not move */
+	options.connection_age = options.unix_socket ? 0 : guc_http_connection_age;
+
 	/* a probe, and a question of the publisher's own */
 	options.max_connections = state->max_in_flight + 2;
 	http_client_configure(publisher->client, &options);

@@ -1,9 +1,9 @@
-# Where the http publisher connects to: names, addresses, kept connections.
+# Where the publishers http and dapr connect to: names, addresses, kept connections.
 #
 # Promises:
 # - With outbox.http_allowed_addresses it connects to these and no others, however a
 #   name is resolved, and also by connections that are kept.
-# - A name that moves is followed, although the old server answers.
+# - A name that moves is followed, although the old server answers, by either publisher.
 # - An address that does not answer costs less than a second if the host has another.
 # - A server that closes its connections all the time costs no attempt.
 
@@ -110,17 +110,27 @@ promise 'a kept connection to an address that is not in the list any more is not
 };
 
 promise 'a name that moves is followed, although the old server answers' => sub {
-	$hosts->set('endpoint.test' => ['127.0.0.1']);
-	reload($node, 'outbox.http_connection_age' => '2s');
-	$http->faults([ { match => { path => '.' }, status => 503 } ]);
-	my @ids = publish($node, 'moved', count => 20);
-	poll_until(sub { $http->log(fields => ['path']) > 20 }, 'it to be tried again and again');
-	$hosts->set('endpoint.test' => ['127.0.0.2']);
-	my $moved = time();
-	wait_delivered($other, \@ids, 60);
+	my $dapr = start_receiver(mode => 'dapr');
+	my $other_dapr = start_receiver(mode => 'dapr', host => '127.0.0.2', port => $dapr->port);
+	foreach my $pair ([ 'http', $http, $other ], [ 'dapr', $dapr, $other_dapr ])
+	{
+		my ($publisher, $here, $there) = @$pair;
+		$hosts->set('endpoint.test' => ['127.0.0.1']);
+		$here->faults([ { match => { path => '.' }, status => 503 } ]);
+		reload(
+			$node,
+			'outbox.http_connection_age' => '2s',
+			'outbox.publisher' => $publisher,
+			'outbox.dapr_endpoint' => 'http://endpoint.test:' . $dapr->port);
+		my @ids = publish($node, "moved $publisher", count => 20);
+		poll_until(sub { $here->log(fields => ['path']) > 20 }, 'it to be tried again and again');
+		$hosts->set('endpoint.test' => ['127.0.0.2']);
+		my $moved = time();
+		wait_delivered($there, \@ids, 60);
 
-	# a name is remembered for 10 s, the setting says how long a connection is
-	cmp_ok(time() - $moved, '<', 10 + 2 + 10, 'in time');
+		# a name is remembered for 10 s, the setting says how long a connection is
+		cmp_ok(time() - $moved, '<', 10 + 2 + 10, "in time, by $publisher");
+	}
 };
 
 # An address at which connections are neither accepted nor refused
