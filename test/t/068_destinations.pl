@@ -21,7 +21,8 @@
 # - Other settings hold at once, and outlast a reload of those of the server.
 # - A destination that is dropped gets nothing any more, and leaves nothing behind.
 # - A relay that is killed costs the other destinations nothing.
-# - Events are pruned when every destination has settled them, whichever relay prunes.
+# - Events are pruned when every destination has settled them, whichever relay prunes,
+#   also while one of them is paused.
 # - Versions of what a destination takes go with the last event that they hold for.
 # - A dump carries destinations, and what one of them has not settled.
 
@@ -344,6 +345,8 @@ promise 'a relay that is killed costs the others nothing' => sub {
 
 promise 'events are pruned when every destination has settled them' => sub {
 	add('held', '{held.#}');
+	my ($both_have) = publish($node, 'held.early');
+	wait_states_of($node, $both_have, 'default published, held published');
 	query($node, q{SELECT outbox_pause('held')});
 	poll_until(sub { relay_of($node, 'held', 'state') eq 'paused' }, 'paused');
 	my ($held) = publish($node, 'held.a');
@@ -354,6 +357,8 @@ promise 'events are pruned when every destination has settled them' => sub {
 	my ($before) = publish($node, 'free.b');
 	wait_states_of($node, $before, 'default published');
 	poll_until(sub { check_value($node, 'pruning works', 'ok') eq 't' }, 'a prune');
+	poll_until(sub { query($node, q{SELECT count(*) FROM outbox_event WHERE topic = 'held.early'}) eq '0' },
+		'what both had settled to be pruned');
 	is(query($node, q{SELECT count(*) FROM outbox_event WHERE topic = 'held.a'}), '1', 'a paused one keeps its events');
 	query($node, q{SELECT outbox_resume('held')});
 	wait_delivered($second, [ $held, $refused ]);
