@@ -60,9 +60,7 @@ promise 'two databases have a relay each' => sub {
 	wait_delivered($receiver, [ values %id ]);
 	is_deeply(
 		{ map { $_->{topic} => [ $_->{id}, $_->{source} ] } $receiver->accepted },
-		{   'to.one' => [ $id{one}, '/databases/one' ],
-			'to.two' => [ $id{two}, '/databases/two' ]
-		},
+		{ map { ("to.$_" => [ $id{$_}, database_source($node, $_) ]) } 'one', 'two' },
 		'each has sent its own event with its own source');
 	is( $node->safe_psql(
 			'one',
@@ -181,17 +179,19 @@ promise 'CREATE DATABASE TEMPLATE is followed by a relay for each' => sub {
 
 promise 'ALTER DATABASE RENAME is followed by a relay' => sub {
 	new_database('misnamed');
+	my $source = database_source($node, 'misnamed');
 	quick('ALTER DATABASE misnamed RENAME TO renamed');
 	my $id = publish($node, 'renamed', db => 'renamed');
 	wait_delivered($receiver, [$id]);
 	is_deeply([ map { $_->{source} } $receiver->accepted(id => $id) ],
-		['/databases/renamed'], 'the source has the new name');
+		[$source], 'the source is what it was');
 	is(relay_pid($node, 'misnamed'), undef, 'no relay has the old name');
 	quick('DROP DATABASE renamed');
 };
 
 promise 'databases can be renamed in a transaction block' => sub {
 	new_database($_) foreach 'first', 'second';
+	my %source = map { $_ => database_source($node, $_) } 'first', 'second';
 	quick('BEGIN; ALTER DATABASE first RENAME TO third;'
 		  . ' ALTER DATABASE second RENAME TO first;'
 		  . ' ALTER DATABASE third RENAME TO second; COMMIT');
@@ -199,8 +199,8 @@ promise 'databases can be renamed in a transaction block' => sub {
 	wait_delivered($receiver, [ values %id ]);
 	is_deeply(
 		{ map { $_->{topic} => $_->{source} } $receiver->accepted },
-		{ 'to.first' => '/databases/first', 'to.second' => '/databases/second' },
-		'both have a relay, under their new names');
+		{ 'to.first' => $source{second}, 'to.second' => $source{first} },
+		'both have a relay, under their new names, and the sources that they had');
 	quick("DROP DATABASE $_") foreach 'first', 'second';
 };
 
@@ -210,12 +210,13 @@ promise 'a rename in a prepared transaction is followed by a relay' => sub {
 			"BEGIN; ALTER DATABASE $_[0] RENAME TO $_[1]; PREPARE TRANSACTION 'rename'");
 	};
 	new_database('undecided');
+	my $source = database_source($node, 'undecided');
 	$prepare->('undecided', 'decided');
 	$node->safe_psql('postgres', q{COMMIT PREPARED 'rename'});
 	my $id = publish($node, 'decided', db => 'decided');
 	wait_delivered($receiver, [$id]);
 	is_deeply([ map { $_->{source} } $receiver->accepted(id => $id) ],
-		['/databases/decided'], 'the source has the new name');
+		[$source], 'the source is what it was');
 
 	# Nobody can connect before the end of it: neither may the relay wait for that.
 	$prepare->('decided', 'undecided');
