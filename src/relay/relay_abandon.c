@@ -140,7 +140,7 @@ begin_round(Relay *relay)
 	return true;
 }
 
-/* Begin a pass, from now on the one of the round. */
+/* Begin a pass for the destination that the round has come to. */
 static void
 begin_pass(Relay *relay, const Abandoned *item)
 {
@@ -164,8 +164,9 @@ warn_of_abandoned(Relay *relay, Abandoned *item)
 		return;
 	ereport(WARNING,
 			(errcode(ERRCODE_WARNING),
-			 errmsg("outbox: " INT64_FORMAT " events have expired that destination \"%s\" has not taken",
-					item->n, item->name),
+			 errmsg_plural("outbox: %lld event has expired that destination \"%s\" has not taken",
+						   "outbox: %lld events have expired that destination \"%s\" has not taken",
+						   item->n, (long long) item->n, item->name),
 			 errdetail("They were not delivered within outbox.abandon_after, which is %d s.",
 					   item->after),
 			 errhint("outbox_replay() sends them to it, as long as they are kept.")));
@@ -278,6 +279,6 @@ relay_abandon(Relay *relay)
 	if (abandoner->current >= list_length(abandoner->destinations))
 		abandoner->at = relay->now + Max(guc_cleaning_expire_interval,
 										 PAUSE * abandoner->spent);
-	else if (relay_has_backlog(relay))
+	else if (relay_can_send(relay) && relay_has_backlog(relay))
 		abandoner->at = clock_ms() + PAUSE * start;
 }
