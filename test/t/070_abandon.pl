@@ -22,6 +22,7 @@ use Test::More;
 
 use lib 'test/lib';
 use OutboxTest;
+use OutboxTest::Destinations;
 
 use constant HOUR_MS => 3600 * 1000;
 
@@ -47,42 +48,18 @@ my $node = new_node(
 	});
 query($node, 'CREATE EXTENSION outbox');
 
-# Add a destination that takes topics which begin with its name, and return when its relay
-# runs; settings are a hash.
+# Add a destination that takes topics which begin with its name.
 sub add
 {
 	my ($name, %settings) = @_;
-	my $json = join ', ', map { qq("$_": "$settings{$_}") } sort keys %settings;
-	query($node, "SELECT outbox_add_destination('$name', '{$name.#}', '{$json}')");
-	wait_relay_of($name);
-	return;
-}
-
-sub drop
-{
-	my ($name) = @_;
-	query($node, "SET client_min_messages = error; SELECT outbox_drop_destination('$name')");
-	poll_until(sub { relay_of($name, 'pid') eq '' }, "no relay of $name");
-	return;
-}
-
-sub relay_of
-{
-	my ($name, $column) = @_;
-	return try_query($node, "SELECT $column FROM outbox_relays WHERE destination = '$name'");
-}
-
-sub wait_relay_of
-{
-	my ($name) = @_;
-	return poll_until(sub { relay_of($name, 'state') =~ /^(?!starting|$)/ }, "a relay of $name");
+	return add_destination($node, $name, "{$name.#}", \%settings);
 }
 
 sub pause
 {
 	my ($name) = @_;
 	query($node, "SELECT outbox_pause('$name')");
-	return poll_until(sub { relay_of($name, 'state') eq 'paused' }, "$name to be paused");
+	return wait_relay_of_value($node, $name, state => 'paused');
 }
 
 # How many events of topics that begin so are in which state for a destination:
@@ -183,7 +160,7 @@ promise 'it expires while its destination is paused, and pruning goes on' => sub
 	query($node, q{SELECT outbox_resume('paused')});
 	poll_until(sub { scalar($receiver->accepted(id => $later)) == 2 }, 'what came later to arrive');
 	is(scalar($receiver->accepted(path => '/paused.a')), 2 + 130 + 2, 'and nothing else was sent to it');
-	drop('paused');
+	drop_destinations($node, 'paused');
 };
 
 promise 'it expires while its destination is down, or not configured' => sub {
@@ -194,7 +171,7 @@ promise 'it expires while its destination is down, or not configured' => sub {
 	publish($node, 'down.a', count => 60);
 	publish($node, 'bad.a', count => 60);
 	publish($node, 'down.a', count => 60);
-	poll_until(sub { relay_of('down', 'state') eq 'endpoint down' }, 'nobody to be there');
+	poll_until(sub { relay_of($node, 'down', 'state') eq 'endpoint down' }, 'nobody to be there');
 	let_a_day_pass();
 	wait_states_for('down', 'down.a', 'expired*120');
 	wait_states_for('bad', 'bad.a', 'expired*60');
@@ -205,8 +182,8 @@ promise 'it expires while its destination is down, or not configured' => sub {
 	wait_delivered($second, [$next]);
 	wait_states_for('down', 'down.a', 'expired*120 published*1');
 	is(scalar($second->log(path => '/down.a')), 1, 'none of them is sent when it is back');
-	drop('down');
-	drop('bad');
+	drop_destinations($node, 'down');
+	drop_destinations($node, 'bad');
 };
 
 promise 'it expires while its destination has no relay' => sub {
@@ -216,12 +193,12 @@ promise 'it expires while its destination has no relay' => sub {
 	$node->append_conf('postgresql.conf', 'outbox.max_relays = 1');
 	$node->restart;
 	wait_relay($node);
-	is(relay_of('slotless', 'pid'), '', 'there is no relay of it');
+	is(relay_of($node, 'slotless', 'pid'), '', 'there is no relay of it');
 	publish($node, 'slotless.a', count => 120);
 	publish($node, 'elsewhere2', count => 120);
 	wait_states_for('default', 'elsewhere2', 'published*120');
 	let_a_day_pass();
-	poll_until(sub { relay_of('default', 'state') eq 'idle' }, 'the relay of default to be idle');
+	poll_until(sub { relay_of($node, 'default', 'state') eq 'idle' }, 'the relay of default to be idle');
 	is(states_for('slotless', 'slotless.a'), 'pending*120 published*1', 'its own setting holds');
 	my $offset = -s $node->logfile;
 	let_a_day_pass();
@@ -241,11 +218,11 @@ promise 'it expires while its destination has no relay' => sub {
 	query($node, q{SELECT outbox_alter_destination('slotless', settings => '{"abandon_after": null}')});
 	$node->adjust_conf('postgresql.conf', 'outbox.max_relays', undef);
 	$node->restart;
-	wait_relay_of('slotless');
+	wait_relay_of($node, 'slotless');
 	my ($later) = publish($node, 'slotless.a');
 	poll_until(sub { scalar($receiver->accepted(id => $later)) == 2 }, 'what came later to arrive');
 	is(scalar($receiver->accepted(path => '/slotless.a')), 2 + 120 + 2, 'and nothing else was sent to it');
-	drop('slotless');
+	drop_destinations($node, 'slotless');
 };
 
 promise 'what is dead, not due, sent again or in flight is left alone' => sub {
@@ -295,8 +272,8 @@ promise 'nothing expires without the setting, and one destination may have its o
 	let_a_day_pass();
 	wait_states_for('impatient', 'impatient.a', 'expired*10');
 	is(states_for('patient', 'patient.a'), 'pending*10', 'those of another one do not');
-	drop('impatient');
-	drop('patient');
+	drop_destinations($node, 'impatient');
+	drop_destinations($node, 'patient');
 };
 
 promise 'a warning once a minute says how many' => sub {
@@ -315,7 +292,7 @@ promise 'a warning once a minute says how many' => sub {
 	like($log, qr/7 events have expired/, 'what came since is told a minute later, in one');
 	is(scalar(() = slurp_file($node->logfile) =~ /events have expired that destination "warned"/g),
 		2, 'and not before');
-	drop('warned');
+	drop_destinations($node, 'warned');
 };
 
 done_testing();
