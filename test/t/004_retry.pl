@@ -165,7 +165,7 @@ promise 'the persistent tier waits longer each time, then the event is dead' =>
 	is(stat_value($node, 'dead') - $dead, '1', 'outbox_stats counts it');
   };
 
-# README says so.
+# docs/guarantees.md says so.
 promise 'with the defaults an event is tried for two hours' => sub {
 	my @minutes = (1, 2, 4, 8, 16, 32, 60);
 	reload($node,

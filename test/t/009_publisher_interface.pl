@@ -16,7 +16,7 @@
 # - After a stop of the process, nobody's time is up before what came in meanwhile
 #   was looked at.
 # - What was found out of a destination is forgotten with its settings.
-# - The example in README.md works.
+# - The example in docs/publishers.md works.
 #
 # The publisher is test/modules/outbox_test_broker.c, which tells what it does
 # with which topic.
@@ -451,26 +451,25 @@ promise_of_broker
 		'nor with another publisher');
   };
 
-# --- README.md
+# --- docs/publishers.md
 
-# The first block of this kind in the section "Writing a publisher"
-sub readme_block
+# The first block of this kind
+sub documented_block
 {
 	my ($kind) = @_;
-	my ($block) = slurp_file('README.md') =~
-	  /\n## Writing a publisher\n.*?\n```$kind\n(.*?)```\n/s;
+	my ($block) = slurp_file('docs/publishers.md') =~ /\n```$kind\n(.*?)```\n/s;
 	return $block;
 }
 
-promise_of_broker 'the publisher in README.md works' => sub {
+promise_of_broker 'the publisher in docs/publishers.md works' => sub {
 	my $build = "$dir/log_publisher";
 	chomp(my $headers = `pg_config --includedir-server`);
 
 	# If the extension is not installed in the system, it is beside TEMP_CONFIG.
 	my $staged = dirname($ENV{TEMP_CONFIG}) . "/dest$headers";
 	mkdir $build;
-	append_to_file("$build/log_publisher.c", readme_block('c'));
-	append_to_file("$build/Makefile", readme_block('make'));
+	append_to_file("$build/log_publisher.c", documented_block('c'));
+	append_to_file("$build/Makefile", documented_block('make'));
 	is( system_log(
 			'make', '-s', '-C', $build, 'PG_CONFIG=pg_config',
 			"PG_CPPFLAGS=-I$staged -Wall -Werror", 'with_llvm=no'),

@@ -1,7 +1,7 @@
 """The phase "slow": the server crashes beside an event that is not answered.
 
 The position has to pass that event, since thousands are delivered meanwhile.  After the crash, only what was in flight
-and what was settled in the last fraction of a second may be sent again: README promises three times
+and what was settled in the last fraction of a second may be sent again: docs/guarantees.md promises three times
 wal_writer_delay, which is short here.  The crash comes at different times after the slow event was read, since
 the relay does something about it after a second.
 """

@@ -25,7 +25,7 @@ our @EXPORT = qw(
 );
 
 use constant {
-	ENDS_WITHIN => 1.5,    # seconds; README says one
+	ENDS_WITHIN => 1.5,    # seconds; CHANGELOG says one
 	SENT_WITHIN => 120,
 };
 

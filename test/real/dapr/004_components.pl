@@ -1,4 +1,4 @@
-# What README says that Dapr's components must be set to, tried.
+# What docs/dapr.md says that Dapr's components must be set to, tried.
 #
 # Promises:
 # - RabbitMQ: with publisherConfirm and deliveryMode 2, exchange and queue declared
