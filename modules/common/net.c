@@ -62,6 +62,8 @@ struct NetConnection
 								 * of ours; NULL: without */
 	SSL		   *session;
 	char		host[NI_MAXHOST];
+	bool		open_already;	/* when net_connect() returned; net_advance()
+								 * was not called since */
 	bool		tls_wants_write;	/* OpenSSL cannot go on before it has
 									 * written */
 	char		error[OUTBOX_ERROR_SIZE];
@@ -347,7 +349,10 @@ net_connect(NetConnection *net, const Address *address, SSL_CTX *tls,
 						strerror(errno));
 	net->generation = ++last_generation;
 	net->state = NET_RESOLVING;
-	return net_advance(net);
+	if (!net_advance(net))
+		return false;
+	net->open_already = net->state == NET_OPEN;
+	return true;
 }
 
 /*
@@ -371,6 +376,7 @@ net_start_tls(NetConnection *net, SSL_CTX *tls)
 bool
 net_advance(NetConnection *net)
 {
+	net->open_already = false;
 	if (net->state == NET_RESOLVING && !advance_resolving(net))
 		return false;
 	if (net->state == NET_CONNECTING && !advance_connecting(net))
@@ -473,6 +479,10 @@ net_wait_for(NetConnection *net, bool to_write, OutboxSocket *socket,
 		case NET_OPEN:
 			if (to_write || net->tls_wants_write)
 				socket->events |= WL_SOCKET_WRITEABLE;
+
+			/* the broker may wait for us to speak first, as we would for it */
+			if (net->open_already)
+				*deadline = 0;
 
 			/* no socket becomes ready for what OpenSSL has read already */
 			if (net->session && SSL_pending(net->session) > 0)
