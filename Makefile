@@ -31,6 +31,7 @@ OBJS = \
 	src/http/http_status.o \
 	src/http/http_url.o \
 	src/lib/clock.o \
+	src/lib/file_state.o \
 	src/lib/gzip.o \
 	src/lib/json_members.o \
 	src/lib/json_text.o \

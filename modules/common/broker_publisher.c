@@ -3,7 +3,8 @@
  * broker_publisher.c
  *		The callbacks of a module with one connection.
  *
- * Settings are read when the relay says so, and freed when the client has others.
+ * Settings are read when the relay says so, or a file that they name has changed
+ * (file_watch.c), and freed when the client has others.
  * All else is the client's (broker_client.h).  Errors: out of memory only; the
  * client is as it was then, or closed.
  *
@@ -18,6 +19,7 @@ typedef struct BrokerPublisher
 {
 	BrokerClient *client;
 	BrokerSettings *settings;	/* NULL until they could be read */
+	FileWatch	watch;			/* the files that settings name */
 	OutboxSocket socket;		/* what is waited for */
 } BrokerPublisher;
 
@@ -31,13 +33,14 @@ broker_startup(OutboxPublisherState *state)
 	state->private_data = publisher;
 }
 
-/* OutboxCheckConfiguredCB */
+/* Read the settings and have the client use them; false and the reason if not. */
 static bool
-broker_check_configured(OutboxPublisherState *state, const char **reason)
+read_settings(OutboxPublisherState *state, const char **reason)
 {
 	BrokerPublisher *publisher = state->private_data;
 	BrokerSettings *settings = broker_settings_read(state, &broker_kind,
-													&broker_variables, reason);
+													&broker_variables,
+													&publisher->watch, reason);
 
 	if (settings == NULL)
 		return false;
@@ -48,6 +51,30 @@ broker_check_configured(OutboxPublisherState *state, const char **reason)
 	return true;
 }
 
+/* OutboxCheckConfiguredCB */
+static bool
+broker_check_configured(OutboxPublisherState *state, const char **reason)
+{
+	BrokerPublisher *publisher = state->private_data;
+	bool		configured = read_settings(state, reason);
+
+	file_watch_told(&publisher->watch, state, NULL);
+	return configured;
+}
+
+/* Read the settings again if a file has changed; else they stay as they are. */
+static void
+follow_files(OutboxPublisherState *state)
+{
+	BrokerPublisher *publisher = state->private_data;
+	const char *problem = NULL;
+
+	if (!file_watch_changed(&publisher->watch))
+		return;
+	(void) read_settings(state, &problem);
+	file_watch_told(&publisher->watch, state, problem);
+}
+
 /* OutboxSubmitCB */
 static void
 broker_submit(OutboxPublisherState *state,
@@ -55,6 +82,7 @@ broker_submit(OutboxPublisherState *state,
 {
 	BrokerPublisher *publisher = state->private_data;
 
+	follow_files(state);
 	for (int i = 0; i < n; i++)
 		broker_client_submit(publisher->client, messages[i]);
 	broker_client_advance(publisher->client);
@@ -96,6 +124,7 @@ broker_probe(OutboxPublisherState *state)
 {
 	BrokerPublisher *publisher = state->private_data;
 
+	follow_files(state);
 	broker_client_probe(publisher->client);
 	broker_client_advance(publisher->client);
 }

@@ -4,7 +4,7 @@
  *		The settings that modules with a connection of their own have alike.
  *
  * Where the broker is, whom to trust there, and who we are.  They are read when
- * the relay says so, into a context that lives until they are read again; so what
+ * the relay says so or a file of theirs has changed, into a context that lives until they are read again; so what
  * is in use does not change in between.
  *
  * Errors: what is missing or wrong, in a file too, is a reason not to be
@@ -85,14 +85,37 @@ release_settings(void *arg)
 		explicit_bzero(settings->password, strlen(settings->password));
 }
 
+/* Whose certificates are trusted. */
+static const char *
+find_ca_file(const OutboxPublisherState *state, const BrokerVariables *variables)
+{
+	return variables->tls_ca_file[0] != '\0' ? variables->tls_ca_file :
+		state->tls_ca_file;
+}
+
+/* Note which files are about to be read. */
+static void
+watch_files(OutboxPublisherState *state, const BrokerKind *kind,
+			const BrokerVariables *variables, FileWatch *watch)
+{
+	const char *const paths[] = {
+		variables->password_file,
+		find_ca_file(state, variables),
+		variables->tls_cert_file,
+		variables->tls_key_file,
+		kind->own_file ? *kind->own_file : NULL
+	};
+
+	file_watch_begin(watch, state, paths, lengthof(paths));
+}
+
 /* Read whom to trust; false and the reason if that cannot be told. */
 static bool
 read_tls(const OutboxPublisherState *state, const BrokerVariables *variables,
 		 BrokerSettings *settings, const char **reason)
 {
 	TlsFiles	files = {
-		.ca_file = variables->tls_ca_file[0] != '\0' ? variables->tls_ca_file :
-		state->tls_ca_file,
+		.ca_file = find_ca_file(state, variables),
 		.cert_file = variables->tls_cert_file,
 		.key_file = variables->tls_key_file
 	};
@@ -135,13 +158,14 @@ read_all(const OutboxPublisherState *state, const BrokerKind *kind,
 }
 
 /*
- * The settings as they are now: what a module of this kind reads, to be freed by
- * broker_settings_free().  NULL, and the reason in the current memory context, if
+ * The settings as they are now, and the files that they name, which are watched from
+ * now on: what a module of this kind reads, to be freed by broker_settings_free().  NULL, and the reason in the current memory context, if
  * nothing can be sent with them.
  */
 void *
-broker_settings_read(const OutboxPublisherState *state, const BrokerKind *kind,
-					 const BrokerVariables *variables, const char **reason)
+broker_settings_read(OutboxPublisherState *state, const BrokerKind *kind,
+					 const BrokerVariables *variables, FileWatch *watch,
+					 const char **reason)
 {
 	MemoryContext context = AllocSetContextCreate(state->context,
 												  "settings of a broker",
@@ -155,6 +179,7 @@ broker_settings_read(const OutboxPublisherState *state, const BrokerKind *kind,
 	callback->func = release_settings;
 	callback->arg = settings;
 	MemoryContextRegisterResetCallback(context, callback);
+	watch_files(state, kind, variables, watch);
 	ok = read_all(state, kind, variables, settings, reason) &&
 		kind->read_own(state, settings, reason);
 	MemoryContextSwitchTo(caller);

@@ -11,6 +11,7 @@
 #include "utils/guc.h"
 
 #include "common/address.h"
+#include "common/file_watch.h"
 #include "common/tls.h"
 #include "outbox_publisher.h"
 
@@ -23,6 +24,7 @@ typedef struct BrokerKind
 {
 	const char *prefix;			/* the module's name */
 	const char *url_description;
+	char	  **own_file;		/* path of another file that it reads; or NULL */
 	BrokerUrlParser parse_url;
 	GucStringCheckHook check_url;	/* calls broker_check_url() */
 	int			most_messages;	/* the largest max_messages */
@@ -68,10 +70,10 @@ extern void broker_define_string(const BrokerKind *kind, const char *name,
 								 const char *value, GucStringCheckHook check);
 extern void broker_settings_define(const BrokerKind *kind,
 								   BrokerVariables *variables);
-extern void *broker_settings_read(const OutboxPublisherState *state,
+extern void *broker_settings_read(OutboxPublisherState *state,
 								  const BrokerKind *kind,
 								  const BrokerVariables *variables,
-								  const char **reason);
+								  FileWatch *watch, const char **reason);
 extern void broker_settings_free(BrokerSettings *settings);
 
 #endif							/* OUTBOX_BROKER_SETTINGS_H */

@@ -5,7 +5,8 @@
  *
  * A message is handed to librdkafka at once and copied by it, and answered when
  * librdkafka reports it: by a broker's word, or when it has timed out.  There is
- * one producer at a time, made when the settings are read.  Other settings, or
+ * one producer at a time, made when the settings are read.  Other settings, a file
+ * of theirs that has changed (file_watch.c), or
  * a fatal error, take another one; the old one stays until it has reported what
  * it has, and is then ended.
  *
@@ -61,6 +62,7 @@ typedef struct OldProducer
 typedef struct KafkaPublisher
 {
 	KafkaSettings *settings;	/* NULL: nothing can be sent */
+	FileWatch	watch;			/* the files that settings name */
 	KafkaProducer *producer;	/* NULL: to be made */
 	OldProducer *old;
 	PendingRing *pending;		/* deadlines are librdkafka's */
@@ -157,12 +159,11 @@ ensure_producer(OutboxPublisherState *state, const char **reason)
 	return true;
 }
 
-/* OutboxCheckConfiguredCB */
-static bool
-kafka_check_configured(OutboxPublisherState *state, const char **reason)
+/* Have what is sent from now on be sent with these settings; NULL: nothing is. */
+static void
+take_settings(OutboxPublisherState *state, KafkaSettings *settings)
 {
 	KafkaPublisher *self = state->private_data;
-	KafkaSettings *settings = settings_read(state, reason);
 
 	if (settings == NULL || self->settings == NULL ||
 		!settings_make_same_producer(settings, self->settings))
@@ -177,10 +178,54 @@ kafka_check_configured(OutboxPublisherState *state, const char **reason)
 	if (self->settings != NULL)
 		settings_free(self->settings);
 	self->settings = settings;
+	if (settings != NULL)
+		state->max_messages = settings->max_messages;
+}
+
+/* OutboxCheckConfiguredCB */
+static bool
+kafka_check_configured(OutboxPublisherState *state, const char **reason)
+{
+	KafkaPublisher *self = state->private_data;
+
+	file_watch_told(&self->watch, state, NULL);
+	take_settings(state, settings_read(state, &self->watch, reason));
+	return self->settings != NULL && ensure_producer(state, reason);
+}
+
+/*
+ * Read the settings again if a file has changed; they stay as they are if no producer
+ * can be made with what it holds now.
+ */
+static void
+follow_files(OutboxPublisherState *state)
+{
+	KafkaPublisher *self = state->private_data;
+	KafkaProducer *producer = NULL;
+	KafkaSettings *settings;
+	const char *problem = NULL;
+
+	if (!file_watch_changed(&self->watch))
+		return;
+	settings = settings_read(state, &self->watch, &problem);
+	if (settings != NULL && !settings_make_same_producer(settings, self->settings))
+	{
+		producer = producer_create(state->context, settings, self->wakeup.fd,
+								   &problem);
+		if (producer == NULL)
+		{
+			settings_free(settings);
+			settings = NULL;
+		}
+	}
+	file_watch_told(&self->watch, state, settings ? NULL : problem);
 	if (settings == NULL)
-		return false;
-	state->max_messages = settings->max_messages;
-	return ensure_producer(state, reason);
+		return;
+	take_settings(state, settings);
+	if (producer == NULL)
+		return;
+	self->producer = producer;
+	wake_relay(self);
 }
 
 static void
@@ -223,6 +268,7 @@ static void
 kafka_submit(OutboxPublisherState *state, const OutboxMessage *const *messages,
 			 int n)
 {
+	follow_files(state);
 	for (int i = 0; i < n; i++)
 		submit_message(state, messages[i]);
 }

@@ -301,6 +301,26 @@ append_identity(StringInfo buf, const char *path)
 						 (long) st.st_mtim.tv_nsec);
 }
 
+/* Whose certificates are trusted; empty: the system's. */
+static const char *
+find_ca_file(const OutboxPublisherState *state)
+{
+	if (guc_tls_ca_file[0] != '\0')
+		return guc_tls_ca_file;
+	return state->tls_ca_file ? state->tls_ca_file : "";
+}
+
+/* Note which files are about to be read. */
+static void
+watch_files(OutboxPublisherState *state, FileWatch *watch)
+{
+	const char *const paths[] = {
+		guc_options_file, find_ca_file(state), guc_tls_cert_file, guc_tls_key_file
+	};
+
+	file_watch_begin(watch, state, paths, lengthof(paths));
+}
+
 /*
  * What TLS needs.  librdkafka reads the certificates from their files, and is
  * given the key, which has to be in a secret file.
@@ -310,8 +330,7 @@ read_tls(KafkaSettings *settings, const OutboxPublisherState *state,
 		 const char **reason)
 {
 	const char *protocol = option_value(settings, "security.protocol");
-	const char *ca_file = guc_tls_ca_file[0] ? guc_tls_ca_file :
-	state->tls_ca_file ? state->tls_ca_file : "";
+	const char *ca_file = find_ca_file(state);
 	StringInfoData files;
 	char	   *key;
 
@@ -376,11 +395,12 @@ read_all(KafkaSettings *settings, const OutboxPublisherState *state,
 }
 
 /*
- * The settings as they are now, to be freed by settings_free().  NULL, and the
- * reason in the current memory context, if nothing can be sent with them.
+ * The settings as they are now, to be freed by settings_free(), and the files that
+ * they name, which are watched from now on.  NULL, and the reason in the current memory
+ * context, if nothing can be sent with them.
  */
 KafkaSettings *
-settings_read(const OutboxPublisherState *state, const char **reason)
+settings_read(OutboxPublisherState *state, FileWatch *watch, const char **reason)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext context = AllocSetContextCreate(state->context,
@@ -392,6 +412,7 @@ settings_read(const OutboxPublisherState *state, const char **reason)
 
 	settings->context = context;
 	MemoryContextSwitchTo(context);
+	watch_files(state, watch);
 	ok = read_all(settings, state, reason);
 	MemoryContextSwitchTo(caller);
 	if (ok)

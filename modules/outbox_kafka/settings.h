@@ -8,6 +8,7 @@
 #ifndef OUTBOX_KAFKA_SETTINGS_H
 #define OUTBOX_KAFKA_SETTINGS_H
 
+#include "common/file_watch.h"
 #include "outbox_publisher.h"
 
 /* An option of librdkafka. */
@@ -35,8 +36,8 @@ typedef struct KafkaSettings
 } KafkaSettings;
 
 extern void settings_define(void);
-extern KafkaSettings *settings_read(const OutboxPublisherState *state,
-									const char **reason);
+extern KafkaSettings *settings_read(OutboxPublisherState *state,
+									FileWatch *watch, const char **reason);
 extern bool settings_make_same_producer(const KafkaSettings *a,
 										const KafkaSettings *b);
 extern void settings_free(KafkaSettings *settings);

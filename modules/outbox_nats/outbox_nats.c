@@ -55,6 +55,7 @@ static bool read_own_settings(const OutboxPublisherState *state, void *arg,
 
 const BrokerKind broker_kind = {
 	.prefix = "outbox_nats",
+	.own_file = &guc_credentials_file,
 	.url_description = "The server: nats://host:port, or tls://host:port.",
 	.parse_url = url_problem,
 	.check_url = check_url,

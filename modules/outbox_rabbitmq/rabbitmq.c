@@ -4,7 +4,8 @@
  *		A publisher for RabbitMQ, by AMQP 0-9-1: the callbacks.
  *
  * Events go through one connection as a pipeline: the next ones do not wait
- * until RabbitMQ has confirmed the last ones.  When settings change, the
+ * until RabbitMQ has confirmed the last ones.  When settings change, or a file that
+ * they name (file_watch.c), the
  * connection goes on with the ones it has until nobody waits for it any more,
  * and a new one is made for what comes next.
  *
@@ -41,6 +42,7 @@ typedef struct Rabbit
 	RabbitSettings *settings;	/* for the next link; NULL: current has them */
 	RabbitLink *current;		/* for what comes next; NULL: none yet */
 	List	   *links;			/* this one, and those that have to finish */
+	FileWatch	watch;			/* the files that settings name */
 	OutboxSocket *sockets;
 	int			maxsockets;
 } Rabbit;
@@ -91,11 +93,12 @@ drop_old_links(Rabbit *rabbit)
 	}
 }
 
+/* Read the settings, for what comes next; false and the reason if that cannot be. */
 static bool
-rabbit_check_configured(OutboxPublisherState *state, const char **reason)
+read_settings(OutboxPublisherState *state, const char **reason)
 {
 	Rabbit	   *rabbit = state->private_data;
-	RabbitSettings *settings = settings_read(state, reason);
+	RabbitSettings *settings = settings_read(state, &rabbit->watch, reason);
 
 	if (settings == NULL)
 		return false;
@@ -112,12 +115,37 @@ rabbit_check_configured(OutboxPublisherState *state, const char **reason)
 	return true;
 }
 
+static bool
+rabbit_check_configured(OutboxPublisherState *state, const char **reason)
+{
+	Rabbit	   *rabbit = state->private_data;
+	bool		configured = read_settings(state, reason);
+
+	file_watch_told(&rabbit->watch, state, NULL);
+	return configured;
+}
+
+/* Read the settings again if a file has changed; else they stay as they are. */
+static void
+follow_files(OutboxPublisherState *state)
+{
+	Rabbit	   *rabbit = state->private_data;
+	const char *problem = NULL;
+
+	if (!file_watch_changed(&rabbit->watch))
+		return;
+	(void) read_settings(state, &problem);
+	file_watch_told(&rabbit->watch, state, problem);
+}
+
 static void
 rabbit_submit(OutboxPublisherState *state,
 			  const OutboxMessage *const *messages, int n)
 {
-	RabbitLink *link = current_link(state);
+	RabbitLink *link;
 
+	follow_files(state);
+	link = current_link(state);
 	for (int i = 0; i < n; i++)
 		link_submit(link, messages[i]);
 	link_advance(link);
@@ -174,8 +202,10 @@ rabbit_cancel(OutboxPublisherState *state, int64 id)
 static void
 rabbit_probe(OutboxPublisherState *state)
 {
-	RabbitLink *link = current_link(state);
+	RabbitLink *link;
 
+	follow_files(state);
+	link = current_link(state);
 	link_probe(link);
 	link_advance(link);
 }

@@ -242,6 +242,26 @@ read_tls(RabbitSettings *settings, const char **reason)
 	return true;
 }
 
+/* Whose certificates are trusted; empty: the system's. */
+static const char *
+find_ca_file(const OutboxPublisherState *state)
+{
+	if (guc_tls_ca_file[0] != '\0')
+		return guc_tls_ca_file;
+	return state->tls_ca_file ? state->tls_ca_file : "";
+}
+
+/* Note which files are about to be read. */
+static void
+watch_files(OutboxPublisherState *state, FileWatch *watch)
+{
+	const char *const paths[] = {
+		guc_password_file, find_ca_file(state), guc_tls_cert_file, guc_tls_key_file
+	};
+
+	file_watch_begin(watch, state, paths, lengthof(paths));
+}
+
 /* The same, in the context of the settings. */
 static bool
 read_all(RabbitSettings *settings, const OutboxPublisherState *state,
@@ -270,19 +290,19 @@ read_all(RabbitSettings *settings, const OutboxPublisherState *state,
 	settings->heartbeat = guc_heartbeat;
 	settings->max_message_size = guc_max_message_size;
 	settings->max_messages = guc_max_messages;
-	settings->tls_ca_file = pstrdup(guc_tls_ca_file[0] ? guc_tls_ca_file :
-									state->tls_ca_file ? state->tls_ca_file : "");
+	settings->tls_ca_file = pstrdup(find_ca_file(state));
 	settings->tls_cert_file = pstrdup(guc_tls_cert_file);
 	settings->tls_key_file = pstrdup(guc_tls_key_file);
 	return read_password(settings, reason) && read_tls(settings, reason);
 }
 
 /*
- * The settings as they are now, to be freed by settings_free().  NULL, and the
- * reason in the current memory context, if nothing can be sent with them.
+ * The settings as they are now, to be freed by settings_free(), and the files that
+ * they name, which are watched from now on.  NULL, and the reason in the current memory
+ * context, if nothing can be sent with them.
  */
 RabbitSettings *
-settings_read(const OutboxPublisherState *state, const char **reason)
+settings_read(OutboxPublisherState *state, FileWatch *watch, const char **reason)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext context = AllocSetContextCreate(state->context,
@@ -294,6 +314,7 @@ settings_read(const OutboxPublisherState *state, const char **reason)
 
 	settings->context = context;
 	MemoryContextSwitchTo(context);
+	watch_files(state, watch);
 	ok = read_all(settings, state, reason);
 	MemoryContextSwitchTo(caller);
 	if (ok)

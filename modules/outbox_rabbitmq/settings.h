@@ -13,6 +13,7 @@
 #include "outbox_publisher.h"
 
 #include "common/address.h"
+#include "common/file_watch.h"
 
 /* What the settings are at a time, files included. */
 typedef struct RabbitSettings
@@ -39,8 +40,8 @@ typedef struct RabbitSettings
 } RabbitSettings;
 
 extern void settings_define(void);
-extern RabbitSettings *settings_read(const OutboxPublisherState *state,
-									 const char **reason);
+extern RabbitSettings *settings_read(OutboxPublisherState *state,
+									 FileWatch *watch, const char **reason);
 extern bool settings_equal(const RabbitSettings *a, const RabbitSettings *b);
 extern void settings_free(RabbitSettings *settings);
 

@@ -3,9 +3,7 @@
  * watched_file.c
  *		Files that are named by settings and read again when they change.
  *
- * Secrets are rotated, by writing to a file, by renaming another one to its name,
- * or by a symbolic link on the way to it.  All that shows in what stat() says of the
- * path, which is cheap enough to be asked all the time.
+ * Secrets are rotated, and file_state.c says when.
  *
  * Files that are good only together, a certificate and its key, are a group; mostly
  * it has one file.  What was read of a group last and could be used is kept.  It is
@@ -27,23 +25,12 @@
  */
 #include "postgres.h"
 
-#include <sys/stat.h>
-
 #include "lib/ilist.h"
 #include "utils/memutils.h"
 
+#include "lib/file_state.h"
 #include "lib/secret_file.h"
 #include "lib/watched_file.h"
-
-/* What stat() says of a path; all zero: nothing. */
-typedef struct FileState
-{
-	dev_t		dev;
-	ino_t		ino;
-	off_t		size;
-	struct timespec mtime;
-	struct timespec ctime;		/* who may read it has changed, perhaps */
-} FileState;
 
 typedef struct WatchedGroup
 {
@@ -77,22 +64,6 @@ watched_files_create(MemoryContext parent)
 	files->context = context;
 	dlist_init(&files->groups);
 	return files;
-}
-
-static void
-look_at_file(const char *path, FileState *state)
-{
-	struct stat st;
-
-	/* as a whole, for it is compared byte for byte */
-	memset(state, 0, sizeof(*state));
-	if (path[0] == '\0' || stat(path, &st) < 0)
-		return;
-	state->dev = st.st_dev;
-	state->ino = st.st_ino;
-	state->size = st.st_size;
-	state->mtime = st.st_mtim;
-	state->ctime = st.st_ctim;
 }
 
 static void
@@ -163,7 +134,7 @@ read_group(WatchedGroup *group, char **texts)
 
 	/* first, and at all: what happens to them from here on is another change */
 	for (int i = 0; i < kind->nfiles; i++)
-		look_at_file(group->paths[i], &group->states[i]);
+		file_state_look(group->paths[i], &group->states[i]);
 	for (int i = 0; i < kind->nfiles; i++)
 	{
 		const char *path = group->paths[i];
@@ -287,10 +258,7 @@ watched_files_changed(WatchedFiles *files)
 
 		for (int i = 0; i < group->kind->nfiles; i++)
 		{
-			FileState	state;
-
-			look_at_file(group->paths[i], &state);
-			if (memcmp(&state, &group->states[i], sizeof(state)) != 0)
+			if (file_state_changed(group->paths[i], &group->states[i]))
 				return true;
 		}
 	}

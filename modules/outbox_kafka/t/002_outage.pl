@@ -16,6 +16,7 @@
 #   attempt, and is over without anybody's doing when its cause is.  When the reason
 #   changes meanwhile, the new one is shown.
 # - A connection that was closed while nothing was sent is no outage.
+# - A file that has changed is read again, and one that cannot be used is not.
 
 use strict;
 use warnings FATAL => 'all';
@@ -25,7 +26,7 @@ use Time::HiRes qw(time);
 
 use lib 'test/lib';
 use OutboxTest;
-use OutboxTest::Outage qw(relay_ends_soon);
+use OutboxTest::Outage qw(follows_file relay_ends_soon);
 use PostgreSQL::Test::Utils;
 use Real::Kafka;
 use Real::Listener;
@@ -256,6 +257,12 @@ promise 'a connection that was closed while nothing was sent is no outage' => su
 	my $start = time();
 	wait_state($node, scalar publish($node, 'idle'), 'published');
 	cmp_ok(time() - $start, '<', 4, 'the next event goes at once');
+};
+
+promise 'a file that has changed is read again' => sub {
+	$broker->create_topic('file');
+	follows_file($node, 'file', 'outbox_kafka.options_file',
+		$node->basedir . '/rotated', "security.protocol = ssl\n", "client.id = again\n");
 };
 
 done_testing();

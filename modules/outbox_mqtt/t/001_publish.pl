@@ -12,6 +12,7 @@
 #   another publisher.
 # - An outage (nobody there, wrong password, no MQTT) is shown with its reason, costs
 #   no attempt, and is over when its cause is.
+# - A file that has changed is read again, and one that cannot be used is not.
 # - With TLS, only a certificate of the authority, and for the name in the URL, is
 #   taken; and ours is shown.
 # - A connection with nothing to say is kept alive.
@@ -302,6 +303,11 @@ promise 'settings that cannot be are refused' => sub {
 			  /password is too long for MQTT/;
 		},
 		'the reason to be shown');
+};
+
+promise 'a file that has changed is read again' => sub {
+	follows_file($node, 'events/file', 'outbox_mqtt.password_file',
+		$broker->dir . '/rotated', "wrong\n", slurp_file($broker->dir . '/password'));
 };
 
 done_testing();

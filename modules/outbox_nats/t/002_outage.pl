@@ -17,6 +17,7 @@
 # - A server that stops answering while it is probed is left, and that is said.
 # - A credentials file logs in, with TLS too, and its seed is in no message.
 # - A server that is about to end is left in time.
+# - A file that has changed is read again, and one that cannot be used is not.
 
 use strict;
 use warnings FATAL => 'all';
@@ -289,6 +290,11 @@ promise 'a server that is about to end is left in time' => sub {
 	my @ids = ($id, publish($node, 'events.lame'));
 	wait_sent($node);
 	all_are_there_once(\@ids);
+};
+
+promise 'a file that has changed is read again' => sub {
+	follows_file($node, 'events.file', 'outbox_nats.password_file',
+		$nats->dir . '/rotated', "wrong\n", "pass word\n");
 };
 
 done_testing();

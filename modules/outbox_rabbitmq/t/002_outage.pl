@@ -13,6 +13,7 @@
 # - With TLS, only a certificate of the authority, and for the name in the URL, is
 #   taken; and ours is shown if the broker wants one.
 # - When an administrator closes the connection, nothing is lost.
+# - A file that has changed is read again, and one that cannot be used is not.
 
 use strict;
 use warnings FATAL => 'all';
@@ -22,7 +23,7 @@ use Test::More;
 
 use lib 'test/lib';
 use OutboxTest;
-use OutboxTest::Outage qw(relay_ends_beside_hanging relay_ends_soon wait_sent);
+use OutboxTest::Outage qw(follows_file relay_ends_beside_hanging relay_ends_soon wait_sent);
 use PostgreSQL::Test::Utils;
 use Real::Certificates;
 use Real::RabbitMQ;
@@ -245,6 +246,11 @@ promise 'nothing is lost when an administrator closes the connection' => sub {
 	$broker->ctl('close_all_connections', 'by the test');
 	wait_settled($node);
 	all_are_there(\@ids, $window);
+};
+
+promise 'a file that has changed is read again' => sub {
+	follows_file($node, 'file', 'outbox_rabbitmq.password_file',
+		$broker->dir . '/rotated', "wrong\n", slurp_file($broker->dir . '/password'));
 };
 
 done_testing();

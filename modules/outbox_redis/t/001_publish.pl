@@ -18,6 +18,7 @@
 #   keep more of it than an answer can have.
 # - An outage (nobody there, wrong password, out of memory, no right) is shown with
 #   its reason, costs no attempt, and is over when its cause is.
+# - A file that has changed is read again, and one that cannot be used is not.
 # - With TLS, only a certificate of the authority, and for the name in the URL, is
 #   taken; and ours is shown.  A Unix-domain socket will do, too.
 
@@ -416,6 +417,12 @@ promise 'settings that cannot be are refused' => sub {
 		  $node->psql('postgres', "SET $name = '$value'");
 		like($stderr, $reason, "$name = $value");
 	}
+};
+
+promise 'a file that has changed is read again' => sub {
+	reload($node, 'outbox_redis.user' => 'outbox');
+	follows_file($node, 'allowed', 'outbox_redis.password_file',
+		$redis->dir . '/rotated', "wrong\n", "secret\n");
 };
 
 done_testing();

@@ -15,6 +15,7 @@ use OutboxTest::Poll;
 use OutboxTest::SQL;
 
 our @EXPORT = qw(
+  follows_file
   is_outage
   is_outage_with
   publisher_changes_under_load
@@ -99,6 +100,41 @@ sub is_outage_with
 		$node, $topic, $error,
 		sub { reload($node, %other) },
 		sub { reload($node, (map { $_ => undef } keys %other), %$good) });
+}
+
+# follows_file($node, $topic, $setting, $file, $wrong, $right): test that a secret
+# file is read again when it has changed, and only then: the publisher is told of it
+# with the wrong text, by which nothing can be sent, and nobody asks for a reload
+sub follows_file
+{
+	my ($node, $topic, $setting, $file, $wrong, $right) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $usable = sub {
+		my ($ok, $name) = @_;
+		my @ids;
+
+		# a look at files is taken when something is sent
+		poll_until(
+			sub {
+				push @ids, scalar publish($node, $topic);
+				return check_value($node, 'files usable', 'ok') eq $ok;
+			},
+			"files usable to be $ok") and pass($name);
+		return wait_state($node, \@ids, 'published');
+	};
+
+	write_secret($file, $wrong);
+	reload($node, $setting => $file);
+	my $id = publish($node, $topic);
+	wait_relay_value($node, state => 'endpoint down');
+	write_secret($file, $right);
+	ok(wait_state($node, $id, 'published'), 'another file is read without a reload');
+	$usable->('t', 'it can be used');
+	chmod 0644, $file or die "chmod $file: $!";
+	$usable->('f', 'a file that everybody may read is not used, and what was read before is');
+	chmod 0600, $file or die "chmod $file: $!";
+	$usable->('t', 'until that is mended');
+	return;
 }
 
 # settings_change_under_load($node, $topic, $publisher): publish while a setting of

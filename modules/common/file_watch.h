@@ -1,0 +1,34 @@
+/*-------------------------------------------------------------------------
+ *
+ * file_watch.h
+ *		The files that a module's settings name, read again when they change.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_FILE_WATCH_H
+#define OUTBOX_FILE_WATCH_H
+
+#include "lib/file_state.h"
+#include "lib/text.h"
+#include "outbox_publisher.h"
+
+/* The settings of a module name so many files at most. */
+#define FILE_WATCH_MAX 5
+
+/* All zero: there are no files. */
+typedef struct FileWatch
+{
+	char	   *paths[FILE_WATCH_MAX];
+	FileState	states[FILE_WATCH_MAX];
+	int			n;
+	int64		look_at;		/* when to look again */
+	char		problem[OUTBOX_ERROR_SIZE]; /* what was told; empty: none */
+} FileWatch;
+
+extern void file_watch_begin(FileWatch *watch, OutboxPublisherState *state,
+							 const char *const *paths, int n);
+extern bool file_watch_changed(FileWatch *watch);
+extern void file_watch_told(FileWatch *watch, OutboxPublisherState *state,
+							const char *problem);
+
+#endif							/* OUTBOX_FILE_WATCH_H */
