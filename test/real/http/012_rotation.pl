@@ -61,7 +61,8 @@ my $node = new_node(
 	});
 query($node, 'CREATE EXTENSION outbox');
 
-# Have nginx take these, and one that it may have taken before no longer.
+# Have nginx take these, and one that it may have taken before no longer.  Its last
+# worker may still serve connections that it has, until it has gone.
 sub accept_only
 {
 	my ($refused, @tokens) = @_;
@@ -70,10 +71,14 @@ sub accept_only
 		$http->get($nginx->url . '/asked', { headers => { Authorization => "Bearer $_[0]" } })
 		  ->{status};
 	};
+	my $pid = $nginx->pid;
+	my ($last) = split ' ', slurp_file("/proc/$pid/task/$pid/children");
 	write_accepted(@tokens);
-	kill('HUP', $nginx->pid);
+	kill('HUP', $pid);
 	return poll_until(
-		sub { $status->($refused) == 401 && $status->($tokens[-1]) == 204 },
+		sub {
+			!-e "/proc/$last" && $status->($refused) == 401 && $status->($tokens[-1]) == 204;
+		},
 		"nginx to take @tokens only");
 }
 
