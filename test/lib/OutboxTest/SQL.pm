@@ -61,7 +61,12 @@ sub query
 sub try_query
 {
 	my ($node, $sql, $db) = @_;
-	my ($status, $stdout) = $node->psql($db // 'postgres', $sql);
+	my ($status, $stdout);
+
+	# psql may be gone before it has read what it is to ask
+	return '' if !eval { ($status, $stdout) = $node->psql($db // 'postgres', $sql); 1; }
+	  && $@ =~ /Broken pipe/;
+	die $@ unless defined $status;
 	return $status == 0 ? $stdout : '';
 }
 
