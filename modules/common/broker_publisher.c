@@ -58,21 +58,8 @@ broker_check_configured(OutboxPublisherState *state, const char **reason)
 	BrokerPublisher *publisher = state->private_data;
 	bool		configured = read_settings(state, reason);
 
-	file_watch_told(&publisher->watch, state, NULL);
+	file_watch_reset(&publisher->watch, state);
 	return configured;
-}
-
-/* Read the settings again if a file has changed; else they stay as they are. */
-static void
-follow_files(OutboxPublisherState *state)
-{
-	BrokerPublisher *publisher = state->private_data;
-	const char *problem = NULL;
-
-	if (!file_watch_changed(&publisher->watch))
-		return;
-	(void) read_settings(state, &problem);
-	file_watch_told(&publisher->watch, state, problem);
 }
 
 /* OutboxSubmitCB */
@@ -82,7 +69,7 @@ broker_submit(OutboxPublisherState *state,
 {
 	BrokerPublisher *publisher = state->private_data;
 
-	follow_files(state);
+	file_watch_follow(&publisher->watch, state, read_settings);
 	for (int i = 0; i < n; i++)
 		broker_client_submit(publisher->client, messages[i]);
 	broker_client_advance(publisher->client);
@@ -124,7 +111,7 @@ broker_probe(OutboxPublisherState *state)
 {
 	BrokerPublisher *publisher = state->private_data;
 
-	follow_files(state);
+	file_watch_follow(&publisher->watch, state, read_settings);
 	broker_client_probe(publisher->client);
 	broker_client_advance(publisher->client);
 }

@@ -85,14 +85,6 @@ release_settings(void *arg)
 		explicit_bzero(settings->password, strlen(settings->password));
 }
 
-/* Whose certificates are trusted. */
-static const char *
-find_ca_file(const OutboxPublisherState *state, const BrokerVariables *variables)
-{
-	return variables->tls_ca_file[0] != '\0' ? variables->tls_ca_file :
-		state->tls_ca_file;
-}
-
 /* Note which files are about to be read. */
 static void
 watch_files(OutboxPublisherState *state, const BrokerKind *kind,
@@ -100,7 +92,7 @@ watch_files(OutboxPublisherState *state, const BrokerKind *kind,
 {
 	const char *const paths[] = {
 		variables->password_file,
-		find_ca_file(state, variables),
+		module_ca_file(variables->tls_ca_file, state),
 		variables->tls_cert_file,
 		variables->tls_key_file,
 		kind->own_file ? *kind->own_file : NULL
@@ -115,7 +107,7 @@ read_tls(const OutboxPublisherState *state, const BrokerVariables *variables,
 		 BrokerSettings *settings, const char **reason)
 {
 	TlsFiles	files = {
-		.ca_file = find_ca_file(state, variables),
+		.ca_file = module_ca_file(variables->tls_ca_file, state),
 		.cert_file = variables->tls_cert_file,
 		.key_file = variables->tls_key_file
 	};

@@ -48,9 +48,9 @@ file_watch_begin(FileWatch *watch, OutboxPublisherState *state,
 	watch->look_at = clock_ms() + LOOK_PAUSE_MS;
 }
 
-/* Is one of them another one than when it was read?  Not asked too often. */
-bool
-file_watch_changed(FileWatch *watch)
+/* Is one of them another one than when it was read?  Not looked at too often. */
+static bool
+have_changed(FileWatch *watch)
 {
 	if (watch->n == 0 || clock_ms() < watch->look_at)
 		return false;
@@ -63,11 +63,16 @@ file_watch_changed(FileWatch *watch)
 	return false;
 }
 
-/* They were read; "problem" is why they cannot be used, or NULL. */
+/* Have the settings read again if one of the files has changed. */
 void
-file_watch_told(FileWatch *watch, OutboxPublisherState *state,
-				const char *problem)
+file_watch_follow(FileWatch *watch, OutboxPublisherState *state, ReadSettings read)
 {
+	const char *problem = NULL;
+
+	if (!have_changed(watch))
+		return;
+	if (read(state, &problem))
+		problem = NULL;
 	if (problem != NULL &&
 		strncmp(watch->problem, problem, OUTBOX_ERROR_SIZE - 1) != 0)
 		ereport(LOG,
@@ -77,4 +82,12 @@ file_watch_told(FileWatch *watch, OutboxPublisherState *state,
 				 errhint("What was read before stays in use until it can.")));
 	strlcpy(watch->problem, problem ? problem : "", OUTBOX_ERROR_SIZE);
 	outbox_notice(state, OUTBOX_NOTICE_FILES, problem);
+}
+
+/* The relay has had the settings read: what was wrong with a file is its matter. */
+void
+file_watch_reset(FileWatch *watch, OutboxPublisherState *state)
+{
+	watch->problem[0] = '\0';
+	outbox_notice(state, OUTBOX_NOTICE_FILES, NULL);
 }

@@ -25,10 +25,13 @@ typedef struct FileWatch
 	char		problem[OUTBOX_ERROR_SIZE]; /* what was told; empty: none */
 } FileWatch;
 
+/* Read the settings and use them; false, and the reason, if those of before stay. */
+typedef bool (*ReadSettings) (OutboxPublisherState *state, const char **reason);
+
 extern void file_watch_begin(FileWatch *watch, OutboxPublisherState *state,
 							 const char *const *paths, int n);
-extern bool file_watch_changed(FileWatch *watch);
-extern void file_watch_told(FileWatch *watch, OutboxPublisherState *state,
-							const char *problem);
+extern void file_watch_follow(FileWatch *watch, OutboxPublisherState *state,
+							  ReadSettings read);
+extern void file_watch_reset(FileWatch *watch, OutboxPublisherState *state);
 
 #endif							/* OUTBOX_FILE_WATCH_H */

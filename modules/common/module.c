@@ -37,6 +37,15 @@ module_answer(OutboxPublisherState *state, int64 id, const Verdict *verdict)
 	outbox_answer(state, &answer);
 }
 
+/* Whose certificates are trusted: a module's setting, or that of outbox; or empty. */
+const char *
+module_ca_file(const char *own, const OutboxPublisherState *state)
+{
+	if (own[0] != '\0')
+		return own;
+	return state->tls_ca_file ? state->tls_ca_file : "";
+}
+
 /* For check hooks: a value is accepted unless there is a problem, which is told. */
 bool
 module_accept_unless(const char *problem)

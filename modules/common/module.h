@@ -34,6 +34,8 @@ typedef struct Verdict
 extern void module_answer(OutboxPublisherState *state, int64 id,
 						  const Verdict *verdict);
 
+extern const char *module_ca_file(const char *own,
+								  const OutboxPublisherState *state);
 extern bool module_accept_unless(const char *problem);
 extern bool module_check_template(char **newval, void **extra,
 								  GucSource source);

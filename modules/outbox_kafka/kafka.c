@@ -6,9 +6,8 @@
  * A message is handed to librdkafka at once and copied by it, and answered when
  * librdkafka reports it: by a broker's word, or when it has timed out.  There is
  * one producer at a time, made when the settings are read.  Other settings, a file
- * of theirs that has changed (file_watch.c), or
- * a fatal error, take another one; the old one stays until it has reported what
- * it has, and is then ended.
+ * of theirs that has changed (file_watch.c), or a fatal error, take another one; the
+ * old one stays until it has reported what it has, and is then ended.
  *
  * librdkafka cannot be made to forget a message.  What the relay cancels is
  * reported all the same, and keeps its place in the ring until then.
@@ -188,44 +187,41 @@ kafka_check_configured(OutboxPublisherState *state, const char **reason)
 {
 	KafkaPublisher *self = state->private_data;
 
-	file_watch_told(&self->watch, state, NULL);
+	file_watch_reset(&self->watch, state);
 	take_settings(state, settings_read(state, &self->watch, reason));
 	return self->settings != NULL && ensure_producer(state, reason);
 }
 
 /*
- * Read the settings again if a file has changed; they stay as they are if no producer
- * can be made with what it holds now.
+ * Read the settings again, as ReadSettings has it: they stay as they are if no producer
+ * can be made with what the files hold now.
  */
-static void
-follow_files(OutboxPublisherState *state)
+static bool
+read_again(OutboxPublisherState *state, const char **reason)
 {
 	KafkaPublisher *self = state->private_data;
 	KafkaProducer *producer = NULL;
-	KafkaSettings *settings;
-	const char *problem = NULL;
+	KafkaSettings *settings = settings_read(state, &self->watch, reason);
 
-	if (!file_watch_changed(&self->watch))
-		return;
-	settings = settings_read(state, &self->watch, &problem);
-	if (settings != NULL && !settings_make_same_producer(settings, self->settings))
+	if (settings == NULL)
+		return false;
+	if (!settings_make_same_producer(settings, self->settings))
 	{
 		producer = producer_create(state->context, settings, self->wakeup.fd,
-								   &problem);
+								   reason);
 		if (producer == NULL)
 		{
 			settings_free(settings);
-			settings = NULL;
+			return false;
 		}
 	}
-	file_watch_told(&self->watch, state, settings ? NULL : problem);
-	if (settings == NULL)
-		return;
 	take_settings(state, settings);
-	if (producer == NULL)
-		return;
-	self->producer = producer;
-	wake_relay(self);
+	if (producer != NULL)
+	{
+		self->producer = producer;
+		wake_relay(self);
+	}
+	return true;
 }
 
 static void
@@ -268,7 +264,9 @@ static void
 kafka_submit(OutboxPublisherState *state, const OutboxMessage *const *messages,
 			 int n)
 {
-	follow_files(state);
+	KafkaPublisher *self = state->private_data;
+
+	file_watch_follow(&self->watch, state, read_again);
 	for (int i = 0; i < n; i++)
 		submit_message(state, messages[i]);
 }

@@ -301,21 +301,15 @@ append_identity(StringInfo buf, const char *path)
 						 (long) st.st_mtim.tv_nsec);
 }
 
-/* Whose certificates are trusted; empty: the system's. */
-static const char *
-find_ca_file(const OutboxPublisherState *state)
-{
-	if (guc_tls_ca_file[0] != '\0')
-		return guc_tls_ca_file;
-	return state->tls_ca_file ? state->tls_ca_file : "";
-}
-
 /* Note which files are about to be read. */
 static void
 watch_files(OutboxPublisherState *state, FileWatch *watch)
 {
 	const char *const paths[] = {
-		guc_options_file, find_ca_file(state), guc_tls_cert_file, guc_tls_key_file
+		guc_options_file,
+		module_ca_file(guc_tls_ca_file, state),
+		guc_tls_cert_file,
+		guc_tls_key_file
 	};
 
 	file_watch_begin(watch, state, paths, lengthof(paths));
@@ -330,7 +324,7 @@ read_tls(KafkaSettings *settings, const OutboxPublisherState *state,
 		 const char **reason)
 {
 	const char *protocol = option_value(settings, "security.protocol");
-	const char *ca_file = find_ca_file(state);
+	const char *ca_file = module_ca_file(guc_tls_ca_file, state);
 	StringInfoData files;
 	char	   *key;
 

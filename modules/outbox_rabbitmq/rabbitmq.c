@@ -5,9 +5,8 @@
  *
  * Events go through one connection as a pipeline: the next ones do not wait
  * until RabbitMQ has confirmed the last ones.  When settings change, or a file that
- * they name (file_watch.c), the
- * connection goes on with the ones it has until nobody waits for it any more,
- * and a new one is made for what comes next.
+ * they name (file_watch.c), the connection goes on with the ones it has until nobody
+ * waits for it any more, and a new one is made for what comes next.
  *
  * settings.c	the settings
  * frame.c		AMQP on the wire
@@ -121,30 +120,18 @@ rabbit_check_configured(OutboxPublisherState *state, const char **reason)
 	Rabbit	   *rabbit = state->private_data;
 	bool		configured = read_settings(state, reason);
 
-	file_watch_told(&rabbit->watch, state, NULL);
+	file_watch_reset(&rabbit->watch, state);
 	return configured;
-}
-
-/* Read the settings again if a file has changed; else they stay as they are. */
-static void
-follow_files(OutboxPublisherState *state)
-{
-	Rabbit	   *rabbit = state->private_data;
-	const char *problem = NULL;
-
-	if (!file_watch_changed(&rabbit->watch))
-		return;
-	(void) read_settings(state, &problem);
-	file_watch_told(&rabbit->watch, state, problem);
 }
 
 static void
 rabbit_submit(OutboxPublisherState *state,
 			  const OutboxMessage *const *messages, int n)
 {
+	Rabbit	   *rabbit = state->private_data;
 	RabbitLink *link;
 
-	follow_files(state);
+	file_watch_follow(&rabbit->watch, state, read_settings);
 	link = current_link(state);
 	for (int i = 0; i < n; i++)
 		link_submit(link, messages[i]);
@@ -202,9 +189,10 @@ rabbit_cancel(OutboxPublisherState *state, int64 id)
 static void
 rabbit_probe(OutboxPublisherState *state)
 {
+	Rabbit	   *rabbit = state->private_data;
 	RabbitLink *link;
 
-	follow_files(state);
+	file_watch_follow(&rabbit->watch, state, read_settings);
 	link = current_link(state);
 	link_probe(link);
 	link_advance(link);

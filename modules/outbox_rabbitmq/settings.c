@@ -242,21 +242,15 @@ read_tls(RabbitSettings *settings, const char **reason)
 	return true;
 }
 
-/* Whose certificates are trusted; empty: the system's. */
-static const char *
-find_ca_file(const OutboxPublisherState *state)
-{
-	if (guc_tls_ca_file[0] != '\0')
-		return guc_tls_ca_file;
-	return state->tls_ca_file ? state->tls_ca_file : "";
-}
-
 /* Note which files are about to be read. */
 static void
 watch_files(OutboxPublisherState *state, FileWatch *watch)
 {
 	const char *const paths[] = {
-		guc_password_file, find_ca_file(state), guc_tls_cert_file, guc_tls_key_file
+		guc_password_file,
+		module_ca_file(guc_tls_ca_file, state),
+		guc_tls_cert_file,
+		guc_tls_key_file
 	};
 
 	file_watch_begin(watch, state, paths, lengthof(paths));
@@ -290,7 +284,7 @@ read_all(RabbitSettings *settings, const OutboxPublisherState *state,
 	settings->heartbeat = guc_heartbeat;
 	settings->max_message_size = guc_max_message_size;
 	settings->max_messages = guc_max_messages;
-	settings->tls_ca_file = pstrdup(find_ca_file(state));
+	settings->tls_ca_file = pstrdup(module_ca_file(guc_tls_ca_file, state));
 	settings->tls_cert_file = pstrdup(guc_tls_cert_file);
 	settings->tls_key_file = pstrdup(guc_tls_key_file);
 	return read_password(settings, reason) && read_tls(settings, reason);

@@ -102,9 +102,9 @@ sub is_outage_with
 		sub { reload($node, (map { $_ => undef } keys %other), %$good) });
 }
 
-# follows_file($node, $topic, $setting, $file, $wrong, $right): test that a secret
-# file is read again when it has changed, and only then: the publisher is told of it
-# with the wrong text, by which nothing can be sent, and nobody asks for a reload
+# follows_file($node, $topic, $setting, $file, $wrong, $right): test that the secret
+# file which the setting names is read again without a reload.  With the wrong text in
+# it nothing can be sent.
 sub follows_file
 {
 	my ($node, $topic, $setting, $file, $wrong, $right) = @_;
