@@ -831,14 +831,15 @@ COMMENT ON FUNCTION @extschema@.outbox_unsettled(pg_catalog.int4, pg_catalog.pg_
 -- The function is in the list of columns, not in FROM: one event after the other comes
 -- from it, and none is fetched that nobody asks for.
 CREATE VIEW @extschema@.outbox_ahead AS
-	SELECT (p.e).id, (p.e).topic COLLATE pg_catalog."C" AS topic, (p.e).created_at, (p.e).deliver_after, p.destination
+	SELECT (p.e).id, (p.e).topic COLLATE pg_catalog."C" AS topic,
+		   (p.e).created_at, (p.e).deliver_after, p.destination
 	FROM (SELECT c.destination,
 				 @extschema@.outbox_unsettled(c.destination, c.lo, c.hi, c.last_id, c.open) AS e
 		  FROM @extschema@.outbox_position c
 		  OFFSET 0) p
 	WHERE CASE WHEN (SELECT pg_catalog.bool_or(true) FROM @extschema@.outbox_filter)
-			 THEN @extschema@.outbox_takes(p.destination, (p.e).xid, (p.e).topic)
-				  ELSE true END;
+			   THEN @extschema@.outbox_takes(p.destination, (p.e).xid, (p.e).topic)
+			   ELSE true END;
 COMMENT ON VIEW @extschema@.outbox_ahead IS
 'Events that are not settled by the position of a destination that takes them, and outbox_delivery says nothing of: to be read, or in its relay''s memory. Private: part of outbox_topics.';
 
@@ -1040,6 +1041,8 @@ BEGIN
 	FROM pg_db_role_setting s
 	CROSS JOIN unnest(s.setconfig) c(setting)
 	WHERE starts_with(c.setting, 'outbox')
+	-- relays log in as the user that initdb has made
+	AND s.setrole IN (0, 10)
 	AND (s.setdatabase = 0 OR s.setdatabase = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
 	UNION ALL
 	SELECT 'versions match', serves,

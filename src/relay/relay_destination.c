@@ -7,8 +7,9 @@
  * Settings of its own are put above those of the configuration file once, before
  * anything is configured: a relay whose settings change ends in order, and the next one
  * begins with the new ones; so do all of a database whose events get another source.
- * One whose destination is gone ends as well, and the next one gives the slot back.  What else may change holds from then on: whether it is paused,
- * and what it takes, which begins with the next window (store_filter.c).
+ * One whose destination is gone ends as well, and the next one gives the slot back.
+ * What else may change holds from then on: whether it is paused, and what it takes,
+ * which begins with the next window (store_filter.c).
  *
  * A setting that was checked when it was written may be bad all the same: a dump may
  * have brought it to another server.  Then this destination is not configured.

@@ -195,7 +195,6 @@ extern void relay_abandon(Relay *relay);
 /* relay_prune.c */
 extern void relay_prune_init(Relay *relay);
 extern void relay_prune_configure(Relay *relay);
-extern bool relay_has_backlog(const Relay *relay);
 extern void relay_prune(Relay *relay);
 
 /* relay_checkpoint.c */
@@ -216,6 +215,7 @@ extern int64 relay_checkpoint_time(const Relay *relay);
 extern Size relay_event_memory(const Relay *relay);
 extern bool relay_can_send(const Relay *relay);
 extern bool relay_has_to_replay(const Relay *relay);
+extern bool relay_has_backlog(const Relay *relay);
 extern bool relay_has_room(const Relay *relay);
 extern Size relay_room_for_rows(const Relay *relay);
 extern bool relay_has_room_for_rows(const Relay *relay);

@@ -37,14 +37,6 @@ relay_prune_configure(Relay *relay)
 						   relay->now + guc_cleaning_expire_interval);
 }
 
-/* Is there more to be sent than goes out at once? */
-bool
-relay_has_backlog(const Relay *relay)
-{
-	return !queue_last_window(&relay->queue)->store.exhausted ||
-		queue_nready(&relay->queue) >= guc_max_in_flight;
-}
-
 /*
  * A prune is over.  What could not be deleted will hardly be deleted soon: each
  * failure in a row doubles the wait for the next prune.

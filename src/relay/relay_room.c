@@ -106,3 +106,11 @@ relay_wants_events(const Relay *relay)
 
 	return room && relay_is_short(relay);
 }
+
+/* Is there more to be sent than goes out at once? */
+bool
+relay_has_backlog(const Relay *relay)
+{
+	return !queue_last_window(&relay->queue)->store.exhausted ||
+		queue_nready(&relay->queue) >= guc_max_in_flight;
+}

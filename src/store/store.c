@@ -149,6 +149,17 @@ prepare_statement(Statement *stmt)
 	prepared = stmt;
 }
 
+/* What SPI has returned; an error of it is ours. */
+static void
+check_executed(int rc)
+{
+	if (rc < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not execute a statement: %s",
+						SPI_result_code_string(rc))));
+}
+
 /*
  * Run a statement; store_result() reads its rows.  "nulls" as in
  * SPI_execute_plan().  Returns the number of rows.
@@ -160,11 +171,7 @@ store_execute(Statement *stmt, Datum *values, const char *nulls)
 
 	prepare_statement(stmt);
 	rc = SPI_execute_plan(stmt->plan, values, nulls, false, 0);
-	if (rc < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not execute a statement: %s",
-						SPI_result_code_string(rc))));
+	check_executed(rc);
 	return SPI_processed;
 }
 
@@ -180,11 +187,7 @@ store_execute_latest(Statement *stmt, Datum *values)
 	prepare_statement(stmt);
 	rc = SPI_execute_snapshot(stmt->plan, values, NULL, GetLatestSnapshot(),
 							  InvalidSnapshot, false, true, 0);
-	if (rc < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not execute a statement: %s",
-						SPI_result_code_string(rc))));
+	check_executed(rc);
 	return SPI_processed;
 }
 
@@ -209,11 +212,7 @@ store_execute_into(Statement *stmt, const Datum *values, DestReceiver *dest)
 
 	prepare_statement(stmt);
 	rc = SPI_execute_plan_extended(stmt->plan, &options);
-	if (rc < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not execute a statement: %s",
-						SPI_result_code_string(rc))));
+	check_executed(rc);
 }
 
 /* A column (from 1 on) of a row (from 0 on) of the last statement. */

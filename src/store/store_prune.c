@@ -162,8 +162,9 @@ static Statement delete_notes = {
 
 /*
  * $1 limit; a version of what a destination takes holds for events that its snapshot does
- * not see, and the next one's does.  (One that is not in use yet has none; one that was restored may have a
- * snapshot of another server, until a relay starts: store_fit.c.)
+ * not see, and the next one's does.  (One that is not in use yet has none; one that
+ * was restored may have a snapshot of another server, until a relay starts:
+ * store_fit.c.)
  */
 static Statement delete_filters = {
 	"DELETE FROM @s@.outbox_filter WHERE ctid = ANY (ARRAY("

@@ -100,6 +100,8 @@ promise 'outbox_check() shows the settings of the relay' => sub {
 			SELECT detail FROM outbox_check() WHERE "check" = 'publisher configured'}),
 		'outbox.publisher = dapr', 'not those of the session');
 	wait_check('settings alike', qr/^t\|/, 'nothing is said of a database');
+	query($node, q{CREATE ROLE other; ALTER ROLE other SET outbox.publisher = 'http'});
+	wait_check('settings alike', qr/^t\|/, 'nor of a user who is no relay');
 	query($node, q{ALTER DATABASE postgres SET outbox.publisher = 'http'});
 	wait_check('settings alike', qr/^\|not known: "outbox.publisher" are set by ALTER DATABASE/,
 		'until somebody has said it');
