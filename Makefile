@@ -35,6 +35,7 @@ OBJS = \
 	src/lib/gzip.o \
 	src/lib/json_members.o \
 	src/lib/json_text.o \
+	src/lib/latency.o \
 	src/lib/secret_file.o \
 	src/lib/text.o \
 	src/lib/topic_pattern.o \
@@ -68,6 +69,7 @@ OBJS = \
 	src/relay/relay_abandon.o \
 	src/relay/relay_ahead.o \
 	src/relay/relay_checkpoint.o \
+	src/relay/relay_count.o \
 	src/relay/relay_cut.o \
 	src/relay/relay_death.o \
 	src/relay/relay_destination.o \
@@ -106,6 +108,7 @@ OBJS = \
 	src/store/store_ahead.o \
 	src/store/store_ask.o \
 	src/store/store_commit.o \
+	src/store/store_counters.o \
 	src/store/store_dead.o \
 	src/store/store_define.o \
 	src/store/store_delivery.o \

@@ -87,6 +87,7 @@ CREATE TABLE @extschema@.outbox_delivery (
 	attempts pg_catalog.int4 NOT NULL DEFAULT 0,
 	crashes pg_catalog.int4 NOT NULL DEFAULT 0,
 	next_attempt_at pg_catalog.timestamptz,
+	last_attempt_at pg_catalog.timestamptz,
 	last_status pg_catalog.int4,
 	last_error pg_catalog.text,
 	updated_at pg_catalog.timestamptz NOT NULL
@@ -132,6 +133,7 @@ COMMENT ON COLUMN @extschema@.outbox_delivery.state IS 'scheduled, pending (to b
 COMMENT ON COLUMN @extschema@.outbox_delivery.attempts IS 'tries that count against outbox.max_retry_times';
 COMMENT ON COLUMN @extschema@.outbox_delivery.crashes IS 'how often the relay crashed with this event in flight';
 COMMENT ON COLUMN @extschema@.outbox_delivery.next_attempt_at IS 'when it is due, to be tried or to expire; NULL unless scheduled or failed, or handed back by a relay that stopped';
+COMMENT ON COLUMN @extschema@.outbox_delivery.last_attempt_at IS 'when the last try began; NULL: there was none';
 COMMENT ON COLUMN @extschema@.outbox_delivery.last_status IS 'status code of the last answer; NULL: there was none';
 COMMENT ON COLUMN @extschema@.outbox_delivery.last_error IS 'why the last try failed, or why it is dead or expired';
 COMMENT ON COLUMN @extschema@.outbox_delivery.updated_at IS 'when the state changed last';
@@ -184,6 +186,14 @@ CREATE TABLE @extschema@.outbox_progress (
 	at pg_catalog.timestamptz NOT NULL
 		DEFAULT pg_catalog.clock_timestamp(),
 	open pg_catalog.int8[],
+	published bigint NOT NULL DEFAULT 0,
+	failed_attempts bigint NOT NULL DEFAULT 0,
+	died bigint NOT NULL DEFAULT 0,
+	expired bigint NOT NULL DEFAULT 0,
+	duplicates_suppressed bigint NOT NULL DEFAULT 0,
+	pruned bigint NOT NULL DEFAULT 0,
+	latency_us bigint NOT NULL DEFAULT 0,
+	latency pg_catalog.int8[],
 	CONSTRAINT outbox_progress_pkey PRIMARY KEY (destination, id)
 ) USING heap WITH (
 	autovacuum_vacuum_scale_factor = 0.05,
@@ -203,6 +213,14 @@ COMMENT ON COLUMN @extschema@.outbox_progress.largest_read IS 'the largest id th
 COMMENT ON COLUMN @extschema@.outbox_progress.clean IS 'written when the relay stopped in order, with nothing in flight that is not noted';
 COMMENT ON COLUMN @extschema@.outbox_progress.at IS 'when; -infinity: where the destination begins';
 COMMENT ON COLUMN @extschema@.outbox_progress.open IS 'ids of the events that take longer than what is behind them; NULL: none';
+COMMENT ON COLUMN @extschema@.outbox_progress.published IS 'events that the destination has taken since it was made, as all that follows';
+COMMENT ON COLUMN @extschema@.outbox_progress.failed_attempts IS 'tries that failed';
+COMMENT ON COLUMN @extschema@.outbox_progress.died IS 'events that became dead';
+COMMENT ON COLUMN @extschema@.outbox_progress.expired IS 'events that expired or were given up';
+COMMENT ON COLUMN @extschema@.outbox_progress.duplicates_suppressed IS 'publishes of events that were there already; counted for default';
+COMMENT ON COLUMN @extschema@.outbox_progress.pruned IS 'events that were deleted since nobody needs them; counted for whichever relay does it';
+COMMENT ON COLUMN @extschema@.outbox_progress.latency_us IS 'sum of the latencies of what was published, in microseconds';
+COMMENT ON COLUMN @extschema@.outbox_progress.latency IS 'how many of these were within each of outbox_latency_bounds(), and not within the one before; NULL: none';
 
 -- There is always a newest row; at first nothing is settled.  The sequence is
 -- left alone: with wal_level = minimal, a crash would undo its first values.
@@ -562,11 +580,7 @@ CREATE FUNCTION @extschema@.outbox_relay_status(OUT datid pg_catalog.oid,
 	OUT topics_down pg_catalog.int4, OUT topics_held pg_catalog.int4,
 	OUT last_error pg_catalog.text, OUT last_error_at pg_catalog.timestamptz,
 	OUT configured pg_catalog.text, OUT endpoint pg_catalog.text,
-	OUT started_at pg_catalog.timestamptz,
-	OUT published pg_catalog.int8, OUT failed_attempts pg_catalog.int8,
-	OUT dead pg_catalog.int8, OUT expired pg_catalog.int8,
-	OUT duplicates_suppressed pg_catalog.int8,
-	OUT pruned pg_catalog.int8, OUT pruning pg_catalog.text,
+	OUT started_at pg_catalog.timestamptz, OUT pruning pg_catalog.text,
 	OUT files pg_catalog.text, OUT clock pg_catalog.text,
 	OUT destination_id pg_catalog.int4, OUT destination pg_catalog.text,
 	OUT publisher pg_catalog.text)
@@ -574,6 +588,11 @@ RETURNS SETOF pg_catalog.record
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION @extschema@.outbox_relay_status() IS
 'What the relays of this cluster report; the views outbox_relays, outbox_stats and outbox_topics show it.';
+
+CREATE FUNCTION @extschema@.outbox_latency_bounds() RETURNS pg_catalog.float8[]
+AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.outbox_latency_bounds() IS
+'Upper bounds in seconds of the classes that latencies are counted by, the last one Infinity. Private: part of outbox_latency.';
 
 CREATE FUNCTION @extschema@.outbox_topic_status(OUT topic pg_catalog.text,
 	OUT state pg_catalog.text, OUT since pg_catalog.timestamptz,
@@ -621,6 +640,8 @@ CREATE VIEW @extschema@.outbox_position AS
 	SELECT n.id AS destination, n.name, n.settings, n.paused,
 		   COALESCE(p.lo, '1:1:') AS lo, COALESCE(p.hi, '1:1:') AS hi,
 		   COALESCE(p.last_id, 0) AS last_id, p.open, p.at,
+		   p.published, p.failed_attempts, p.died, p.expired, p.duplicates_suppressed,
+		   p.pruned, p.latency_us, p.latency,
 		   COALESCE(n.settings OPERATOR(pg_catalog.->>) 'key_scope',
 					pg_catalog.current_setting('outbox.key_scope', true),
 					'topic') AS key_scope,
@@ -628,7 +649,7 @@ CREATE VIEW @extschema@.outbox_position AS
 					pg_catalog.current_setting('outbox.dead_key_policy', true),
 					'block') AS dead_key_policy
 	FROM @extschema@.outbox_destination_rows() n
-	LEFT JOIN LATERAL (SELECT c.lo, c.hi, c.last_id, c.open, c.at
+	LEFT JOIN LATERAL (SELECT c.*
 					   FROM @extschema@.outbox_progress c
 					   WHERE c.destination OPERATOR(pg_catalog.=) n.id
 					   ORDER BY c.id DESC LIMIT 1) p ON true;
@@ -697,6 +718,7 @@ CREATE VIEW @extschema@.outbox_events AS
 				ELSE s.last_error
 		   END AS last_error,
 		   s.last_status,
+		   s.last_attempt_at,
 		   CASE WHEN NOT s.anew AND NOT s.over
 					 AND s.state NOT IN ('discarded', 'unrouted')
 				THEN s.next_attempt_at
@@ -736,6 +758,7 @@ CREATE VIEW @extschema@.outbox_events AS
 				   e.published_by,
 				   r.destination_id, r.destination, r.key_scope, r.dead_key_policy,
 				   r.has_delivery, r.attempts, r.updated_at, r.last_error, r.last_status,
+				   r.last_attempt_at,
 				   COALESCE(e.expires_at OPERATOR(pg_catalog.<=) pg_catalog.now(), false)
 				   AS over,
 				   CASE WHEN r.has_delivery THEN r.state
@@ -756,6 +779,7 @@ CREATE VIEW @extschema@.outbox_events AS
 					   p.key_scope, p.dead_key_policy,
 					   d.id IS NOT NULL AS has_delivery, d.state, d.attempts,
 					   d.updated_at, d.last_error, d.last_status, d.next_attempt_at,
+					   d.last_attempt_at,
 					   (pg_catalog.pg_visible_in_snapshot(e.xid, p.lo)
 						OR (e.id OPERATOR(pg_catalog.<=) p.last_id
 							AND pg_catalog.pg_visible_in_snapshot(e.xid, p.hi)))
@@ -790,7 +814,7 @@ CREATE VIEW @extschema@.outbox_events AS
 		) t
 	) s;
 COMMENT ON VIEW @extschema@.outbox_events IS
-'Every event that is still kept, once for each destination that it goes to, with its state there: scheduled, pending, blocked (behind an unsettled event of its key, in its topic or with outbox.key_scope = all in any), in_progress, published, failed, dead, discarded, expired; or unrouted, with destination NULL, if none takes it. What was asked by outbox_retry() and the like counts as done. Payloads are not shown: monitoring has no need of them.';
+'Every event that is still kept, once for each destination that it goes to, with its state there: scheduled, pending, blocked (behind an unsettled event of its key, in its topic or with outbox.key_scope = all in any), in_progress, published, failed, dead, discarded, expired; or unrouted, with destination NULL, if none takes it. What was asked by outbox_retry() and the like counts as done. last_attempt_at is when the last try began, NULL for what went through at the first. published_at is the time of the first checkpoint that says so, which is within a second of the answer. Payloads are not shown: monitoring has no need of them.';
 
 -- A function, so that nothing but indexes can be read, whatever the planner knows of the
 -- tables: however much is kept of what has been published, also since the beginning of
@@ -923,9 +947,49 @@ CREATE VIEW @extschema@.outbox_topics AS
 COMMENT ON VIEW @extschema@.outbox_topics IS
 'Every topic of each destination with events that are not settled there or dead, and those that are down or held: state (open; down: it fails; held: the destination asked to wait), events that are due (pending) and since when the first of them is, those that are scheduled, among the pending those that wait for another try (failed), and the dead; of the 64 topics of a destination that have been down or held for longest also requests in flight, the last error, when one is tried next, and how many were published since the relay has known the topic. state is NULL if it is not known: no relay runs, or more are down than it tells of.';
 
+CREATE VIEW @extschema@.outbox_minute AS
+	SELECT p.destination,
+		   p.published OPERATOR(pg_catalog.-) m.published AS published,
+		   p.latency_us OPERATOR(pg_catalog.-) m.latency_us AS latency_us,
+		   m.latency AS latency_before,
+		   EXTRACT(epoch FROM pg_catalog.now() OPERATOR(pg_catalog.-)
+				   GREATEST(m.at, pg_catalog.now() OPERATOR(pg_catalog.-) '1 minute'::pg_catalog.interval))
+		   ::pg_catalog.float8 AS seconds
+	FROM @extschema@.outbox_position p
+	CROSS JOIN LATERAL (
+		SELECT o.published, o.latency_us, o.latency, o.at
+		FROM ((SELECT c.* FROM @extschema@.outbox_progress c
+			   WHERE c.destination OPERATOR(pg_catalog.=) p.destination
+			   AND c.at OPERATOR(pg_catalog.<=) (pg_catalog.now() OPERATOR(pg_catalog.-) '1 minute'::pg_catalog.interval)
+			   ORDER BY c.at DESC LIMIT 1)
+			  UNION ALL
+			  (SELECT c.* FROM @extschema@.outbox_progress c
+			   WHERE c.destination OPERATOR(pg_catalog.=) p.destination
+			   ORDER BY c.at LIMIT 1)) o
+		ORDER BY o.at DESC LIMIT 1) m;
+COMMENT ON VIEW @extschema@.outbox_minute IS
+'What was counted in the last minute, or in as many seconds as checkpoints are kept of. Private: part of outbox_stats and outbox_latency.';
+
+CREATE VIEW @extschema@.outbox_latency AS
+	SELECT p.name AS destination, b.le,
+		   COALESCE(pg_catalog.sum(p.latency[b.n]) OVER w, 0)::pg_catalog.int8 AS events,
+		   COALESCE(pg_catalog.sum(p.latency[b.n] OPERATOR(pg_catalog.-)
+								   COALESCE(m.latency_before[b.n], 0)) OVER w, 0)::pg_catalog.int8
+		   AS last_minute
+	FROM @extschema@.outbox_position p
+	JOIN @extschema@.outbox_minute m ON m.destination OPERATOR(pg_catalog.=) p.destination
+	CROSS JOIN pg_catalog.unnest(@extschema@.outbox_latency_bounds()) WITH ORDINALITY b(le, n)
+	WINDOW w AS (PARTITION BY p.destination ORDER BY b.n);
+COMMENT ON VIEW @extschema@.outbox_latency IS
+'How long delivery takes: for each destination and each upper bound in seconds, how many of the events that it has ever taken, and of those of the last minute, took no longer. Counted from created_at (from the commit, where track_commit_timestamp is on), or from deliver_after or the time of a retry if that is later, to the answer.';
+
 CREATE VIEW @extschema@.outbox_stats AS
-	SELECT s.started_at, s.published, s.failed_attempts, s.dead, s.expired,
-		   s.duplicates_suppressed, s.pruned,
+	SELECT s.started_at, p.published, p.failed_attempts, p.died, p.expired,
+		   p.duplicates_suppressed, p.pruned,
+		   p.latency_us OPERATOR(pg_catalog./) 1e6::pg_catalog.float8 AS latency_seconds,
+		   m.published OPERATOR(pg_catalog./) NULLIF(m.seconds, 0) AS rate,
+		   pg_catalog.make_interval(secs => m.latency_us OPERATOR(pg_catalog./) 1e6::pg_catalog.float8
+									OPERATOR(pg_catalog./) NULLIF(m.published, 0)) AS latency,
 		   COALESCE(b.backlog, 0) AS backlog,
 		   b.oldest AS oldest_unsettled_at,
 		   pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) b.oldest
@@ -938,13 +1002,14 @@ CREATE VIEW @extschema@.outbox_stats AS
 		FROM @extschema@.outbox_topics t
 		GROUP BY t.destination
 	) b ON b.destination OPERATOR(pg_catalog.=) p.name
+	LEFT JOIN @extschema@.outbox_minute m ON m.destination OPERATOR(pg_catalog.=) p.destination
 	LEFT JOIN @extschema@.outbox_relay_status() s
 		ON s.destination_id OPERATOR(pg_catalog.=) p.destination
 		AND s.datid OPERATOR(pg_catalog.=)
 		   (SELECT o.oid FROM pg_catalog.pg_database o
 			WHERE o.datname OPERATOR(pg_catalog.=) pg_catalog.current_database());
 COMMENT ON VIEW @extschema@.outbox_stats IS
-'One row for each destination: counters since its relay started (what was published again is counted for default, what was pruned for whichever relay does it), the number of events that are due and not yet settled (dead ones are), and since when the oldest of them is. NULL counters: no relay.';
+'One row for each destination: counters since it was made, as of the last checkpoint (what was published again is counted for default, what was pruned for whichever relay does it), the sum of the latencies of what was published; the events that it took a second and their mean latency, over the last minute; the number of events that are due and not yet settled (dead ones are), and since when the oldest of them is. started_at is NULL if there is no relay.';
 
 CREATE VIEW @extschema@.outbox_destinations AS
 	SELECT p.name,
@@ -976,7 +1041,7 @@ CREATE VIEW @extschema@.outbox_destinations AS
 		WHERE c.oid OPERATOR(pg_catalog.=) '@extschema@.outbox_event'::pg_catalog.regclass
 	) h;
 COMMENT ON VIEW @extschema@.outbox_destinations IS
-'Where events go: patterns of topics, settings of its own, state (that of its relay; paused), events that are due and not settled there and since when the oldest of them is, how many were published since its relay started, and an estimate of the bytes that cannot be pruned because of it.';
+'Where events go: patterns of topics, settings of its own, state (that of its relay; paused), events that are due and not settled there and since when the oldest of them is, how many it has taken, and an estimate of the bytes that cannot be pruned because of it.';
 
 CREATE FUNCTION @extschema@.outbox_check(OUT "check" pg_catalog.text,
 	OUT ok pg_catalog.bool, OUT detail pg_catalog.text,
@@ -1492,6 +1557,7 @@ REVOKE ALL ON FUNCTION
 	@extschema@.outbox_start_relay(),
 	@extschema@.outbox_library(),
 	@extschema@.outbox_relay_status(),
+	@extschema@.outbox_latency_bounds(),
 	@extschema@.outbox_topic_status(),
 	@extschema@.outbox_topic_matches(pg_catalog.text, pg_catalog.text[]),
 	@extschema@.outbox_takes(pg_catalog.int4, pg_catalog.xid8, pg_catalog.text),
@@ -1549,6 +1615,7 @@ $$;
 GRANT EXECUTE ON FUNCTION
 	@extschema@.outbox_library(),
 	@extschema@.outbox_relay_status(),
+	@extschema@.outbox_latency_bounds(),
 	@extschema@.outbox_topic_status(),
 	@extschema@.outbox_topic_matches(pg_catalog.text, pg_catalog.text[]),
 	@extschema@.outbox_takes(pg_catalog.int4, pg_catalog.xid8, pg_catalog.text),
@@ -1568,5 +1635,5 @@ REVOKE ALL ON @extschema@.outbox_event, @extschema@.outbox_delivery,
 	@extschema@.outbox_destination, @extschema@.outbox_filter,
 	@extschema@.outbox_restore, @extschema@.outbox_source FROM PUBLIC;
 GRANT SELECT ON @extschema@.outbox_events, @extschema@.outbox_relays,
-	@extschema@.outbox_topics, @extschema@.outbox_stats,
+	@extschema@.outbox_topics, @extschema@.outbox_stats, @extschema@.outbox_latency,
 	@extschema@.outbox_destinations TO pg_monitor;

@@ -15,13 +15,16 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
+#include "lib/latency.h"
 #include "lib/version.h"
 #include "server/server.h"
 #include "server/shmem.h"
@@ -29,6 +32,7 @@
 PG_FUNCTION_INFO_V1(outbox_library);
 PG_FUNCTION_INFO_V1(outbox_relay_status);
 PG_FUNCTION_INFO_V1(outbox_topic_status);
+PG_FUNCTION_INFO_V1(outbox_latency_bounds);
 
 /* Columns of outbox_relay_status(), in the order of its OUT parameters. */
 enum
@@ -45,12 +49,6 @@ enum
 	STATUS_CONFIGURED,
 	STATUS_ENDPOINT,
 	STATUS_STARTED_AT,
-	STATUS_PUBLISHED,
-	STATUS_FAILED_ATTEMPTS,
-	STATUS_DEAD,
-	STATUS_EXPIRED,
-	STATUS_DUPLICATES_SUPPRESSED,
-	STATUS_PRUNED,
 	STATUS_PRUNING,
 	STATUS_FILES,
 	STATUS_CLOCK,
@@ -173,12 +171,6 @@ put_relay(const RelayInfo *relay, ReturnSetInfo *result)
 	set_finding(values, nulls, STATUS_CONFIGURED, &report->configured);
 	set_finding(values, nulls, STATUS_ENDPOINT, &report->endpoint);
 	set_time(values, nulls, STATUS_STARTED_AT, report->started_at);
-	values[STATUS_PUBLISHED] = Int64GetDatum(report->counters.published);
-	values[STATUS_FAILED_ATTEMPTS] = Int64GetDatum(report->counters.failed_attempts);
-	values[STATUS_DEAD] = Int64GetDatum(report->counters.dead);
-	values[STATUS_EXPIRED] = Int64GetDatum(report->counters.expired);
-	values[STATUS_DUPLICATES_SUPPRESSED] = Int64GetDatum(relay->duplicates);
-	values[STATUS_PRUNED] = Int64GetDatum(report->counters.pruned);
 	set_finding(values, nulls, STATUS_PRUNING, &report->pruning);
 	set_finding(values, nulls, STATUS_FILES, &report->files);
 	set_finding(values, nulls, STATUS_CLOCK, &report->clock);
@@ -241,4 +233,16 @@ outbox_topic_status(PG_FUNCTION_ARGS)
 					  (ReturnSetInfo *) fcinfo->resultinfo);
 	}
 	return (Datum) 0;
+}
+
+/* Upper bounds of the classes that latencies are counted by, in seconds. */
+Datum
+outbox_latency_bounds(PG_FUNCTION_ARGS)
+{
+	Datum		bounds[LATENCY_BUCKETS];
+
+	for (int i = 0; i < LATENCY_BUCKETS; i++)
+		bounds[i] = Float8GetDatum(latency_bounds[i]);
+	PG_RETURN_ARRAYTYPE_P(construct_array(bounds, LATENCY_BUCKETS, FLOAT8OID, 8,
+										  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }

@@ -124,6 +124,7 @@ relay_start(Relay *relay)
 	}
 
 	relay->reader.largest_read = position.largest_read;
+	relay->counters = position.counters;
 	queue_begin_at(&relay->queue, &position, relay->now);
 
 	/* from here on, a crash of ours is to be found by the next relay */
@@ -371,6 +372,7 @@ relay_step(Relay *relay)
 		hear_of_destination(relay);
 		relay_expire(relay);
 	}
+	relay_count_duplicates(relay);
 	if (relay_checkpoint_time(relay) <= relay->now)
 		(void) relay_checkpoint(relay, false, false);
 	if (relay->now >= relay->journal.retry_at)

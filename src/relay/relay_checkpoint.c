@@ -32,8 +32,8 @@
 /* ... or after so many. */
 #define CHECKPOINT_EVENTS	1000
 
-/* ... and so long after it has passed what goes to other destinations. */
-#define PASSED_DELAY_MS		1000
+/* ... and so long after something of less hurry: see relay_note_changed(). */
+#define CHANGED_DELAY_MS	1000
 
 /* The store is left alone for so long after an error. */
 #define STORE_RETRY_MS		1000
@@ -111,6 +111,7 @@ relay_add_delivery(Relay *relay, const OutboxEvent *event,
 	delivery->crashes = crashes;
 	delivery->next_attempt_at = next_attempt_at;
 	delivery->last_status = last_status;
+	delivery->tried_at = event->tried_at;
 	delivery->last_error = last_error ?
 		MemoryContextStrdup(journal->context, last_error) : NULL;
 	if (event->msg.key)
@@ -129,12 +130,15 @@ relay_note_settled(Relay *relay)
 	set_dirty(relay);
 }
 
-/* The position has passed events that go to other destinations only. */
+/*
+ * Something is to be written that can wait a while: a counter, or a position that has
+ * passed events of other destinations only.
+ */
 void
-relay_note_passed(Relay *relay)
+relay_note_changed(Relay *relay)
 {
-	if (relay->journal.passed_since == 0)
-		relay->journal.passed_since = relay->now;
+	if (relay->journal.changed_since == 0)
+		relay->journal.changed_since = relay->now;
 }
 
 /* The next checkpoint must be on disk when it returns. */
@@ -208,6 +212,7 @@ relay_checkpoint(Relay *relay, bool durable, bool clean)
 	queue_position(&relay->queue, &checkpoint.position);
 	checkpoint.position.largest_read = relay->reader.largest_read;
 	checkpoint.position.clean = clean;
+	checkpoint.position.counters = relay->counters;
 	ok = relay_store_ok(relay, store_checkpoint(&checkpoint));
 	pfree(checkpoint.position.open);
 	if (!ok)
@@ -219,7 +224,7 @@ relay_checkpoint(Relay *relay, bool durable, bool clean)
 	journal->ndeliveries = 0;
 	journal->nsettled = 0;
 	journal->dirty_since = 0;
-	journal->passed_since = 0;
+	journal->changed_since = 0;
 	MemoryContextReset(journal->context);
 	return true;
 }
@@ -230,10 +235,10 @@ relay_checkpoint_time(const Relay *relay)
 {
 	const RelayJournal *journal = &relay->journal;
 
-	if (journal->dirty_since == 0 && journal->passed_since == 0)
+	if (journal->dirty_since == 0 && journal->changed_since == 0)
 		return PG_INT64_MAX;
 	if (journal->dirty_since == 0)
-		return Max(journal->passed_since + PASSED_DELAY_MS, journal->retry_at);
+		return Max(journal->changed_since + CHANGED_DELAY_MS, journal->retry_at);
 	if (journal->nsettled + journal->ndeliveries >= CHECKPOINT_EVENTS)
 		return journal->retry_at;
 	return Max(journal->dirty_since + CHECKPOINT_DELAY_MS, journal->retry_at);

@@ -91,8 +91,8 @@ typedef struct RelayJournal
 	int			size;			/* of the array */
 	int			nsettled;		/* without a row, since the last one */
 	int64		dirty_since;	/* 0: there is nothing to write */
-	int64		passed_since;	/* the position has passed events of other
-								 * destinations; 0: it has not */
+	int64		changed_since;	/* something is to be written that can wait;
+								 * 0: nothing is */
 	TimestampTz earliest_due;	/* of the rows since relay_take_due() */
 	bool		must_checkpoint;	/* the store failed: first see if it works */
 	bool		must_flush;		/* the next one takes back a counted crash */
@@ -148,6 +148,7 @@ struct Relay
 	RelaySender sender;
 	RelayJournal journal;
 	RelayReporter reporter;
+	StoreCounters counters;		/* relay_count.c */
 	RelayPruner pruner;
 	RelayAbandoner abandoner;
 
@@ -179,13 +180,16 @@ extern void relay_found_notice(Relay *relay, OutboxNotice notice, bool known,
 extern void relay_forget_endpoint(Relay *relay);
 extern void relay_report_lane(Relay *relay, RelayLane *lane,
 							  const OutboxAnswer *failure);
-extern void relay_count_published(Relay *relay, RelayLane *lane);
+extern int64 relay_report_time(const Relay *relay);
+extern void relay_send_report(Relay *relay);
+
+/* relay_count.c */
+extern void relay_count_published(Relay *relay, const RelayEntry *entry);
 extern void relay_count_failure(Relay *relay, const char *error);
 extern void relay_count_dead(Relay *relay);
 extern void relay_count_expired(Relay *relay, int64 n);
 extern void relay_count_pruned(Relay *relay, int64 n);
-extern int64 relay_report_time(const Relay *relay);
-extern void relay_send_report(Relay *relay);
+extern void relay_count_duplicates(Relay *relay);
 
 /* relay_abandon.c */
 extern void relay_abandon_init(Relay *relay);
@@ -205,7 +209,7 @@ extern void relay_add_delivery(Relay *relay, const OutboxEvent *event,
 							   TimestampTz next_attempt_at, int last_status,
 							   const char *last_error);
 extern void relay_note_settled(Relay *relay);
-extern void relay_note_passed(Relay *relay);
+extern void relay_note_changed(Relay *relay);
 extern void relay_flush_next(Relay *relay);
 extern TimestampTz relay_take_due(Relay *relay);
 extern bool relay_checkpoint(Relay *relay, bool durable, bool clean);

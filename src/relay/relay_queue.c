@@ -27,6 +27,7 @@
  */
 #include "postgres.h"
 
+#include "lib/clock.h"
 #include "relay/relay_queue.h"
 
 typedef struct IdSlot
@@ -245,10 +246,11 @@ queue_make_exclusive(RelayQueue *queue, RelayEntry *entry)
 
 static void
 submit_entry(RelayQueue *queue, RelayEntry *entry, RelayRequest *request,
-			 int64 now, int64 deadline)
+			 int64 now, TimestampTz tried_at, int64 deadline)
 {
 	unlist(queue, entry);
 	unlist_expiring(queue, entry);
+	entry->event->tried_at = tried_at;
 	entry->request = request;
 	entry->state = ENTRY_IN_FLIGHT;
 	entry->sent_at = now;
@@ -266,6 +268,7 @@ queue_submitted(RelayQueue *queue, RelayEntry **entries, int n,
 				int64 now, int64 deadline, bool exclusive)
 {
 	RelayRequest *request = NULL;
+	TimestampTz tried_at = clock_now();
 
 	if (n > 1)
 	{
@@ -275,7 +278,7 @@ queue_submitted(RelayQueue *queue, RelayEntry **entries, int n,
 	queue->nrequests++;
 	queue->exclusive = exclusive;
 	for (int i = 0; i < n; i++)
-		submit_entry(queue, entries[i], request, now, deadline);
+		submit_entry(queue, entries[i], request, now, tried_at, deadline);
 	lane_request_begins(&queue->lanes, entries[0]->lane, now);
 }
 

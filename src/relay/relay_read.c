@@ -321,7 +321,7 @@ read_new(Relay *relay)
 		queue_drop_window(queue, last);
 	note_look(relay, list_length(events) + npassed);
 	if (npassed > 0)
-		relay_note_passed(relay);
+		relay_note_changed(relay);
 	reader->largest_read = Max(reader->largest_read, window->store.cursor);
 	admit_events(relay, events, open ? queue_open_window(queue) : window);
 }

@@ -188,47 +188,6 @@ relay_report_lane(Relay *relay, RelayLane *lane, const OutboxAnswer *failure)
 			 errhint("One of its events is tried every outbox.breaker_probe_interval; other topics go on.")));
 }
 
-void
-relay_count_published(Relay *relay, RelayLane *lane)
-{
-	lane->published++;
-	relay->reporter.report.counters.published++;
-	relay->reporter.changed = true;
-}
-
-/* A try has failed, for this reason. */
-void
-relay_count_failure(Relay *relay, const char *error)
-{
-	relay->reporter.report.counters.failed_attempts++;
-	relay_note_error(relay, error);
-}
-
-void
-relay_count_dead(Relay *relay)
-{
-	relay->reporter.report.counters.dead++;
-	relay->reporter.changed = true;
-}
-
-void
-relay_count_expired(Relay *relay, int64 n)
-{
-	if (n == 0)
-		return;
-	relay->reporter.report.counters.expired += n;
-	relay->reporter.changed = true;
-}
-
-void
-relay_count_pruned(Relay *relay, int64 n)
-{
-	if (n == 0)
-		return;
-	relay->reporter.report.counters.pruned += n;
-	relay->reporter.changed = true;
-}
-
 /*
  * Let the others see which topics are in trouble.  Not at every step: it is a
  * long text, and nobody reads it that fast.

@@ -55,7 +55,7 @@ persistent_wait(int attempts)
 static void
 settle_delivered(Relay *relay, RelayEntry *entry)
 {
-	relay_count_published(relay, entry->lane);
+	relay_count_published(relay, entry);
 	if (entry->stored)
 		relay_add_delivery(relay, entry->event,
 						   entry->waited ? DELIVERY_GONE : DELIVERY_PUBLISHED,

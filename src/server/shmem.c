@@ -374,7 +374,6 @@ shmem_list_relays(void)
 		infos[n].dboid = slot->dboid;
 		infos[n].destination = slot->destination;
 		infos[n].pid = slot->pid;
-		infos[n].duplicates = pg_atomic_read_u64(&slot->duplicates);
 		SpinLockAcquire(&slot->mutex);
 		strlcpy(infos[n].name, slot->name, NAMEDATALEN);
 		infos[n].report = slot->report;

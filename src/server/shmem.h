@@ -25,16 +25,6 @@ typedef enum RelayStatus
 	RELAY_PAUSED
 } RelayStatus;
 
-/* Counted since the relay started. */
-typedef struct RelayCounters
-{
-	int64		published;
-	int64		failed_attempts;
-	int64		dead;
-	int64		expired;
-	int64		pruned;
-} RelayCounters;
-
 /* Of outbox.publisher, which may be a path, so much is told. */
 #define PUBLISHER_SIZE	256
 
@@ -91,7 +81,6 @@ typedef struct RelayReport
 	RelayFinding pruning;		/* could all be deleted that was due? */
 	RelayFinding files;			/* can changed files be used? */
 	RelayFinding clock;			/* is it the destination's? */
-	RelayCounters counters;
 } RelayReport;
 
 /* One row of shmem_list_relays(). */
@@ -101,7 +90,6 @@ typedef struct RelayInfo
 	int			destination;	/* its id in that database; 0: default */
 	char		name[NAMEDATALEN];	/* of the destination */
 	pid_t		pid;			/* 0: no process */
-	int64		duplicates;
 	RelayReport report;
 } RelayInfo;
 
@@ -156,6 +144,7 @@ extern void shmem_relay_report(const RelayReport *report);
 extern void shmem_relay_report_topics(const TopicsReport *report);
 extern void shmem_relay_listen(bool on);
 extern int	shmem_relay_take_requests(void);
+extern int64 shmem_relay_take_duplicates(void);
 extern void shmem_relay_ends_in_order(void);
 extern bool shmem_relay_give_slot_back(void);
 

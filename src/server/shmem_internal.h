@@ -39,7 +39,8 @@ typedef struct RelaySlot
 	bool		wanted;			/* there is the destination, as far as is
 								 * known; false: that is to be seen */
 	bool		orderly;		/* the last relay, if any, meant to end */
-	pg_atomic_uint64 duplicates;	/* publishes that were there already */
+	pg_atomic_uint64 duplicates;	/* publishes that were there already, and
+									 * the relay has not counted */
 	slock_t		mutex;			/* guards report */
 	RelayReport report;
 	LWLock		topics_lock;	/* guards topics */

@@ -72,7 +72,6 @@ shmem_relay_attach(Oid dboid, int destination)
 	slot->requests = 0;			/* a relay that starts looks at everything */
 	slot->listening = true;
 	slot->orderly = false;		/* until it says so */
-	pg_atomic_write_u64(&slot->duplicates, 0);
 	my_slot = slot;
 	LWLockRelease(shmem_shared->lock);
 
@@ -164,6 +163,16 @@ shmem_relay_take_requests(void)
 	my_slot->requests = 0;
 	LWLockRelease(shmem_shared->lock);
 	return requests;
+}
+
+/* How many publishes found their event there, since the last call. */
+int64
+shmem_relay_take_duplicates(void)
+{
+	/* usually none: a look costs less than an exchange */
+	if (pg_atomic_read_u64(&my_slot->duplicates) == 0)
+		return 0;
+	return (int64) pg_atomic_exchange_u64(&my_slot->duplicates, 0);
 }
 
 /* This relay means to end: the launcher need not wait with the next one. */

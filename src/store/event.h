@@ -23,6 +23,8 @@ typedef struct OutboxEvent
 								 * it */
 	TimestampTz deliver_after;	/* 0: at once */
 	TimestampTz expires_at;		/* 0: never */
+	TimestampTz since;			/* it could have been delivered */
+	TimestampTz tried_at;		/* the last try of this relay; 0: none */
 	bool		behind_rows;	/* of a new one: its key has rows already */
 	bool		stored;			/* has a row in outbox_delivery */
 	bool		waited;			/* ... which only says that it waits */
@@ -61,6 +63,8 @@ typedef struct Delivery
 	TimestampTz next_attempt_at;	/* 0: none */
 	int			last_status;	/* 0: none */
 	const char *last_error;		/* or NULL; in the server's encoding */
+	TimestampTz tried_at;		/* the last try; 0: none since the row was
+								 * written */
 } Delivery;
 
 #endif							/* OUTBOX_EVENT_H */

@@ -12,6 +12,7 @@
 #include "nodes/pg_list.h"
 #include "utils/array.h"
 
+#include "lib/latency.h"
 #include "lib/text.h"
 #include "store/event.h"
 
@@ -28,6 +29,18 @@ typedef struct varlena *StoreSnapshot;
 /* So many events may a position pass that are not settled. */
 #define STORE_MAX_OPEN	256
 
+/* Counted for a destination since it was made. */
+typedef struct StoreCounters
+{
+	int64		published;
+	int64		failed_attempts;
+	int64		died;			/* became dead */
+	int64		expired;
+	int64		duplicates_suppressed;
+	int64		pruned;
+	LatencyHistogram latency;	/* of what was published, since it was due */
+} StoreCounters;
+
 /* The newest row of outbox_progress. */
 typedef struct StorePosition
 {
@@ -39,6 +52,7 @@ typedef struct StorePosition
 	int			nopen;
 	int64		largest_read;	/* of all events that were ever read */
 	bool		clean;
+	StoreCounters counters;
 	int64		max_id;			/* of the events that are there now */
 } StorePosition;
 

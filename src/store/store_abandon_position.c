@@ -40,14 +40,14 @@ static Statement read_position = {
  */
 static Statement pass_abandoned = {
 	"INSERT INTO @s@.outbox_progress"
-	" (destination, lo, hi, last_id, largest_read, clean)"
+	" (destination, lo, hi, last_id, largest_read, clean" COUNTER_COLUMNS ")"
 	" SELECT $1, s.seen, s.seen, 0, greatest($4, p.largest_read),"
-	"  coalesce(p.clean, true)"
+	"  coalesce(p.clean, true)" COUNTER_COLUMNS_READ
 	" FROM (SELECT format('%s:%s:%s',"
 	"   coalesce((array_agg(x.xid ORDER BY x.xid))[1], $3), $3,"
 	"   string_agg(x.xid::text, ',' ORDER BY x.xid))::pg_snapshot AS seen"
 	"  FROM pg_snapshot_xip($2) x(xid) WHERE x.xid < $3) s"
-	" LEFT JOIN LATERAL (SELECT p.largest_read, p.clean"
+	" LEFT JOIN LATERAL (SELECT p.largest_read, p.clean" COUNTER_COLUMNS
 	"  FROM @s@.outbox_progress p WHERE p.destination = $1"
 	"  ORDER BY p.id DESC LIMIT 1) p ON true"
 	" RETURNING lo, largest_read",

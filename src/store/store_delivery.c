@@ -53,14 +53,14 @@ static Statement take_over = {
 	3, {FLOAT8OID, INT8ARRAYOID, BOOLOID}
 };
 
-/* $1 id, $2 state, $3 attempts, $4 crashes, $5 due, $6 status, $7 error */
+/* $1 id, $2 state, $3 attempts, $4 crashes, $5 due, $6 status, $7 error, $8 tried */
 #define WRITTEN \
-	"unnest($1, $2, $3, $4, $5, $6, $7)" \
-	" u(id, state, attempts, crashes, due, status, error)"
+	"unnest($1, $2, $3, $4, $5, $6, $7, $8)" \
+	" u(id, state, attempts, crashes, due, status, error, tried)"
 
 #define WRITTEN_TYPES \
-	7, {INT8ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, INT4ARRAYOID, \
-	TIMESTAMPTZARRAYOID, INT4ARRAYOID, TEXTARRAYOID}
+	8, {INT8ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, INT4ARRAYOID, \
+	TIMESTAMPTZARRAYOID, INT4ARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID}
 
 /*
  * An event that was deleted gets no row; of one that is just being deleted, the
@@ -70,15 +70,16 @@ static Statement take_over = {
 static Statement write_deliveries = {
 	"INSERT INTO @s@.outbox_delivery AS d"
 	" (destination, id, topic, key, state, attempts,"
-	" crashes, next_attempt_at, last_status, last_error, updated_at)"
+	" crashes, next_attempt_at, last_attempt_at, last_status, last_error, updated_at)"
 	" SELECT @d@, u.id, e.topic, e.key, u.state, u.attempts, u.crashes, u.due,"
-	"  u.status, u.error, clock_timestamp()"
+	"  u.tried, u.status, u.error, clock_timestamp()"
 	" FROM " WRITTEN ","
 	" LATERAL (SELECT x.topic, x.key FROM @s@.outbox_event x"
 	"  WHERE x.id = u.id OFFSET 0) e"
 	" ON CONFLICT (destination, id) DO UPDATE SET state = excluded.state,"
 	"  attempts = excluded.attempts, crashes = excluded.crashes,"
 	"  next_attempt_at = excluded.next_attempt_at,"
+	"  last_attempt_at = coalesce(excluded.last_attempt_at, d.last_attempt_at),"
 	"  last_status = coalesce(excluded.last_status, d.last_status),"
 	"  last_error = coalesce(excluded.last_error, d.last_error),"
 	"  updated_at = excluded.updated_at"
@@ -93,8 +94,9 @@ static Statement write_deliveries = {
 static Statement write_nameless = {
 	"INSERT INTO @s@.outbox_delivery"
 	" (destination, id, topic, state, attempts, crashes,"
-	" next_attempt_at, last_status, last_error)"
-	" SELECT @d@, u.id, '', u.state, u.attempts, u.crashes, u.due, u.status, u.error"
+	" next_attempt_at, last_attempt_at, last_status, last_error)"
+	" SELECT @d@, u.id, '', u.state, u.attempts, u.crashes, u.due, u.tried, u.status,"
+	"  u.error"
 	" FROM " WRITTEN,
 	WRITTEN_TYPES
 };
@@ -103,6 +105,7 @@ static Statement write_nameless = {
 static Statement update_deliveries = {
 	"UPDATE @s@.outbox_delivery d SET state = u.state,"
 	"  attempts = u.attempts, crashes = u.crashes, next_attempt_at = u.due,"
+	"  last_attempt_at = coalesce(u.tried, d.last_attempt_at),"
 	"  last_status = coalesce(u.status, d.last_status),"
 	"  last_error = coalesce(u.error, d.last_error),"
 	"  updated_at = clock_timestamp()"
@@ -119,12 +122,16 @@ static Statement delete_rows = {
 	1, {INT8ARRAYOID}
 };
 
-/* $1 lo, $2 hi, $3 last_id, $4 clean, $5 largest_read, $6 open ids or NULL */
+/*
+ * $1 lo, $2 hi, $3 last_id, $4 clean, $5 largest_read, $6 open ids or NULL,
+ * $7 and so on: counters
+ */
 static Statement write_position = {
 	"INSERT INTO @s@.outbox_progress"
-	" (destination, lo, hi, last_id, clean, largest_read, open)"
-	" VALUES (@d@, $1, $2, $3, $4, $5, $6)",
-	6, {PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, BOOLOID, INT8OID,
+	" (destination, lo, hi, last_id, clean, largest_read, open" COUNTER_COLUMNS ")"
+	" VALUES (@d@, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+	6 + COUNTERS_NARGS, {PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, BOOLOID, INT8OID,
+		INT8ARRAYOID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
 	INT8ARRAYOID}
 };
 
@@ -196,7 +203,7 @@ static void
 deliveries_to_arrays(const Delivery *const *deliveries, int n, Datum *arrays)
 {
 	static const Oid types[] = {INT8OID, TEXTOID, INT4OID, INT4OID,
-	TIMESTAMPTZOID, INT4OID, TEXTOID};
+	TIMESTAMPTZOID, INT4OID, TEXTOID, TIMESTAMPTZOID};
 	Datum	   *columns[lengthof(types)];
 	bool	   *nulls[lengthof(types)];
 
@@ -219,6 +226,8 @@ deliveries_to_arrays(const Delivery *const *deliveries, int n, Datum *arrays)
 		nulls[5][i] = d->last_status == 0;
 		nulls[6][i] = d->last_error == NULL;
 		columns[6][i] = d->last_error ? CStringGetTextDatum(d->last_error) : 0;
+		nulls[7][i] = d->tried_at == 0;
+		columns[7][i] = TimestampTzGetDatum(d->tried_at);
 	}
 	for (int c = 0; c < lengthof(types); c++)
 		arrays[c] = store_array(columns[c], nulls[c], n, types[c]);
@@ -227,7 +236,7 @@ deliveries_to_arrays(const Delivery *const *deliveries, int n, Datum *arrays)
 static void
 write_together(Statement *statement, const Delivery *const *rows, int n)
 {
-	Datum		values[7];
+	Datum		values[8];
 
 	deliveries_to_arrays(rows, n, values);
 	store_execute(statement, values, NULL);
@@ -358,7 +367,7 @@ checkpoint_body(void *arg)
 {
 	StoreCheckpoint *checkpoint = arg;
 	const StorePosition *position = &checkpoint->position;
-	Datum		values[6];
+	Datum		values[6 + COUNTERS_NARGS];
 
 	if (checkpoint->ndeliveries > 0)
 		write_rows(checkpoint);
@@ -369,8 +378,9 @@ checkpoint_body(void *arg)
 	values[4] = Int64GetDatum(position->largest_read);
 	if (position->nopen > 0)
 		values[5] = store_id_array(position->open, position->nopen);
+	counters_to_values(&position->counters, &values[6]);
 	store_execute(&write_position, values,
-				  position->nopen > 0 ? NULL : "     n");
+				  position->nopen > 0 ? NULL : "     n        ");
 }
 
 /*

@@ -18,7 +18,9 @@
  */
 #include "postgres.h"
 
+#include "access/commit_ts.h"
 #include "access/detoast.h"
+#include "access/transam.h"
 #include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
@@ -33,12 +35,13 @@
 #include "store/store_internal.h"
 
 /* What follows the columns of EVENT_COLUMN_LIST, NULL without a row in
- * outbox_delivery: see STORE_ROW_COLUMNS. */
+ * outbox_delivery: see STORE_ROW. */
 enum
 {
 	COL_STATE = NEVENT_COLUMNS,
 	COL_ATTEMPTS,
-	COL_CRASHES
+	COL_CRASHES,
+	COL_RENEWED_AT
 };
 
 /*
@@ -306,6 +309,37 @@ pool_event(StringInfo pool, TupleTableSlot *slot, OutboxMessage *msg,
 	at->payload = pool_payload(pool, slot, msg);
 }
 
+/*
+ * When the transaction of the event committed, if that is known and later than "created":
+ * the server forgets it in time, and an id of 32 bits is only that of a transaction which
+ * is not too far back.
+ */
+static TimestampTz
+commit_time(uint64 xid, TimestampTz created)
+{
+	TimestampTz committed;
+
+	if (!track_commit_timestamp || xid < FirstNormalTransactionId ||
+		U64FromFullTransactionId(ReadNextFullTransactionId()) - xid > PG_INT32_MAX ||
+		!TransactionIdGetCommitTsData((TransactionId) xid, &committed, NULL))
+		return created;
+	return Max(committed, created);
+}
+
+/* Since when it could have been delivered: that is what its latency counts from. */
+static TimestampTz
+deliverable_since(const OutboxEvent *event, TupleTableSlot *slot)
+{
+	Datum	   *values = slot->tts_values;
+	TimestampTz since = commit_time(event->xid,
+									DatumGetTimestampTz(values[EVENT_COL_CREATED_AT]));
+
+	since = Max(since, event->deliver_after);
+	if (!slot->tts_isnull[COL_RENEWED_AT])
+		since = Max(since, DatumGetTimestampTz(values[COL_RENEWED_AT]));
+	return since;
+}
+
 /* What is known of the event beyond the message. */
 static void
 set_state(OutboxEvent *event, TupleTableSlot *slot)
@@ -318,6 +352,7 @@ set_state(OutboxEvent *event, TupleTableSlot *slot)
 		event->deliver_after = DatumGetTimestampTz(values[EVENT_COL_DELIVER_AFTER]);
 	if (!nulls[EVENT_COL_EXPIRES_AT])
 		event->expires_at = DatumGetTimestampTz(values[EVENT_COL_EXPIRES_AT]);
+	event->since = deliverable_since(event, slot);
 	event->stored = !nulls[COL_STATE];
 	if (event->stored)
 	{

@@ -83,7 +83,7 @@ static Statement largest_hi = {
 static Statement fit_position = {
 	"WITH p AS MATERIALIZED (SELECT n.destination, q.*"
 	"  FROM @s@.outbox_position n, LATERAL (SELECT c.lo, c.hi, c.last_id,"
-	"   c.largest_read, c.open, c.clean FROM @s@.outbox_progress c"
+	"   c.largest_read, c.open, c.clean" COUNTER_COLUMNS " FROM @s@.outbox_progress c"
 	"   WHERE c.destination = n.destination ORDER BY c.id DESC LIMIT 1) q),"
 	" found AS MATERIALIZED (SELECT e.id, e.xid, bool_or("
 	"   d.id IS NULL AND @s@.outbox_takes(p.destination, e.xid, e.topic)"
@@ -98,8 +98,8 @@ static Statement fit_position = {
 	"  FROM found f WHERE e.id = f.id AND (f.again OR f.xid >= $1)"
 	"  RETURNING f.again),"
 	" noted AS (INSERT INTO @s@.outbox_progress"
-	"  (destination, lo, hi, last_id, largest_read, clean)"
-	"  SELECT p.destination, s, s, 0, p.largest_read, p.clean"
+	"  (destination, lo, hi, last_id, largest_read, clean" COUNTER_COLUMNS ")"
+	"  SELECT p.destination, s, s, 0, p.largest_read, p.clean" COUNTER_COLUMNS
 	"  FROM p, pg_current_snapshot() s)"
 	" SELECT count(*) FILTER (WHERE again) FROM moved",
 	1, {XID8OID}

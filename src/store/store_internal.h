@@ -13,7 +13,7 @@
 #include "storage/block.h"
 #include "store/store.h"
 
-#define STATEMENT_MAX_ARGS	10
+#define STATEMENT_MAX_ARGS	14
 
 /*
  * A statement with its kept plan.  In the text, @s@ stands for the schema of
@@ -29,10 +29,11 @@ typedef struct Statement
 	struct Statement *next;		/* in the list of prepared ones */
 } Statement;
 
-/* What store_event_receiver() takes behind EVENT_COLUMN_LIST, of an event
- * without a row, and how many columns these are in all. */
-#define STORE_NO_ROW ", NULL::text, NULL::int4, NULL::int4"
-#define STORE_EVENT_COLUMNS	(NEVENT_COLUMNS + 3)
+/* What store_event_receiver() takes behind EVENT_COLUMN_LIST, of an event with a
+ * row d and of one without, and how many columns these are in all. */
+#define STORE_ROW ", d.state, d.attempts, d.crashes, d.renewed_at"
+#define STORE_NO_ROW ", NULL::text, NULL::int4, NULL::int4, NULL::timestamptz"
+#define STORE_EVENT_COLUMNS	(NEVENT_COLUMNS + 4)
 
 /*
  * This event has no row in outbox_delivery, of none of these destinations; "id" is
@@ -53,6 +54,27 @@ typedef struct Statement
 #define EVENT_BY_ID(columns, id) \
 	" (SELECT " columns " FROM @s@.outbox_event e" \
 	"  WHERE e.id BETWEEN " id " AND " id " ORDER BY e.id LIMIT 1)"
+
+/* Counters in outbox_progress: X(column, field of StoreCounters); latency comes behind. */
+#define STORE_COUNTERS(X) \
+	X(published, published) \
+	X(failed_attempts, failed_attempts) \
+	X(died, died) \
+	X(expired, expired) \
+	X(duplicates_suppressed, duplicates_suppressed) \
+	X(pruned, pruned) \
+	X(latency_us, latency.sum_us)
+
+#define COUNTER_NAME(column, field) ", " #column
+#define COUNTER_OR_ZERO(column, field) ", coalesce(" #column ", 0)"
+#define COUNTER_ONE(column, field) + 1
+
+/* ", published, ..." to be written, and the same of a row that may be missing. */
+#define COUNTER_COLUMNS	STORE_COUNTERS(COUNTER_NAME) ", latency"
+#define COUNTER_COLUMNS_READ STORE_COUNTERS(COUNTER_OR_ZERO) \
+	", coalesce((SELECT array_agg(coalesce(l.n, 0) ORDER BY l.i)" \
+	"  FROM unnest(latency) WITH ORDINALITY l(n, i)), '{}')"
+#define COUNTERS_NARGS (STORE_COUNTERS(COUNTER_ONE) + 1)
 
 /* What a row becomes whose event is to be sent again. */
 #define FRESH(now) \
@@ -140,6 +162,10 @@ extern bool prune_dropped(const PruneArgs *args);
 /* store_try.c */
 extern char *store_try(void (*attempt) (void *arg), void *arg,
 					   bool (*expected) (int sqlstate));
+
+/* store_counters.c */
+extern void counters_to_values(const StoreCounters *counters, Datum *values);
+extern void counters_from_result(StoreCounters *counters, int first);
 
 /* store_values.c */
 extern Datum store_array(Datum *values, bool *nulls, int n, Oid type);

@@ -42,9 +42,9 @@
 
 /* $1 ids, in their order; OFFSET 0: row by row, by the primary keys */
 static Statement read_by_id = {
-	"SELECT " EVENT_COLUMN_LIST ", d.state, d.attempts, d.crashes"
+	"SELECT " EVENT_COLUMN_LIST STORE_ROW
 	" FROM unnest($1) i(id),"
-	" LATERAL (SELECT x.state, x.attempts, x.crashes"
+	" LATERAL (SELECT x.state, x.attempts, x.crashes, x.renewed_at"
 	"  FROM @s@.outbox_delivery x"
 	"  WHERE x.destination = @d@ AND x.id = i.id OFFSET 0) d,"
 	" LATERAL (SELECT * FROM @s@.outbox_event x WHERE x.id = i.id OFFSET 0) e"
@@ -54,7 +54,7 @@ static Statement read_by_id = {
 
 /* $1 id */
 static Statement read_one = {
-	"SELECT " EVENT_COLUMN_LIST ", d.state, d.attempts, d.crashes"
+	"SELECT " EVENT_COLUMN_LIST STORE_ROW
 	" FROM @s@.outbox_event e"
 	" LEFT JOIN @s@.outbox_delivery d ON d.destination = @d@ AND d.id = e.id"
 	" WHERE e.id = $1",

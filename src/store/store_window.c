@@ -109,7 +109,7 @@ static Statement read_open = {
 static Statement load_position = {
 	"SELECT p.lo, p.hi, p.last_id, p.clean, p.largest_read,"
 	" ARRAY(SELECT o.id FROM unnest(p.open) o(id) WHERE o.id IS NOT NULL"
-	"  ORDER BY o.id)"
+	"  ORDER BY o.id)" COUNTER_COLUMNS_READ
 	" FROM @s@.outbox_progress p WHERE p.destination = @d@"
 	" ORDER BY p.id DESC LIMIT 1",
 	0
@@ -147,6 +147,7 @@ load_position_body(void *arg)
 	position->clean = DatumGetBool(store_value(0, 4));
 	position->largest_read = DatumGetInt64(store_value(0, 5));
 	position->open = store_ids_of_array(store_value(0, 6), &position->nopen);
+	counters_from_result(&position->counters, 7);
 }
 
 /*

@@ -154,7 +154,7 @@ promise 'what happens to an event in one destination is its own' => sub {
 	wait_states_of($node, $dead, 'default published, own dead');
 	wait_states_of($node, $behind, 'default published, own blocked');
 	poll_until(sub { states_of($node, $failed) =~ /own (failed|pending)/ }, 'a failure');
-	is(stat_value($node, q{string_agg(concat_ws(' ', destination, dead, backlog), ', ' ORDER BY destination)}),
+	is(stat_value($node, q{string_agg(concat_ws(' ', destination, died, backlog), ', ' ORDER BY destination)}),
 		'default 0 0, own 1 2', 'outbox_stats has a row for each');
 
 	fails_with($node, "SELECT outbox_retry('$dead', 'default')", '55000', 'there it is published');

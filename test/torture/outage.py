@@ -128,5 +128,5 @@ def _judge(rig, report, recoveries, used):
         report.numbers[f'attempts_of_{name}'] = used[name]
         if used[name] >= THRESHOLD:
             report.found('attempts_of_outage', f'{name}: {used[name]}')
-    if rig.server.query('SELECT dead FROM outbox_stats') != [(0,)]:
+    if rig.server.query('SELECT died FROM outbox_stats') != [(0,)]:
         report.found('dead_of_outage', 'says outbox_stats')

@@ -34,6 +34,7 @@ our @EXPORT = qw(
   wait_relay
   wait_relay_value
   wait_settled
+  wait_stat
   wait_state
   wait_states
 );
@@ -169,6 +170,24 @@ sub stat_value
 {
 	my ($node, $column, $db) = @_;
 	return query($node, "SELECT $column FROM outbox_stats", $db);
+}
+
+# wait_stat($node, $column, $wanted, $name)
+#
+# Wait until a counter of outbox_stats is what is wanted, which is seen by a second later at
+# most, and test that it is not more.
+sub wait_stat
+{
+	my ($node, $column, $wanted, $name) = @_;
+	my $is;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	poll_until(
+		sub {
+			$is = try_query($node, "SELECT $column FROM outbox_stats WHERE destination = 'default'");
+			return $is ne '' && $is >= $wanted;
+		},
+		"$column to be $wanted");
+	return is($is, $wanted, $name // "$column is $wanted");
 }
 
 # check_value($node, $check, $columns, $db): of outbox_check(), with | between
