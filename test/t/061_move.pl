@@ -176,6 +176,7 @@ promise 'a position from beyond the counter of transactions is put right' => sub
 		'the log tells');
 	is(query($node, 'SELECT count(*) FROM outbox_event'),
 		scalar(@sent) + scalar(@unread) + 2, 'nothing is pruned too early');
+	is(stat_value($node, 'published, died'), '48|1', 'counters go on');
 	wait_delivered($receiver, [ publish($node, 'after') ]);
 	$node->stop;
 };
