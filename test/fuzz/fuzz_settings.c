@@ -49,7 +49,11 @@ static const Setting settings[] = {
 	{"outbox.http_url_file", true, &http_publisher},
 	{"outbox.http_headers_file", true, &http_publisher},
 	{"outbox.request_timeout", false, &dapr_publisher},
-	{"outbox.http_batch_size", false, &http_publisher}
+	{"outbox.http_batch_size", false, &http_publisher},
+	{"outbox.http_metadata_headers", false, &http_publisher},
+	{"outbox.http_permanent_statuses", false, &http_publisher},
+	{"outbox.http_allowed_addresses", false, &http_publisher},
+	{"outbox.http_signature_secret_file", true, &http_publisher}
 };
 
 /* What requests have to be, for send_back() */
@@ -193,6 +197,10 @@ reset_settings(void)
 	fuzz_set_setting("outbox.source", "");
 	fuzz_set_setting("outbox.request_timeout", "1min");
 	fuzz_set_setting("outbox.http_batch_size", "1");
+	fuzz_set_setting("outbox.http_metadata_headers", "");
+	fuzz_set_setting("outbox.http_permanent_statuses", "400");
+	fuzz_set_setting("outbox.http_allowed_addresses", "");
+	fuzz_set_setting("outbox.http_signature_secret_file", "");
 }
 
 /* A topic that can be published to. */
@@ -211,6 +219,7 @@ usable_topic(const char *topic)
 static void
 send_message(const Setting *setting, const char *topic, bool has_secret)
 {
+	static const OutboxMetadata metadata[] = {{"tenant", "a b"}, {"X-Request-Id", "7"}};
 	FuzzExchange exchange;
 	OutboxMessage message = {
 		.id = 1,
@@ -222,6 +231,8 @@ send_message(const Setting *setting, const char *topic, bool has_secret)
 		.is_json = true,
 		.payload = "1",
 		.payload_len = 1,
+		.metadata = metadata,
+		.nmetadata = lengthof(metadata),
 		.attempt = 1
 	};
 
