@@ -36,6 +36,7 @@ OBJS = \
 	src/lib/json_members.o \
 	src/lib/json_text.o \
 	src/lib/latency.o \
+	src/lib/log_limit.o \
 	src/lib/secret_file.o \
 	src/lib/text.o \
 	src/lib/topic_pattern.o \
@@ -69,6 +70,7 @@ OBJS = \
 	src/relay/relay_abandon.o \
 	src/relay/relay_ahead.o \
 	src/relay/relay_checkpoint.o \
+	src/relay/relay_configure.o \
 	src/relay/relay_count.o \
 	src/relay/relay_cut.o \
 	src/relay/relay_death.o \
@@ -77,6 +79,7 @@ OBJS = \
 	src/relay/relay_floor.o \
 	src/relay/relay_keys.o \
 	src/relay/relay_lane.o \
+	src/relay/relay_log.o \
 	src/relay/relay_main.o \
 	src/relay/relay_pace.o \
 	src/relay/relay_prune.o \

@@ -22,6 +22,7 @@
 
 #include "common/file_watch.h"
 #include "lib/clock.h"
+#include "lib/log_limit.h"
 
 /* A look at the files takes no time to speak of, so many a second do. */
 #define LOOK_PAUSE_MS 1000
@@ -74,7 +75,8 @@ file_watch_follow(FileWatch *watch, OutboxPublisherState *state, ReadSettings re
 	if (read(state, &problem))
 		problem = NULL;
 	if (problem != NULL &&
-		strncmp(watch->problem, problem, OUTBOX_ERROR_SIZE - 1) != 0)
+		strncmp(watch->problem, problem, OUTBOX_ERROR_SIZE - 1) != 0 &&
+		log_is_due("file unusable", problem))
 		ereport(LOG,
 				(errcode(ERRCODE_CONFIG_FILE_ERROR),
 				 errmsg("outbox: a file has changed and cannot be used"),

@@ -29,6 +29,7 @@
 #include "utils/memutils.h"
 
 #include "lib/file_state.h"
+#include "lib/log_limit.h"
 #include "lib/secret_file.h"
 #include "lib/watched_file.h"
 
@@ -156,7 +157,7 @@ set_problem(WatchedGroup *group, const char *problem)
 	(group->problem == NULL || strcmp(group->problem, problem) != 0);
 
 	/* without anything to go on with, it is an error of the settings */
-	if (is_new && group->good)
+	if (is_new && group->good && log_is_due("file unusable", problem))
 		ereport(LOG,
 				(errcode(ERRCODE_CONFIG_FILE_ERROR),
 				 errmsg("outbox: a file has changed and cannot be used"),

@@ -33,6 +33,7 @@
 
 #include "guc.h"
 #include "lib/clock.h"
+#include "lib/log_limit.h"
 #include "publish/http_answer.h"
 #include "publish/http_batch.h"
 #include "publish/oauth_grant.h"
@@ -213,7 +214,8 @@ note_failed_fetch(OAuthToken *token, int64 now)
 		lose_token(token, token->problem);
 		token->give_up = true;
 	}
-	else if (token->wait_ms == 0)
+	else if (token->wait_ms == 0 &&
+			 log_is_due("token not renewed", token->problem))
 		ereport(LOG,
 				(errcode(ERRCODE_CONNECTION_EXCEPTION),
 				 errmsg("outbox: could not renew the access token"),

@@ -21,6 +21,7 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
+#include "lib/log_limit.h"
 #include "publish/publisher_host_internal.h"
 
 /* A publisher's text, as one line. */
@@ -130,7 +131,8 @@ publisher_call_in(PublisherHost *host, MemoryContext context,
 		edata = CopyErrorData();
 		publisher_copy_reason(host->last_error, edata->message);
 		FreeErrorData(edata);
-		EmitErrorReport();
+		if (log_is_due("publisher threw", host->last_error))
+			EmitErrorReport();
 		FlushErrorState();
 		ok = false;
 		RESUME_INTERRUPTS();

@@ -54,6 +54,7 @@ relay_create(const char *database, int destination)
 	Relay	   *relay = MemoryContextAllocZero(context, sizeof(Relay));
 
 	relay->context = context;
+	relay->database = database;
 	relay->now = clock_ms();
 	relay->publisher = publisher_create(context, database);
 	relay_destination_init(relay, destination);
@@ -139,60 +140,6 @@ relay_start(Relay *relay)
 	if (died)
 		relay_be_careful(relay, position.max_id);
 	return true;
-}
-
-static void
-configure_publisher(Relay *relay)
-{
-	const char *problem;
-
-	if (!publisher_is_current(relay->publisher))
-		relay_recall_in_flight(relay);
-	relay->configured = publisher_configure(relay->publisher,
-											relay->destination.source);
-	problem = relay->configured ? NULL : publisher_last_error(relay->publisher);
-	if (relay->destination.problem[0] != '\0')
-	{
-		relay->configured = false;
-		problem = relay->destination.problem;
-	}
-	relay_found_configured(relay, problem);
-	if (problem)
-	{
-		relay_note_error(relay, problem);
-		ereport(LOG,
-				(errcode(ERRCODE_CONFIG_FILE_ERROR),
-				 errmsg("outbox: publisher \"%s\" is not configured",
-						guc_publisher),
-				 errdetail("%s", problem)));
-	}
-}
-
-/* Read the settings: at the start and after every reload. */
-void
-relay_configure(Relay *relay)
-{
-	relay->now = clock_ms();
-	configure_publisher(relay);
-
-	/*
-	 * The destination may be another one now.  Tell whether it is there
-	 * before the first event needs it; a breaker that is open will do that by
-	 * itself.
-	 */
-	relay_forget_endpoint(relay);
-	if (relay->configured && publisher_can_probe(relay->publisher) &&
-		relay->breaker.state == BREAKER_CLOSED)
-		publisher_probe(relay->publisher);
-
-	breaker_reconfigured(&relay->breaker, relay->now);
-	lanes_reconfigured(&relay->queue.lanes, relay_slots(relay), relay->now);
-	queue_forget_batching(&relay->queue);
-	relay_prune_configure(relay);
-	relay_abandon_configure(relay);
-	relay_read_configure(relay);
-	relay_requests_init(relay);
-	relay_rows_configure(relay);
 }
 
 /*
@@ -318,6 +265,8 @@ time_to_wait(Relay *relay)
 	until = Min(until, relay_read_time(relay));
 	until = Min(until, relay_rows_time(relay));
 	until = Min(until, relay_report_time(relay));
+	until = Min(until, relay_log_time(relay));
+	until = Min(until, relay_configure_time(relay));
 	until = Min(until, relay_destination_time(relay));
 	until = Min(until, relay_expire_time(relay));
 	until = Min(until, lanes_wake_time(&relay->queue.lanes, relay->now));
@@ -347,6 +296,7 @@ relay_step(Relay *relay)
 	MemoryContext step_context = CurrentMemoryContext;
 
 	relay->now = clock_ms();
+	relay_configure_again(relay);
 	relay_take_answers(relay);
 	lanes_find_slow(&relay->queue.lanes, relay->now);
 	run_breaker(relay);
@@ -380,6 +330,7 @@ relay_step(Relay *relay)
 	if (relay->now >= relay->journal.retry_at)
 		relay_prune(relay);
 	update_status(relay);
+	relay_log_untold(relay, false);
 	return time_to_wait(relay);
 }
 
@@ -425,13 +376,6 @@ relay_settle_answered(Relay *relay)
 	return relay->queue.nin_flight > 0;
 }
 
-/* Will relay_configure() load another publisher? */
-bool
-relay_changes_publisher(const Relay *relay)
-{
-	return !publisher_is_current(relay->publisher);
-}
-
 /* Does outbox.key_scope want events in other queues than they are in? */
 bool
 relay_changes_scope(const Relay *relay)
@@ -459,6 +403,7 @@ relay_stop(Relay *relay)
 	relay_take_answers(relay);
 	relay_release(relay);
 	ok = relay_checkpoint(relay, true, true);
+	relay_log_untold(relay, true);
 	if (!ok)
 		relay_send_report(relay);
 	return ok;

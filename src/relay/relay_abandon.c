@@ -29,12 +29,11 @@
 
 #include "guc.h"
 #include "lib/clock.h"
+#include "lib/log_limit.h"
 #include "relay/relay_internal.h"
 
 /* A batch is followed by so often its own time for other work. */
 #define PAUSE	50
-
-#define WARN_AGAIN_MS	60000
 
 /* A destination of which this relay gives up what is too old. */
 typedef struct Abandoned
@@ -43,7 +42,6 @@ typedef struct Abandoned
 	char	   *name;
 	int			after;			/* outbox.abandon_after, in seconds */
 	int64		n;				/* given up since the last warning */
-	int64		warned_at;		/* 0: never */
 } Abandoned;
 
 void
@@ -159,18 +157,16 @@ begin_pass(Relay *relay, const Abandoned *item)
 static void
 warn_of_abandoned(Relay *relay, Abandoned *item)
 {
-	if (item->n == 0 ||
-		(item->warned_at != 0 && relay->now - item->warned_at < WARN_AGAIN_MS))
+	if (item->n == 0 || !log_is_due("events given up", item->name))
 		return;
 	ereport(WARNING,
 			(errcode(ERRCODE_WARNING),
-			 errmsg_plural("outbox: %lld event has expired that destination \"%s\" has not taken",
-						   "outbox: %lld events have expired that destination \"%s\" has not taken",
-						   item->n, (long long) item->n, item->name),
+			 errmsg_plural("outbox: %lld event has expired that destination \"%s\" of database \"%s\" has not taken",
+						   "outbox: %lld events have expired that destination \"%s\" of database \"%s\" has not taken",
+						   item->n, (long long) item->n, item->name, relay->database),
 			 errdetail("They were not delivered within outbox.abandon_after, which is %d s.",
 					   item->after),
 			 errhint("outbox_replay() sends them to it, as long as they are kept.")));
-	item->warned_at = relay->now;
 	item->n = 0;
 }
 

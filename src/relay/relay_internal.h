@@ -109,6 +109,26 @@ typedef struct RelayReporter
 	int64		topics_sent_at;
 } RelayReporter;
 
+/* What the log is told, and not yet: relay_log.c. */
+typedef struct RelayLog
+{
+	bool		told_down;		/* the log says that the destination is */
+	int64		nuntold;		/* events that died and are not in the log */
+	int64		tell_at;		/* ... and when to say so, if there are any */
+	char		untold[OUTBOX_ERROR_SIZE + 2 * TOPIC_SIZE]; /* the last one */
+} RelayLog;
+
+/* An event that is dead, for the log. */
+typedef struct RelayDeadEvent
+{
+	int64		id;
+	const char *event_id;
+	const char *topic;
+	int			attempts;		/* 0: it could not be read */
+	int			status;			/* 0: there was none */
+	const char *error;
+} RelayDeadEvent;
+
 /* When to delete what was published: relay_prune.c. */
 typedef struct RelayPruner
 {
@@ -133,11 +153,13 @@ typedef struct RelayAbandoner
 struct Relay
 {
 	MemoryContext context;		/* lives as long as the process */
+	const char *database;		/* its name */
 	int64		now;			/* monotonic milliseconds of this step */
 
 	RelayDestination destination;
 	PublisherHost *publisher;
-	bool		configured;		/* it can send; relay.c */
+	bool		configured;		/* it can send; relay_configure.c */
+	int64		configure_at;	/* when to see again whether it can */
 	Breaker		breaker;
 	RelayQueue	queue;
 
@@ -149,6 +171,7 @@ struct Relay
 	RelayJournal journal;
 	RelayReporter reporter;
 	StoreCounters counters;		/* relay_count.c */
+	RelayLog	log;
 	RelayPruner pruner;
 	RelayAbandoner abandoner;
 
@@ -168,6 +191,18 @@ extern bool relay_begin_destination(Relay *relay);
 extern void relay_follow_destination(Relay *relay);
 extern int64 relay_destination_time(const Relay *relay);
 extern bool relay_is_enabled(const Relay *relay);
+
+/* relay_configure.c */
+extern void relay_configure_again(Relay *relay);
+extern int64 relay_configure_time(const Relay *relay);
+
+/* relay_log.c */
+extern void relay_log_status(Relay *relay, RelayStatus status);
+extern void relay_log_lane(Relay *relay, RelayLane *lane,
+						   const OutboxAnswer *failure);
+extern void relay_log_dead(Relay *relay, const RelayDeadEvent *event);
+extern void relay_log_untold(Relay *relay, bool end);
+extern int64 relay_log_time(const Relay *relay);
 
 /* relay_report.c */
 extern void relay_set_status(Relay *relay, RelayStatus status);

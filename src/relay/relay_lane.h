@@ -96,8 +96,7 @@ typedef struct RelayLane
 	char	   *last_error;		/* NULL unless it is down or held */
 	int			last_status;	/* 0: none */
 
-	bool		reported_down;	/* relay_report.c: the log says so */
-	int64		reported_at;	/* ... since then; 0: never */
+	bool		told_down;		/* relay_log.c: the log says so */
 	int64		published;		/* relay_report.c: since the lane was made */
 } RelayLane;
 

@@ -13,8 +13,9 @@
  * what has been delivered is not sent again, and what is in flight then is left
  * to the next relay.  All this takes less than a second, whatever the receiver
  * or a statement does, and however often it is asked for.  Another value of
- * outbox.key_scope ends everything but the process in the same way.  Before it is
- * connected, SIGTERM ends it as it does any backend.
+ * outbox.key_scope ends everything but the process in the same way.  While it
+ * connects, which may be a wait for somebody's lock, SIGTERM cancels that.  Neither
+ * leaves a FATAL or an ERROR in the log.
  *
  * The SQL objects may be older than the library, within its major version.  With
  * others it does not work: the process then says so once and idles until one of
@@ -451,18 +452,14 @@ outbox_relay_main(Datum arg)
 
 	memcpy(&destination_id, MyBgworkerEntry->bgw_extra, sizeof(destination_id));
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-
-	/*
-	 * To connect may have to wait for somebody's lock, and until then there
-	 * is nothing that would have to be ended in order.
-	 */
-	pqsignal(SIGTERM, die);
+	pqsignal(SIGTERM, relay_handle_early_sigterm);
 	BackgroundWorkerUnblockSignals();
 	if (!shmem_relay_attach(dboid, destination_id))
 		proc_exit(1);
-	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
+	relay_connect(dboid);
 	pqsignal(SIGTERM, handle_sigterm);
-	CHECK_FOR_INTERRUPTS();
+	if (ShutdownRequestPending)
+		proc_exit(1);
 	relay_pin_session();
 	store_plan_for_large_tables();
 	wait_event = wait_event_compat("OutboxRelay");

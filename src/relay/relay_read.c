@@ -169,17 +169,15 @@ hear_of_unreadable(Relay *relay)
 	foreach(lc, list)
 	{
 		const StoreUnreadable *event = lfirst(lc);
+		RelayDeadEvent dead = {.id = event->id,
+			.event_id = event->event_id ? event->event_id : "unknown",
+			.topic = event->topic ? event->topic : "unknown",
+		.error = event->error};
 
 		relay_note_settled(relay);
 		relay_count_dead(relay);
 		relay_note_error(relay, event->error);
-		ereport(LOG,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("outbox: event \"%s\" is dead",
-						event->event_id ? event->event_id : "unknown"),
-				 errdetail("Topic \"%s\", row %lld: %s",
-						   event->topic ? event->topic : "",
-						   (long long) event->id, event->error)));
+		relay_log_dead(relay, &dead);
 		if (!event->key)
 			continue;
 

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * relay_report.c
- *		What the relay tells about itself: views, pg_stat_activity, the log.
+ *		What the relay tells about itself: views, pg_stat_activity.  (The log is
+ *		relay_log.c's.)
  *
  * The report is the relay's own until relay_send_report() copies it into
  * shared memory, at the end of each step, under the slot's spinlock.  What there
@@ -21,13 +22,7 @@
 #include "guc.h"
 #include "relay/relay_internal.h"
 
-/* A topic's trouble is not told more often, in the log ... */
-#define LANE_LOG_PAUSE_MS	60000
-
-/* ... which says nothing of a topic that is to wait for less ... */
-#define LANE_LONG_HOLD_MS	60000
-
-/* ... and in shared memory. */
+/* What there is to say of topics is copied into shared memory no more often. */
 #define TOPICS_PAUSE_MS		100
 
 static const char *const activities[] = {
@@ -41,34 +36,14 @@ static const char *const activities[] = {
 	[RELAY_PAUSED] = "paused"
 };
 
-/*
- * One line when the destination goes down and one when it is back.  A relay
- * that is disabled meanwhile cannot know, and says nothing.
- */
-static void
-log_endpoint(const RelayReport *report, RelayStatus status)
-{
-	if (status == RELAY_ENDPOINT_DOWN)
-		ereport(LOG,
-				(errcode(ERRCODE_CONNECTION_EXCEPTION),
-				 errmsg("outbox: the destination is down"),
-				 errdetail("%s", report->last_error),
-				 errhint("Delivery goes on by itself when the destination is back.")));
-	else if (report->status == RELAY_ENDPOINT_DOWN &&
-			 (status == RELAY_IDLE || status == RELAY_RELAYING))
-		ereport(LOG,
-				(errcode(ERRCODE_SUCCESSFUL_COMPLETION),
-				 errmsg("outbox: the destination is back")));
-}
-
 void
 relay_set_status(Relay *relay, RelayStatus status)
 {
 	RelayReport *report = &relay->reporter.report;
 
+	relay_log_status(relay, status);
 	if (report->status == status && report->since != 0)
 		return;
-	log_endpoint(report, status);
 	report->status = status;
 	report->since = GetCurrentTimestamp();
 	relay->reporter.changed = true;
@@ -149,43 +124,14 @@ relay_forget_endpoint(Relay *relay)
 	relay->reporter.changed = true;
 }
 
-/*
- * A lane was answered: "failure" is NULL if that went well.  One line when it
- * goes down and one when it is back, but not all the time if it goes to and fro.
- * That everything is down is the destination's to say.
- */
+/* A lane was answered: "failure" is NULL if that went well. */
 void
 relay_report_lane(Relay *relay, RelayLane *lane, const OutboxAnswer *failure)
 {
-	bool		held = lane->held_until - relay->now >= LANE_LONG_HOLD_MS;
-	bool		down = failure &&
-	(held || lane->breaker.state == BREAKER_OPEN);
-
 	if (failure && lane_is_stopped(lane))
 		lane_note_error(&relay->queue.lanes, lane, failure->error,
 						failure->status);
-	if (down == lane->reported_down || (failure && !down) ||
-		(down && lanes_suspect_outage(&relay->queue.lanes)))
-		return;
-	if (down && lane->reported_at > 0 &&
-		relay->now - lane->reported_at < LANE_LOG_PAUSE_MS)
-		return;
-	lane->reported_down = down;
-	if (!down)
-	{
-		ereport(LOG,
-				(errcode(ERRCODE_SUCCESSFUL_COMPLETION),
-				 errmsg("outbox: topic \"%s\" is back", lane->topic)));
-		return;
-	}
-	lane->reported_at = relay->now;
-	ereport(LOG,
-			(errcode(ERRCODE_CONNECTION_EXCEPTION),
-			 held ? errmsg("outbox: topic \"%s\" is held", lane->topic) :
-			 errmsg("outbox: topic \"%s\" is down", lane->topic),
-			 errdetail("%s", failure->error),
-			 held ? errhint("One of its events is tried when the wait is over that the destination asked for; other topics go on.") :
-			 errhint("One of its events is tried every outbox.breaker_probe_interval; other topics go on.")));
+	relay_log_lane(relay, lane, failure);
 }
 
 /*

@@ -1,13 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * relay_session.c
- *		The relay's session is pinned.
+ *		The relay's session: connected, and pinned.
+ *
+ * To connect may have to wait for somebody's lock.  SIGTERM cancels that, and ends the
+ * process without a word in the log: there is nothing yet to be ended in order.
  *
  * Nothing that somebody sets for the database, for all roles or in a connection string
  * changes how the relay's statements run, or who the relay is.
  *
- * No locks.  Errors: those of a setting that does not take its value, which ends the
- * process.
+ * No locks.  Errors: those of connecting, and of a setting that does not take its value,
+ * which end the process.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,9 +18,43 @@
 
 #include "catalog/pg_authid.h"
 #include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
 #include "utils/guc.h"
 
 #include "relay/relay.h"
+
+/* SIGTERM before relay_connect() is done. */
+void
+relay_handle_early_sigterm(SIGNAL_ARGS)
+{
+	int			save_errno = errno;
+
+	ShutdownRequestPending = true;
+	QueryCancelPending = true;
+	InterruptPending = true;
+	SetLatch(MyLatch);
+	errno = save_errno;
+}
+
+/* Connect to a database, or end. */
+void
+relay_connect(Oid dboid)
+{
+	PG_TRY();
+	{
+		BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
+	}
+	PG_CATCH();
+	{
+		if (ShutdownRequestPending && geterrcode() == ERRCODE_QUERY_CANCELED)
+			proc_exit(1);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
 
 /* Settings of this session, whatever database and role say. */
 static const struct

@@ -69,15 +69,14 @@ static void
 settle_dead(Relay *relay, RelayEntry *entry)
 {
 	OutboxEvent *event = entry->event;
+	RelayDeadEvent dead = {event->msg.id, event->msg.event_id,
+		event->msg.topic, entry->attempts, entry->last_status,
+	entry->last_error};
 
 	relay_count_dead(relay);
 	relay_add_delivery(relay, event, DELIVERY_DEAD, entry->attempts, 0, 0,
 					   entry->last_status, entry->last_error);
-	ereport(LOG,
-			(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
-			 errmsg("outbox: event \"%s\" is dead", event->msg.event_id),
-			 errdetail("Topic \"%s\", %d tries: %s", event->msg.topic,
-					   entry->attempts, entry->last_error)));
+	relay_log_dead(relay, &dead);
 	if (guc_dead_key_policy == DEAD_KEY_BLOCK)
 		relay_retire_key(relay, entry);
 	queue_remove(&relay->queue, entry);

@@ -34,6 +34,7 @@
 
 #include "guc.h"
 #include "lib/compat.h"
+#include "lib/log_limit.h"
 #include "server/server.h"
 #include "server/shmem.h"
 
@@ -64,6 +65,16 @@ typedef struct SeenDatabase
 
 static HTAB *seen_databases;
 
+/* The name of a database, as it was at the last look. */
+typedef struct DatabaseName
+{
+	Oid			dboid;
+	NameData	name;
+} DatabaseName;
+
+static MemoryContext names_context; /* of what follows */
+static List *names = NIL;		/* DatabaseName * */
+
 /* When the launcher starts. */
 void
 database_scan_init(void)
@@ -75,11 +86,42 @@ database_scan_init(void)
 	ctl.entrysize = sizeof(SeenDatabase);
 	seen_databases = hash_create("outbox databases", 64, &ctl,
 								 HASH_ELEM | HASH_BLOBS);
+	names_context = AllocSetContextCreate(TopMemoryContext,
+										  "outbox database names",
+										  ALLOCSET_SMALL_SIZES);
+}
+
+static void
+note_name(const FormData_pg_database *database)
+{
+	MemoryContext old = MemoryContextSwitchTo(names_context);
+	DatabaseName *name = palloc(sizeof(DatabaseName));
+
+	name->dboid = database->oid;
+	name->name = database->datname;
+	names = lappend(names, name);
+	MemoryContextSwitchTo(old);
+}
+
+/* The name of a database, until the next look at all; "" if none is known. */
+const char *
+database_scan_name(Oid dboid)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+	{
+		DatabaseName *name = lfirst(lc);
+
+		if (name->dboid == dboid)
+			return NameStr(name->name);
+	}
+	return "";
 }
 
 /*
  * Every database that can be connected to, as a list of Oids in the caller's
- * memory context.  False if pg_database is locked.
+ * memory context, and their names.  False if pg_database is locked.
  */
 static bool
 list_databases(List **databases)
@@ -101,6 +143,8 @@ list_databases(List **databases)
 	rel = table_open(DatabaseRelationId, NoLock);
 	scan = table_beginscan_catalog(rel, 0, NULL);
 	*databases = NIL;
+	names = NIL;
+	MemoryContextReset(names_context);
 	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
 	{
 		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
@@ -113,6 +157,7 @@ list_databases(List **databases)
 		old = MemoryContextSwitchTo(result_context);
 		*databases = lappend_oid(*databases, database->oid);
 		MemoryContextSwitchTo(old);
+		note_name(database);
 	}
 	table_endscan(scan);
 	table_close(rel, AccessShareLock);
@@ -139,11 +184,16 @@ forget_dropped(List *databases)
 static void
 report_no_slot(Oid dboid)
 {
+	const char *name = database_scan_name(dboid);
+
+	if (!log_is_due("no slot", name))
+		return;
 	ereport(LOG,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-			 errmsg("outbox: no relay for the database with OID %u", dboid),
-			 errdetail("There are %d already.", guc_max_relays),
-			 errhint("Raise outbox.max_relays.")));
+			 errmsg("outbox: there is no relay for database \"%s\"", name),
+			 errdetail("All %d of outbox.max_relays are in use.",
+					   guc_max_relays),
+			 errhint("Raise outbox.max_relays and restart the server.")));
 }
 
 /*

@@ -42,6 +42,7 @@
 
 #include "guc.h"
 #include "lib/compat.h"
+#include "lib/log_limit.h"
 #include "server/server.h"
 #include "server/shmem.h"
 
@@ -63,6 +64,7 @@ typedef struct RelayRecord
 {
 	Oid			dboid;			/* the slot's owner when this was written */
 	int			destination;
+	char		name[NAMEDATALEN];	/* of the destination */
 	BackgroundWorkerHandle *handle; /* of the last process; NULL: none */
 	TimestampTz started_at;
 	TimestampTz not_before;		/* the next try */
@@ -141,6 +143,7 @@ record_of(const RelayToStart *relay)
 		record->destination = relay->destination;
 		record->backoff_ms = MIN_BACKOFF_MS;
 	}
+	strlcpy(record->name, relay->name, NAMEDATALEN);
 	return record;
 }
 
@@ -197,15 +200,16 @@ note_no_process(RelayRecord *record, TimestampTz now)
 	shmem_note_start_failure(record->dboid, record->destination,
 							 "no free worker process: raise max_worker_processes");
 	if (record->warned ||
-		!TimestampDifferenceExceeds(record->failing_since, now, WARN_AFTER_MS))
+		!TimestampDifferenceExceeds(record->failing_since, now, WARN_AFTER_MS) ||
+		!log_is_due(database_scan_name(record->dboid), record->name))
 		return;
 	record->warned = true;
 	ereport(WARNING,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-			 errmsg("outbox: could not start the relay for the database with OID %u",
-					record->dboid),
+			 errmsg("outbox: could not start the relay for destination \"%s\" of database \"%s\"",
+					record->name, database_scan_name(record->dboid)),
 			 errdetail("All worker processes are in use."),
-			 errhint("Raise max_worker_processes.")));
+			 errhint("Raise max_worker_processes and restart the server.")));
 }
 
 /*

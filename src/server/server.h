@@ -18,6 +18,7 @@ extern void database_scan_init(void);
 extern long database_scan(void);
 extern bool database_scan_failed(Oid dboid);
 extern bool database_scan_is_locked(Oid dboid);
+extern const char *database_scan_name(Oid dboid);
 
 /* database_commands.c */
 extern void database_commands_init(void);

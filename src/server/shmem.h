@@ -99,6 +99,7 @@ typedef struct RelayToStart
 	int			slot;			/* its number */
 	Oid			dboid;
 	int			destination;
+	char		name[NAMEDATALEN];	/* of the destination */
 	bool		orderly;		/* the last process meant to end */
 } RelayToStart;
 

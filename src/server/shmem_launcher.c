@@ -74,6 +74,9 @@ shmem_next_relay_to_start(int *cursor, RelayToStart *relay)
 		relay->dboid = candidate->dboid;
 		relay->destination = candidate->destination;
 		relay->orderly = candidate->orderly;
+		SpinLockAcquire(&candidate->mutex);
+		strlcpy(relay->name, candidate->name, NAMEDATALEN);
+		SpinLockRelease(&candidate->mutex);
 		found = OidIsValid(candidate->dboid) && candidate->pid == 0 &&
 			candidate->holds == 0;
 	}

@@ -46,6 +46,7 @@
 #include "utils/snapmgr.h"
 
 #include "guc.h"
+#include "lib/log_limit.h"
 #include "lib/text.h"
 #include "server/server.h"
 #include "store/event_columns.h"
@@ -318,7 +319,7 @@ lock_extension(void)
 
 /*
  * Keep what store_last_error() shall tell, and log the error, unless it is that
- * the relay shall end.
+ * the relay shall end, or was logged just now.
  */
 static void
 note_error(Guard *guard)
@@ -338,9 +339,12 @@ note_error(Guard *guard)
 		strlcpy(last_error, edata->message,
 				pg_mbcliplen(edata->message, strlen(edata->message),
 							 OUTBOX_ERROR_SIZE - 1) + 1);
-	FreeErrorData(edata);
-	if (!cancelled || !guard_interrupted())
+
+	/* the statement is in the context, if there is one */
+	if ((!cancelled || !guard_interrupted()) &&
+		log_is_due(edata->message, edata->context ? edata->context : ""))
 		EmitErrorReport();
+	FreeErrorData(edata);
 }
 
 /* Run "body" in a transaction, if the extension is still ours. */

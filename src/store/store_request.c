@@ -36,6 +36,7 @@
 #include "utils/uuid.h"
 #include "utils/xid8.h"
 
+#include "lib/log_limit.h"
 #include "store/store_request.h"
 
 /* $1 limit, $2 behind this id */
@@ -199,7 +200,8 @@ serve_discard(ServeArgs *args, const Request *request)
 	values[6] = request->requested_by;
 	store_execute(&discard, values, NULL);
 	if (store_add_served(args, true) > 0 ||
-		store_execute(&find_published, values, NULL) == 0)
+		store_execute(&find_published, values, NULL) == 0 ||
+		!log_is_due("published before discarded", ""))
 		return;
 	ereport(LOG,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

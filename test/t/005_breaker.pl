@@ -188,11 +188,7 @@ promise 'Dapr is sent nothing while healthz/outbound says no' => sub {
 };
 
 promise 'a relay that can send nothing rests' => sub {
-	my $cpu_ticks = sub {
-		my @fields =
-		  split / /, slurp_file('/proc/' . relay_pid($node) . '/stat');
-		return $fields[13] + $fields[14];
-	};
+	my $cpu_ticks = sub { processor_ticks(relay_pid($node)) };
 	warm_up();
 	reload($node, 'outbox.breaker_probe_interval' => '10s');
 	$dapr->state(listening => 0);

@@ -53,7 +53,7 @@ promise 'outbox.max_relays limits the relays' => sub {
 	publish($few, 'more', db => 'more');
 	wait_log(
 		$few,
-		qr/Raise outbox\.max_relays\.\n.*CONTEXT:  outbox launcher/,
+		qr/Raise outbox\.max_relays and restart the server\.\n.*CONTEXT:  outbox launcher/,
 		$offset);
 	like(check_value($few, 'relay alive', 'ok, detail', 'more'), qr/^f\|/,
 		'outbox_check() says that no relay runs');
@@ -81,9 +81,9 @@ promise 'a database that found no place gets the next one that is free' => sub {
 	my $offset = -s $next->logfile;
 	$next->safe_psql('second', 'CREATE EXTENSION outbox');
 	my @ids = map { publish($next, 'second', db => 'second') } 1 .. 10;
-	wait_log($next, qr/no relay for the database/, $offset);
+	wait_log($next, qr/there is no relay for database/, $offset);
 	push @ids, map { publish($next, 'second', db => 'second') } 1 .. 10;
-	is(() = slurp_file($next->logfile, $offset) =~ /no relay for the database/g,
+	is(() = slurp_file($next->logfile, $offset) =~ /there is no relay for database/g,
 		1, 'the log says so, but not for every publish');
 
 	$next->safe_psql('first', 'DROP EXTENSION outbox');

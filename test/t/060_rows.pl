@@ -184,7 +184,7 @@ promise 'an event that cannot be read is dead, and holds up its key only' => sub
 	is(event_state($node, $behind), 'blocked', 'the next of its key waits');
 	like(event_value($node, $bad, 'last_error'),
 		qr/^cannot be read: $bad_chunk/, 'with the reason');
-	wait_log($node, qr/outbox: event "$bad" is dead\n.*Topic "toast", row \d+: cannot be read: $bad_chunk/, $offset);
+	wait_log($node, qr/outbox: event "$bad" of topic "toast" is dead for .*\n.*Row \d+ of table "outbox_event": cannot be read: $bad_chunk/, $offset);
 	like(check_value($node, 'events readable', 'ok, detail'),
 		qr/^f\|1 cannot be read, and are dead: cannot be read: $bad_chunk/,
 		'outbox_check() says so');

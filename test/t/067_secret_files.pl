@@ -7,6 +7,8 @@
 # - What has come in the place of a file and cannot be used is not: what was read
 #   before stays in use. That is a line of the log, and a row of outbox_check() until
 #   it is mended. Other files are read again meanwhile.
+# - Nor is a reload needed to mend what a relay has found when it started, and without
+#   which it sends nothing.
 # - A client certificate is used with the key that belongs to it only.
 # - All of this is so for Dapr, too.
 
@@ -220,8 +222,37 @@ promise 'without anything read before, the publisher is not configured' => sub {
 	is(event_state($node, $id), 'pending', 'an event waits');
 	is(complaints($offset), 0, 'that is said in another way');
 	write_secret($file, 'X-Key: mended');
-	reload($node);
 	wait_delivered($receiver, [$id]);
+};
+
+# Each with a relay that has read nothing before
+promise 'what a relay has found when it started needs no reload to be mended' => sub {
+	my $authority = Real::Certificates->new;
+	my ($one, $two) = map { $authority->issue($_, 'DNS:client') } qw(one two);
+	my ($headers, $url, $key) = map { "$dir/start-$_" } qw(headers url key);
+	write_secret($key, slurp_file($two->{key}));
+	foreach my $case (
+		[ 'a file that is not there', { 'outbox.http_headers_file' => $headers },
+			sub { write_secret($headers, 'X-Key: there') } ],
+		[ 'the file of the URL', { 'outbox.http_url' => undef, 'outbox.http_url_file' => $url },
+			sub { write_secret($url, $receiver->url . '/there') } ],
+		[ 'a key of another certificate', {
+				'outbox.http_url_file' => undef,
+				'outbox.http_url' => $receiver->url . '/{topic}',
+				'outbox.tls_cert_file' => $one->{cert},
+				'outbox.tls_key_file' => $key },
+			sub { write_to($key, slurp_file($one->{key})) } ])
+	{
+		my ($name, $settings, $mend) = @$case;
+		reload($node, %$settings);
+		restart_relay($node);
+		poll_until(sub { check_value($node, 'publisher configured', 'ok') eq 'f' }, "$name: not configured");
+		my $offset = -s $node->logfile;
+		my $id = publish($node, 'start');
+		$mend->();
+		ok(wait_delivered($receiver, [$id]), "$name: it is sent then");
+		unlike(slurp_file($node->logfile, $offset), qr/is not configured/, "$name: meanwhile the log says nothing");
+	}
 };
 
 # --- Dapr

@@ -20,6 +20,7 @@ our @EXPORT = qw(
   let_time_pass
   new_node
   private_memory
+  processor_ticks
   reload
   restart_after_kill9
   wait_log
@@ -214,6 +215,14 @@ sub private_memory
 	my ($pid) = @_;
 	my ($kb) = slurp_file("/proc/$pid/status") =~ /^RssAnon:\s*(\d+) kB$/m;
 	return $kb;
+}
+
+# processor_ticks($pid): hundredths of a second that the process has worked
+sub processor_ticks
+{
+	my ($pid) = @_;
+	my @fields = split / /, slurp_file("/proc/$pid/stat") =~ s/\(.*\)/()/r;
+	return $fields[13] + $fields[14];
 }
 
 1;
