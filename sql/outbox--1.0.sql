@@ -583,7 +583,7 @@ CREATE FUNCTION @extschema@.outbox_relay_status(OUT datid pg_catalog.oid,
 	OUT started_at pg_catalog.timestamptz, OUT pruning pg_catalog.text,
 	OUT files pg_catalog.text, OUT clock pg_catalog.text,
 	OUT destination_id pg_catalog.int4, OUT destination pg_catalog.text,
-	OUT publisher pg_catalog.text)
+	OUT publisher pg_catalog.text, OUT source pg_catalog.text)
 RETURNS SETOF pg_catalog.record
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION @extschema@.outbox_relay_status() IS
@@ -1064,9 +1064,7 @@ BEGIN
 		JOIN pg_database d ON d.oid = s.datid
 		WHERE d.datname = current_database()),
 	one AS (
-		SELECT p.name, p.destination AS id,
-			coalesce(p.settings ->> 'source', current_setting('outbox.source', true)) AS source,
-			relay.*
+		SELECT p.name, p.destination AS id, relay.*
 		FROM @extschema@.outbox_position p
 		LEFT JOIN relay ON relay.destination_id = p.destination
 		ORDER BY p.destination)
@@ -1087,6 +1085,27 @@ BEGIN
 			ELSE 'pid ' || pid || ', ' || state || ' since ' || since END,
 		name
 	FROM one
+	UNION ALL
+	SELECT 'relay slots',
+		CASE WHEN preloaded AND NOT pg_is_in_recovery() THEN refused IS NULL AND failed IS NULL END,
+		CASE WHEN NOT preloaded THEN 'not known: the library is not preloaded'
+			WHEN pg_is_in_recovery() THEN 'a standby has no relays'
+			WHEN refused IS NOT NULL
+			THEN 'all ' || most || ' are taken, and ' || refused || ' of this database got none: raise outbox.max_relays and restart the server'
+			WHEN failed IS NOT NULL
+			THEN 'no worker process is left for ' || failed || ': raise max_worker_processes and restart the server'
+			ELSE taken || ' of ' || most || ' (outbox.max_relays) are taken' END,
+		NULL
+	FROM lib CROSS JOIN (
+		SELECT taken, most,
+			-- what has just been added has asked for none yet
+			string_agg(quote_ident(name), ', ' ORDER BY id) FILTER (WHERE state IS NULL AND taken >= most) AS refused,
+			string_agg(quote_ident(name), ', ' ORDER BY id)
+				FILTER (WHERE pid IS NULL AND starts_with(last_error, 'no free worker process')) AS failed
+		FROM one
+		CROSS JOIN (SELECT count(*) AS taken, coalesce(current_setting('outbox.max_relays', true), '0')::int AS most
+					FROM @extschema@.outbox_relay_status()) n
+		GROUP BY taken, most) s
 	UNION ALL
 	-- what the relay has read counts, not what this session is set to
 	SELECT 'delivery enabled', state NOT IN ('disabled', 'pausing', 'paused'),
@@ -1137,11 +1156,13 @@ BEGIN
 			  FROM one WHERE publisher IS NOT NULL) p
 		WHERE library NOT IN ('dapr', 'http')) q
 	UNION ALL
-	SELECT 'source of events', true,
-		CASE WHEN source <> '' THEN source || ', by outbox.source' ELSE (SELECT s.source FROM @extschema@.outbox_source s)
-			|| ', made for this database; a copy of it has the same' END,
+	-- what the relay uses, not what this session is set to
+	SELECT 'source of events', CASE WHEN source IS NOT NULL THEN true END,
+		CASE WHEN source = made THEN source || ', made for this database; a copy of it has the same'
+			ELSE coalesce(source || ', by outbox.source', 'not known: no relay has read its settings yet; '
+				|| made || ' unless outbox.source is set') END,
 		name
-	FROM one
+	FROM one CROSS JOIN (SELECT s.source AS made FROM @extschema@.outbox_source s) m
 	UNION ALL
 	SELECT 'endpoint answers', endpoint = '',
 		CASE WHEN endpoint IS NULL THEN 'not known: nothing was sent since the settings were read'
@@ -1276,7 +1297,8 @@ BEGIN
 		SELECT 'events prunable', held_back = 0,
 			CASE WHEN held_back = 0 THEN 'nothing is kept for longer than outbox.published_expire_time because of it'
 				ELSE 'about ' || pg_size_pretty(held_back) || ' of events cannot be pruned before it has settled them'
-					|| CASE state WHEN 'paused' THEN '; it is paused: outbox_resume()' ELSE '' END END,
+					|| CASE state WHEN 'paused' THEN '; it is paused: outbox_resume()'
+						ELSE '; outbox_topics has the oldest by topic, and outbox.abandon_after gives up what is too old' END END,
 			name
 		FROM @extschema@.outbox_destinations;
 		RETURN QUERY
@@ -1372,6 +1394,24 @@ BEGIN
 		|| coalesce('SELECT pg_terminate_backend(' || pid || ')', 'see pg_prepared_xacts'),
 		NULL
 	FROM locks ORDER BY xact_start LIMIT 64);
+
+	-- the lock of store_lock.c that pruning waits for
+	RETURN QUERY
+	WITH keepers AS (
+		SELECT l.pid, a.usename, a.xact_start
+		FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+		WHERE l.locktype = 'advisory' AND l.granted AND l.mode = 'ShareLock'
+		AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+		AND l.classid = x'6f757462'::int AND l.objid = 2 AND l.objsubid = 4
+		AND a.backend_type IS DISTINCT FROM 'outbox relay')
+	SELECT 'pruning free', count(*) = 0,
+		CASE count(*) WHEN 0 THEN 'nobody keeps it waiting'
+			ELSE 'nothing is deleted before these transactions end, which have added or altered a destination, or replay: '
+				|| string_agg(CASE WHEN pid IS NULL THEN 'a prepared one, see pg_prepared_xacts'
+						ELSE 'pid ' || pid || coalesce(' (' || usename || ')', '') || coalesce(' since ' || xact_start, '')
+							|| ', SELECT pg_terminate_backend(' || pid || ')' END, '; ' ORDER BY xact_start) END,
+		NULL::text
+	FROM keepers;
 
 	RETURN QUERY
 	SELECT 'triggers enabled', count(t.tgname) = 0,

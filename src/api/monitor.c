@@ -55,6 +55,7 @@ enum
 	STATUS_DESTINATION_ID,
 	STATUS_DESTINATION,
 	STATUS_PUBLISHER,
+	STATUS_SOURCE,
 	NSTATUS_COLUMNS
 };
 
@@ -178,6 +179,8 @@ put_relay(const RelayInfo *relay, ReturnSetInfo *result)
 	values[STATUS_DESTINATION] = CStringGetTextDatum(relay->name);
 	set_text(values, nulls, STATUS_PUBLISHER, report->publisher[0] != '\0',
 			 report->publisher);
+	set_text(values, nulls, STATUS_SOURCE, report->source[0] != '\0',
+			 report->source);
 	put_row(result, values, nulls, NSTATUS_COLUMNS);
 }
 

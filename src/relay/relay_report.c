@@ -74,17 +74,25 @@ set_finding(Relay *relay, RelayFinding *finding, const char *problem)
 	relay->reporter.changed = true;
 }
 
+/* Which publisher and source the settings name. */
+static void
+report_names(Relay *relay)
+{
+	RelayReport *report = &relay->reporter.report;
+
+	strlcpy(report->publisher, guc_publisher, PUBLISHER_SIZE);
+	strlcpy(report->source, guc_source[0] != '\0' ? guc_source :
+			relay->destination.source, SOURCE_SIZE);
+	relay->reporter.changed = true;
+}
+
 /* Can the publisher that the settings name send with them?  NULL: it can. */
 void
 relay_found_configured(Relay *relay, const char *problem)
 {
 	RelayReport *report = &relay->reporter.report;
 
-	if (strncmp(report->publisher, guc_publisher, PUBLISHER_SIZE - 1) != 0)
-	{
-		strlcpy(report->publisher, guc_publisher, PUBLISHER_SIZE);
-		relay->reporter.changed = true;
-	}
+	report_names(relay);
 	set_finding(relay, &report->configured, problem);
 }
 

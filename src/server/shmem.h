@@ -28,6 +28,9 @@ typedef enum RelayStatus
 /* Of outbox.publisher, which may be a path, so much is told. */
 #define PUBLISHER_SIZE	256
 
+/* Of the source of events, so much. */
+#define SOURCE_SIZE		256
+
 /* Three answers to "is it well?": not known, yes, or no with the reason. */
 typedef struct RelayFinding
 {
@@ -75,7 +78,8 @@ typedef struct RelayReport
 	int			topics_held;
 	char		last_error[OUTBOX_ERROR_SIZE];
 	TimestampTz last_error_at;	/* 0: none */
-	char		publisher[PUBLISHER_SIZE];	/* empty: not read yet */
+	char		publisher[PUBLISHER_SIZE];	/* empty: not read yet, as ... */
+	char		source[SOURCE_SIZE];	/* of events */
 	RelayFinding configured;	/* can it send with its settings? */
 	RelayFinding endpoint;		/* the destination */
 	RelayFinding pruning;		/* could all be deleted that was due? */

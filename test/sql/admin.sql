@@ -245,6 +245,7 @@ SELECT "check", CASE WHEN "check" <> 'endpoint answers' THEN ok END AS ok,
 	CASE "check"
 		WHEN 'endpoint answers' THEN ''
 		WHEN 'relay alive' THEN regexp_replace(detail, '^pid \d+, (\w+) since .*', 'pid ..., \1 since ...')
+		WHEN 'relay slots' THEN regexp_replace(detail, '^\d+', '...')
 		WHEN 'source of events' THEN regexp_replace(detail, '[0-9a-f]{8},', '...,')
 		WHEN 'backlog moving' THEN regexp_replace(detail, 'oldest for .*', 'oldest for ...')
 		WHEN 'events prunable' THEN regexp_replace(detail, 'about [^o]* of', 'about ... of')

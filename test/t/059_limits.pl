@@ -34,6 +34,9 @@ promise 'a relay that finds no free worker process starts as soon as one is' => 
 			  'f|not running: no free worker process: raise max_worker_processes';
 		},
 		'outbox_check() to tell why');
+	is(check_value($full, 'relay slots', 'ok, detail', 'two'),
+		'f|no worker process is left for "default": raise max_worker_processes and restart the server',
+		'and for whom');
 
 	$full->safe_psql('one', 'DROP EXTENSION outbox');
 	wait_delivered($receiver, [$id]);
@@ -57,6 +60,10 @@ promise 'outbox.max_relays limits the relays' => sub {
 		$offset);
 	like(check_value($few, 'relay alive', 'ok, detail', 'more'), qr/^f\|/,
 		'outbox_check() says that no relay runs');
+	is(check_value($few, 'relay slots', 'ok, detail', 'more'),
+		'f|all 1 are taken, and "default" of this database got none: raise outbox.max_relays and restart the server',
+		'and what to raise');
+	is(check_value($few, 'relay slots', 'ok, detail'), 't|1 of 1 (outbox.max_relays) are taken', '... of which the first database has one');
 	like(check_value($few, 'relay alive', 'ok, detail'),
 		qr/^t\|/, 'the first database keeps its relay');
 

@@ -203,7 +203,7 @@ promise 'it expires while its destination has no relay' => sub {
 	my $offset = -s $node->logfile;
 	let_a_day_pass();
 	wait_states_for('slotless', 'slotless.a', 'expired*120 published*1');
-	wait_log($node, qr/WARNING:  outbox: 120 events have expired that destination "slotless" has not taken/, $offset);
+	wait_log($node, qr/WARNING:  outbox: 120 events have expired that destination "slotless" of database "postgres" has not taken/, $offset);
 	reload($node, 'outbox.published_expire_time' => '1s');
 	poll_until(
 		sub {
@@ -283,14 +283,14 @@ promise 'a warning once a minute says how many' => sub {
 	my $offset = -s $node->logfile;
 	let_a_day_pass();
 	my $log = wait_log($node, qr/WARNING:  outbox: \d+ events have expired/, $offset);
-	like($log, qr/10 events have expired that destination "warned" has not taken/, 'it says how many, and whose');
+	like($log, qr/10 events have expired that destination "warned" of database "postgres" has not taken/, 'it says how many, and whose');
 	publish($node, 'warned.a', count => $_) foreach 3, 4;
 	wait_states_for('warned', 'warned.a', 'expired*17');
 	$offset = -s $node->logfile;
 	let_time_pass($node, 61 * 1000);
 	$log = wait_log($node, qr/WARNING:  outbox: \d+ events have expired/, $offset);
 	like($log, qr/7 events have expired/, 'what came since is told a minute later, in one');
-	is(scalar(() = slurp_file($node->logfile) =~ /events have expired that destination "warned"/g),
+	is(scalar(() = slurp_file($node->logfile) =~ /events have expired that destination "warned" of/g),
 		2, 'and not before');
 	drop_destinations($node, 'warned');
 };

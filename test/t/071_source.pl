@@ -147,22 +147,39 @@ promise 'a row that somebody has deleted is made again' => sub {
 		'that of the row');
 };
 
+# Wait until outbox_check() shows this.
+sub wait_source
+{
+	my ($db, $wanted, $name) = @_;
+	my $found;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	poll_until(
+		sub {
+			$found = check_value($node, 'source of events', 'ok, destination, detail', $db);
+			return $found eq $wanted;
+		},
+		"the source: $name");
+	return is($found, $wanted, $name);
+}
+
 promise 'outbox_check() shows which one is used' => sub {
 	new_database('shown');
 	my $source = database_source($node, 'shown');
-	is(check_value($node, 'source of events', 'ok, detail', 'shown'),
-		"t|$source, made for this database; a copy of it has the same",
+	wait_source('shown',
+		"t|default|$source, made for this database; a copy of it has the same",
 		'that of the database');
 	query($node, q{ALTER DATABASE shown SET outbox.source = '/shop'});
 	is(check_value($node, 'source of events', 'ok, detail', 'shown'),
-		't|/shop, by outbox.source', 'or that of the setting');
+		"t|$source, made for this database; a copy of it has the same",
+		'not that of a setting that the relay has not read');
 	restart_relay($node, 'shown');
+	wait_source('shown', 't|default|/shop, by outbox.source', 'but that of one which it has');
 	sends_with('shown', '/shop', 'which events have');
 	query($node,
 		q{SELECT outbox_add_destination('other', settings => '{"source": "/other"}')},
 		'shown');
-	is(check_value($node, 'source of events', 'destination, detail', 'shown'),
-		"default|/shop, by outbox.source\nother|/other, by outbox.source",
+	wait_source('shown',
+		"t|default|/shop, by outbox.source\nt|other|/other, by outbox.source",
 		'of each destination');
 };
 

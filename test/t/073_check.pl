@@ -6,6 +6,7 @@
 # - It says when events are dead, and when keys wait behind them; outbox_topics counts
 #   them by topic, also after the relay was started anew.
 # - What it says of settings is what the relay uses, not what the session is set to.
+# - It says how many relays there may be more, and who keeps pruning waiting.
 # - It says when a trigger of the extension is disabled, and how to mend that.
 # - An event that is scheduled is no backlog before its time, and its age is counted
 #   from then on.
@@ -111,6 +112,32 @@ promise 'outbox_check() shows the settings of the relay' => sub {
 	query($node, 'ALTER DATABASE postgres RESET outbox.publisher');
 	restart_relay($node);
 	wait_check('publisher configured', qr/outbox.publisher = dapr$/, 'and back');
+};
+
+promise 'it shows the source that the relay sends with' => sub {
+	my $source = query($node, 'SELECT source FROM outbox_source');
+	wait_check('source of events', qr/^t\|\Q$source\E, made for this database/, 'that of the database');
+	like(query($node, q{
+			SET outbox.source = '/session';
+			SELECT detail FROM outbox_check() WHERE "check" = 'source of events'}),
+		qr/^\Q$source\E,/, 'not that of the session');
+	reload($node, 'outbox.source' => '/file');
+	wait_check('source of events', qr{^t\|/file, by outbox.source$}, 'nor once the relay has another one');
+};
+
+promise 'outbox_check() says who keeps pruning waiting, and how many slots there are' => sub {
+	wait_check('relay slots', qr/^t\|1 of \d+ \(outbox.max_relays\) are taken$/, 'one is taken');
+	wait_check('pruning free', qr/^t\|/, 'nobody does');
+	query($node, q{BEGIN; SELECT outbox_add_destination('keeper', '{none}'); PREPARE TRANSACTION 'keeper'});
+	wait_check('pruning free', qr/^f\|.*a prepared one, see pg_prepared_xacts$/, 'a prepared transaction does');
+	query($node, q{ROLLBACK PREPARED 'keeper'});
+	my $session = $node->background_psql('postgres');
+	my $pid = $session->query_safe('SELECT pg_backend_pid()');
+	$session->query_safe(q{BEGIN; SELECT outbox_add_destination('keeper', '{none}')});
+	wait_check('pruning free', qr/^f\|.*: pid $pid \(.*\) since .*, SELECT pg_terminate_backend\($pid\)$/, 'so does a session');
+	$session->query_safe('ROLLBACK');
+	$session->quit;
+	wait_check('pruning free', qr/^t\|/, 'nobody any more');
 };
 
 promise 'outbox_check() says when a trigger is disabled' => sub {
