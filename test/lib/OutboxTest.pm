@@ -7,7 +7,8 @@
 #	OutboxTest/Receiver.pm	the receiver as an object
 #
 # (Those of modules/ have OutboxTest/Outage.pm besides, those of several destinations
-# OutboxTest/Destinations.pm, those of upgrades OutboxTest/Upgrade.pm.)
+# OutboxTest/Destinations.pm, those of upgrades OutboxTest/Upgrade.pm, those of
+# documents OutboxTest/Page.pm.  OutboxTest/BareDebian.pm is for who has no server yet.)
 #
 # and has promises (subtests that can run alone) and what receivers have taken.
 #
