@@ -15,9 +15,12 @@ use PostgreSQL::Test::Utils;
 use OutboxTest;
 
 our @EXPORT = qw(
+  all_orders_arrived
   conf_of_installation
   nothing_lost
   staged_dest
+  start_orders
+  stop_orders
   under_load
 );
 
@@ -91,6 +94,63 @@ sub under_load
 			'no transaction has failed');
 		unlike($run->{out}, qr/ERROR|FATAL|aborted/, 'nor ended early');
 	}
+	return;
+}
+
+# start_orders($node)
+#
+# Publish as role app until stop_orders(), by clients that connect again after a restart.
+# Each transaction writes into a table which event it publishes; a quarter of them roll
+# back.
+sub start_orders
+{
+	my ($node) = @_;
+	my $dir = PostgreSQL::Test::Utils::tempdir();
+	query($node, q{
+		CREATE TABLE orders (event_id uuid PRIMARY KEY);
+		GRANT INSERT ON orders TO app});
+	append_to_file("$dir/order.sql", <<'SQL');
+\set fate random(1, 4)
+BEGIN;
+INSERT INTO orders SELECT outbox_publish('orders', '1', key => 'k' || :client_id);
+\if :fate = 1
+ROLLBACK;
+\else
+COMMIT;
+\endif
+SQL
+	append_to_file("$dir/on", '');
+	my %orders = (on => "$dir/on", said => '');
+	$orders{handle} = IPC::Run::start(
+		[
+			'sh', '-c', 'on=$1; shift; while [ -e "$on" ]; do "$@" || sleep 0.1; done', 'orders',
+			$orders{on}, 'pgbench', '-n', '-c', 4, '-T', 2, '-R', 100, '-f', "$dir/order.sql",
+			'-h', $node->host, '-p', $node->port, '-U', 'app', 'postgres'
+		],
+		'>', \$orders{said}, '2>&1');
+	return \%orders;
+}
+
+# stop_orders($orders): the server has to be there
+sub stop_orders
+{
+	my ($orders) = @_;
+	unlink $orders->{on};
+	IPC::Run::finish($orders->{handle});
+	return;
+}
+
+# all_orders_arrived($node, $receiver): test that what the receiver has taken is what
+# was committed, once nothing is left to be sent
+sub all_orders_arrived
+{
+	my ($node, $receiver) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	wait_settled($node);
+	my %taken = map { $_->{id} => 1 } $receiver->accepted(fields => ['id']);
+	my %ordered = map { $_ => 1 } split /\n/, query($node, 'SELECT event_id FROM orders');
+	is(scalar(grep { !$taken{$_} } keys %ordered), 0, 'every event that was committed has arrived');
+	is(scalar(grep { !$ordered{$_} } keys %taken), 0, 'and no other');
 	return;
 }
 

@@ -1,5 +1,6 @@
 # A copy of this tree as it is in a repository: without what was built or tested in
-# it.  Tests of packages begin with it.
+# it.  Tests of packages begin with it.  And the tree that one upgrades from, which
+# tools/stage-previous has taken from the repository.
 
 package Real::Source;
 
@@ -9,7 +10,7 @@ use warnings FATAL => 'all';
 use Exporter qw(import);
 use PostgreSQL::Test::Utils;
 
-our @EXPORT_OK = qw(copy_tree has_programs);
+our @EXPORT_OK = qw(copy_tree has_programs unpack_previous);
 
 # has_programs(@names): is each of them in the PATH?
 sub has_programs
@@ -30,7 +31,7 @@ sub copy_tree
 	my $git = "git -C '$dir' -c user.name=test -c user.email=test\@localhost";
 	my @steps = (
 		"mkdir -p '$dir'",
-		"tar -cf - --exclude=./tmp_check --exclude=.git . | tar -C '$dir' -xf -",
+		"tar -cf - --exclude='./tmp_*' --exclude=.git . | tar -C '$dir' -xf -",
 		"git -C '$dir' init -q",
 		"git -C '$dir' add -A",
 		"$git commit -q -m tree",
@@ -39,6 +40,17 @@ sub copy_tree
 	  if defined $patch;
 	system_or_bail('sh', '-c', $_) foreach @steps;
 	return;
+}
+
+# unpack_previous($dir): the tree that one upgrades from, below $dir; false: there is
+# none here.  Without $dir, only whether there is.
+sub unpack_previous
+{
+	my ($dir) = @_;
+	my $tar = $ENV{OUTBOX_PREVIOUS_TAR};
+	return 0 unless defined $tar && -e $tar;
+	system_or_bail('sh', '-c', "mkdir -p '$dir' && tar -C '$dir' -xf '$tar'") if defined $dir;
+	return 1;
 }
 
 1;
