@@ -171,6 +171,10 @@ class Mosquitto(WireBroker):
     MORE = 'outbox_mqtt.no_subscriber = accept\n'
 
     def arguments(self):
+        """
+        By default the broker takes 20 unacknowledged messages from a client.  The relay keeps to that and the bare
+        client does not, so that their windows would not be the same.
+        """
         with open(f'{self.directory}/conf', 'w', encoding='ascii') as conf:
-            conf.write(f'listener {self.port} 127.0.0.1\nallow_anonymous true\n')
+            conf.write(f'listener {self.port} 127.0.0.1\nallow_anonymous true\nmax_inflight_messages 0\n')
         return ['-c', f'{self.directory}/conf']
