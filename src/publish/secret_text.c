@@ -28,6 +28,11 @@
 /* Less of it may be in any text. */
 #define BASE64_MIN 4
 
+/* What a writer of a text may have done to a secret: these, or both. */
+#define WRITTEN_AS_JSON		0x01
+#define WRITTEN_AS_URI		0x02
+#define WRITINGS			4
+
 static bool
 is_known(List *secrets, const char *secret)
 {
@@ -113,19 +118,22 @@ same_character(char a, char b)
 
 /*
  * How many bytes at "p" stand for the first byte of "secret", or for the first
- * *n, one character: percent-encoded, as an escape in JSON, or as they are.
- * 0: none do.
+ * *n, one character: percent-encoded or as an escape in JSON, if that is the
+ * writing, or as they are.  0: none do.
  */
 static Size
-match_character(const char *p, const char *secret, Size *n)
+match_character(const char *p, const char *secret, int writing, Size *n)
 {
 	unsigned char utf8[5] = {0};
 	int			value;
 
 	*n = 1;
-	if (p[0] == '%' && (value = hex_value(p + 1, 2)) > 0 &&
+	if ((writing & WRITTEN_AS_URI) && p[0] == '%' &&
+		(value = hex_value(p + 1, 2)) > 0 &&
 		same_character((char) value, secret[0]))
 		return 3;
+	if (!(writing & WRITTEN_AS_JSON))
+		return same_character(p[0], secret[0]) ? 1 : 0;
 	if (p[0] == '\\' && p[1] == secret[0] && strchr("\"\\/", p[1]) != NULL)
 		return 2;
 	if (p[0] == '\\' && p[1] == 'u' && (value = hex_value(p + 2, 4)) > 0)
@@ -144,16 +152,16 @@ match_character(const char *p, const char *secret, Size *n)
 	return same_character(p[0], secret[0]) ? 1 : 0;
 }
 
-/* How many bytes at "p" are the secret, in whatever way it is written?  0: none. */
+/* How many bytes at "p" are the secret in this writing?  0: none. */
 static Size
-match_secret(const char *p, const char *secret)
+match_secret(const char *p, const char *secret, int writing)
 {
 	const char *start = p;
 	Size		n;
 
 	for (; *secret != '\0'; secret += n)
 	{
-		Size		len = match_character(p, secret, &n);
+		Size		len = match_character(p, secret, writing, &n);
 
 		if (len == 0)
 			return 0;
@@ -162,21 +170,32 @@ match_secret(const char *p, const char *secret)
 	return p - start;
 }
 
+/* Overwrite one secret in one writing. */
+static void
+mask_secret(const char *secret, int writing, char *str)
+{
+	Size		len;
+
+	for (char *p = str; *p != '\0'; p += Max(len, 1))
+	{
+		len = match_secret(p, secret, writing);
+		memset(p, '*', len);
+	}
+}
+
 /*
  * Overwrite secrets with stars.  "str" is somebody else's, and may hold a secret as
  * often as it likes.  The longest come first, for one may be a part of another.
+ *
+ * Each writing is looked for by itself: what looks encoded may be the secret as it
+ * is, which may have a "%25" or two backslashes in it.
  */
 void
 secret_text_mask(const char *const *secrets, int nsecrets, char *str)
 {
 	for (int i = 0; i < nsecrets; i++)
 	{
-		Size		len;
-
-		for (char *p = str; *p != '\0'; p += Max(len, 1))
-		{
-			len = match_secret(p, secrets[i]);
-			memset(p, '*', len);
-		}
+		for (int writing = 0; writing < WRITINGS; writing++)
+			mask_secret(secrets[i], writing, str);
 	}
 }

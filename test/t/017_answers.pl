@@ -451,6 +451,22 @@ promise 'a secret is hidden in every spelling that a machine has for it' => sub 
 		'but not what is none');
 };
 
+promise 'a secret that looks as if it were encoded is hidden, too' => sub {
+	my $secret = 'Canary%25%2b\\\\u0041Secret"';
+	my $file = PostgreSQL::Test::Utils::tempdir() . '/looks';
+	write_secret($file, $secret);
+	reload($node, 'outbox.dapr_api_token_file' => $file);
+	foreach my $case (
+		[ 'as it is', $secret ],
+		[ 'percent-encoded', $secret =~ s/([^A-Za-z0-9])/sprintf '%%%02x', ord $1/ger ],
+		[ 'in JSON', $secret =~ s/(["\\])/\\$1/gr ],
+		[ 'in JSON, percent-encoded', $secret =~ s/(["\\])/\\$1/gr =~ s/([^A-Za-z0-9\\"])/sprintf '%%%02x', ord $1/ger ])
+	{
+		my ($name, $text) = @$case;
+		like(error_of('looks', "($text)"), qr/^HTTP 413: \(\*{16,}\)$/, $name);
+	}
+};
+
 promise 'characters that turn a text around, or end a line, are not shown' => sub {
 	my $error = error_of('bidi',
 		join('', map { "a$_" } qw(\u061c \u200e \u200f \u2028 \u2029 \u202a \u202e \u2066 \u2069))
