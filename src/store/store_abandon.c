@@ -13,7 +13,8 @@
  *
  * The destination is the relay's own, or one that has no relay.  Of the first, the relay
  * knows where in memory an event is, and what has been read.  The other one has nothing
- * but its tables; it is kept without a relay by a lock for each transaction.
+ * but its tables, where what has expired is counted as well; it is kept without a relay
+ * by a lock for each transaction.
  *
  * Then the position is moved behind what the pass has found to be settled
  * (store_abandon_position.c).
@@ -85,6 +86,15 @@ static Statement make_rows = {
 	" ON CONFLICT (destination, id) DO NOTHING"
 	" RETURNING d.id, d.topic, d.key, d.state",
 	4, {INT4OID, INT8ARRAYOID, TIMESTAMPTZOID, TEXTOID}
+};
+
+/* $1 destination, $2 how many: its newest position counts them */
+static Statement count_expired = {
+	"UPDATE @s@.outbox_progress p SET expired = p.expired + $2"
+	" WHERE p.destination = $1 AND p.id = (SELECT n.id"
+	"  FROM @s@.outbox_progress n WHERE n.destination = $1"
+	"  ORDER BY n.id DESC LIMIT 1)",
+	2, {INT4OID, INT8OID}
 };
 
 typedef struct AbandonArgs
@@ -286,6 +296,17 @@ abandon_ahead(AbandonArgs *args)
 	return any_old && nlisted == args->limit;
 }
 
+/* Count what has expired for a destination that has no relay to do so. */
+static void
+count_without_relay(const AbandonArgs *args)
+{
+	Datum		values[2];
+
+	values[0] = Int32GetDatum(args->abandon->destination);
+	values[1] = Int64GetDatum(*args->nexpired);
+	store_execute(&count_expired, values, NULL);
+}
+
 /* One batch; at the end of a walk, the next one is due. */
 static void
 abandon_body(void *arg)
@@ -304,6 +325,8 @@ abandon_body(void *arg)
 	}
 	else
 		*args->more = abandon_ahead(args);
+	if (!args->window && *args->nexpired > 0)
+		count_without_relay(args);
 }
 
 static void

@@ -194,15 +194,20 @@ promise 'it expires while its destination has no relay' => sub {
 	$node->restart;
 	wait_relay($node);
 	is(relay_of($node, 'slotless', 'pid'), '', 'there is no relay of it');
+	query($node, add_destination_sql('never', '{never.#}', {}));
+	publish($node, 'never.a', count => 30);
 	publish($node, 'slotless.a', count => 120);
 	publish($node, 'elsewhere2', count => 120);
 	wait_states_for('default', 'elsewhere2', 'published*120');
 	let_a_day_pass();
 	poll_until(sub { relay_of($node, 'default', 'state') eq 'idle' }, 'the relay of default to be idle');
 	is(states_for('slotless', 'slotless.a'), 'pending*120 published*1', 'its own setting holds');
+	wait_states_for('never', 'never.a', 'expired*30', 'nor has one that never had any');
+	is(counted('never'), 30, '... and is counted');
 	my $offset = -s $node->logfile;
 	let_a_day_pass();
 	wait_states_for('slotless', 'slotless.a', 'expired*120 published*1');
+	is(counted('slotless'), 120, 'outbox_stats counts them, once');
 	wait_log($node, qr/WARNING:  outbox: 120 events have expired that destination "slotless" of database "postgres" has not taken/, $offset);
 	reload($node, 'outbox.published_expire_time' => '1s');
 	poll_until(
@@ -222,7 +227,8 @@ promise 'it expires while its destination has no relay' => sub {
 	my ($later) = publish($node, 'slotless.a');
 	poll_until(sub { scalar($receiver->accepted(id => $later)) == 2 }, 'what came later to arrive');
 	is(scalar($receiver->accepted(path => '/slotless.a')), 2 + 120 + 2, 'and nothing else was sent to it');
-	drop_destinations($node, 'slotless');
+	is(counted('slotless'), 120, 'and still does with a relay');
+	drop_destinations($node, 'slotless', 'never');
 };
 
 promise 'what is dead, not due, sent again or in flight is left alone' => sub {
