@@ -136,6 +136,7 @@ OBJS = \
 	src/store/store_served.o \
 	src/store/store_session.o \
 	src/store/store_source.o \
+	src/store/store_take_over.o \
 	src/store/store_try.o \
 	src/store/store_values.o \
 	src/store/store_walk.o \

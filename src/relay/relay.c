@@ -105,6 +105,7 @@ bool
 relay_start(Relay *relay)
 {
 	StorePosition position;
+	List	   *dead = NIL;
 	bool		died = false;
 	bool		ok;
 
@@ -116,7 +117,7 @@ relay_start(Relay *relay)
 	{
 		died = relay_death_pending() && !position.clean;
 		ok = relay_store_ok(relay, store_take_over(guc_minimum_retry_interval,
-												   died, NULL, 0));
+												   died, NULL, 0, &dead));
 	}
 	if (!ok)
 	{
@@ -127,6 +128,8 @@ relay_start(Relay *relay)
 	relay->reader.largest_read = position.largest_read;
 	relay->counters = position.counters;
 	queue_begin_at(&relay->queue, &position, relay->now);
+	relay_found_dead(relay, dead);
+	store_free_dead(dead);
 
 	/* from here on, a crash of ours is to be found by the next relay */
 	if (!relay_checkpoint(relay, true, false))

@@ -52,6 +52,26 @@ relay_count_dead(Relay *relay)
 	count_some(relay, &relay->counters.died, 1);
 }
 
+/* The store has found these events to be dead: StoreDeadEvent *. */
+void
+relay_found_dead(Relay *relay, const List *events)
+{
+	const ListCell *lc;
+
+	foreach(lc, events)
+	{
+		const StoreDeadEvent *found = lfirst(lc);
+		RelayDeadEvent event = {.id = found->id,
+			.event_id = found->event_id ? found->event_id : "unknown",
+			.topic = found->topic ? found->topic : "unknown",
+		.error = found->error};
+
+		relay_count_dead(relay);
+		relay_note_error(relay, found->error);
+		relay_log_dead(relay, &event);
+	}
+}
+
 void
 relay_count_expired(Relay *relay, int64 n)
 {

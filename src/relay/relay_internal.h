@@ -222,6 +222,7 @@ extern void relay_send_report(Relay *relay);
 extern void relay_count_published(Relay *relay, const RelayEntry *entry);
 extern void relay_count_failure(Relay *relay, const char *error);
 extern void relay_count_dead(Relay *relay);
+extern void relay_found_dead(Relay *relay, const List *events);
 extern void relay_count_expired(Relay *relay, int64 n);
 extern void relay_count_pruned(Relay *relay, int64 n);
 extern void relay_count_duplicates(Relay *relay);

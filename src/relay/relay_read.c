@@ -166,18 +166,12 @@ hear_of_unreadable(Relay *relay)
 	List	   *list = store_take_unreadable();
 	ListCell   *lc;
 
+	relay_found_dead(relay, list);
 	foreach(lc, list)
 	{
-		const StoreUnreadable *event = lfirst(lc);
-		RelayDeadEvent dead = {.id = event->id,
-			.event_id = event->event_id ? event->event_id : "unknown",
-			.topic = event->topic ? event->topic : "unknown",
-		.error = event->error};
+		const StoreDeadEvent *event = lfirst(lc);
 
 		relay_note_settled(relay);
-		relay_count_dead(relay);
-		relay_note_error(relay, event->error);
-		relay_log_dead(relay, &dead);
 		if (!event->key)
 			continue;
 
@@ -186,7 +180,7 @@ hear_of_unreadable(Relay *relay)
 		if (guc_dead_key_policy == DEAD_KEY_BLOCK)
 			keys_note_rows(keys, event->topic, event->key);
 	}
-	store_free_unreadable(list);
+	store_free_dead(list);
 }
 
 /* Whoever begins to listen has to look after that; who ends it, some time. */

@@ -178,12 +178,13 @@ sweep(Relay *relay)
 										Max(relay->queue.nentries, 1));
 	int			n = 0;
 	List	   *gone = NIL;
+	List	   *dead;
 	ListCell   *lc;
 
 	foreach(lc, queue_entries(&relay->queue))
 		events[n++] = ((RelayEntry *) lfirst(lc))->event;
 	if (!relay_store_ok(relay, store_take_over(guc_minimum_retry_interval,
-											   false, events, n)))
+											   false, events, n, &dead)))
 		return;
 
 	/* what was taken over may have been due for long */

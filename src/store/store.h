@@ -269,8 +269,11 @@ typedef struct StoreOther
 	char	   *abandon_after;	/* the setting; NULL: it has none of its own */
 } StoreOther;
 
-/* An event that cannot be read, and is dead for that; texts are UTF-8. */
-typedef struct StoreUnreadable
+/*
+ * An event that is dead because it cannot be read, or since relays crashed with it; texts
+ * are UTF-8.
+ */
+typedef struct StoreDeadEvent
 {
 	int64		id;
 	uint64		xid;			/* 0, if not even that can be read */
@@ -278,7 +281,7 @@ typedef struct StoreUnreadable
 	char	   *topic;
 	char	   *key;			/* or it has none */
 	char	   *error;			/* never NULL; in the server's encoding */
-} StoreUnreadable;
+} StoreDeadEvent;
 
 /* store.c: the relay's transactions */
 extern StoreResult store_attach(int destination);
@@ -353,11 +356,14 @@ extern StoreResult store_read_key(const StoreKey *key, int64 after,
 
 /* store_salvage.c: events that cannot be read */
 extern List *store_take_unreadable(void);
-extern void store_free_unreadable(List *list);
+extern void store_free_dead(List *list);
+
+/* store_take_over.c */
+extern StoreResult store_take_over(int minimum_interval_ms, bool died,
+								   const OutboxEvent *const *events, int n,
+								   List **dead);
 
 /* store_delivery.c: exceptions and checkpoints */
-extern StoreResult store_take_over(int minimum_interval_ms, bool died,
-								   const OutboxEvent *const *events, int n);
 extern StoreResult store_checkpoint(StoreCheckpoint *checkpoint);
 extern StoreResult store_find_deleted(const OutboxEvent *const *events, int n,
 									  List **gone);

@@ -32,27 +32,6 @@
 #include "guc.h"
 #include "store/store_internal.h"
 
-#define MAX_CRASHES	CppAsString2(EVENT_MAX_CRASHES)
-
-#define CRASHES_TOO_OFTEN "($3 AND d.crashes >= " MAX_CRASHES ")"
-
-/* $1 milliseconds, $2 ids in memory, $3 the last relay died by itself */
-static Statement take_over = {
-	"UPDATE @s@.outbox_delivery d SET crashes ="
-	"  CASE WHEN $3 THEN greatest(d.crashes, 1)"
-	"   ELSE greatest(d.crashes - 1, 0) END,"
-	" state = CASE WHEN " CRASHES_TOO_OFTEN " THEN 'dead' ELSE 'failed' END,"
-	" last_error = CASE WHEN " CRASHES_TOO_OFTEN
-	"  THEN 'the relay crashed ' || d.crashes"
-	"   || ' times with this event in flight'"
-	"  ELSE d.last_error END,"
-	" next_attempt_at = CASE WHEN NOT " CRASHES_TOO_OFTEN
-	"  THEN d.updated_at + $1 * interval '1 millisecond' END"
-	" WHERE d.destination = @d@ AND d.state = 'in_progress'"
-	" AND d.id NOT IN (SELECT unnest($2))",
-	3, {FLOAT8OID, INT8ARRAYOID, BOOLOID}
-};
-
 /* $1 id, $2 state, $3 attempts, $4 crashes, $5 due, $6 status, $7 error, $8 tried */
 #define WRITTEN \
 	"unnest($1, $2, $3, $4, $5, $6, $7, $8)" \
@@ -151,51 +130,15 @@ static Statement find_deleted = {
 	2, {INT8ARRAYOID, UUIDARRAYOID}
 };
 
-typedef struct TakeOverArgs
-{
-	int			minimum_interval_ms;
-	bool		died;
-	const OutboxEvent *const *events;
-	int			n;
-} TakeOverArgs;
-
-static Datum
-ids_of_events(const OutboxEvent *const *events, int n)
+/* The ids of these events, as int8[]. */
+Datum
+store_ids_of_events(const OutboxEvent *const *events, int n)
 {
 	int64	   *ids = palloc(sizeof(int64) * Max(n, 1));
 
 	for (int i = 0; i < n; i++)
 		ids[i] = events[i]->msg.id;
 	return store_id_array(ids, n);
-}
-
-static void
-take_over_body(void *arg)
-{
-	TakeOverArgs *args = arg;
-	Datum		values[3];
-
-	values[0] = Float8GetDatum(args->minimum_interval_ms);
-	values[1] = ids_of_events(args->events, args->n);
-	values[2] = BoolGetDatum(args->died);
-	store_execute(&take_over, values, NULL);
-}
-
-/*
- * Take over the rows in progress that are not of events in memory: left by an
- * earlier relay, or restored from a dump.  They are due when they have not
- * changed for minimum_interval_ms.  "died": any of them may be why the last relay
- * has died, and one whose tries have crashed too many relays is dead.  These are
- * counted before the tries are made; without "died", one that was counted has
- * not happened.
- */
-StoreResult
-store_take_over(int minimum_interval_ms, bool died,
-				const OutboxEvent *const *events, int n)
-{
-	TakeOverArgs args = {minimum_interval_ms, died, events, n};
-
-	return store_transaction(take_over_body, &args);
 }
 
 /* The parameters of WRITTEN: an array for each column. */
@@ -418,7 +361,7 @@ find_deleted_body(void *arg)
 	for (int i = 0; i < args->n; i++)
 		event_ids[i] = DirectFunctionCall1(uuid_in,
 										   CStringGetDatum(args->events[i]->msg.event_id));
-	values[0] = ids_of_events(args->events, args->n);
+	values[0] = store_ids_of_events(args->events, args->n);
 	values[1] = store_array(event_ids, NULL, args->n, UUIDOID);
 	n = store_execute(&find_deleted, values, NULL);
 	MemoryContextSwitchTo(args->context);

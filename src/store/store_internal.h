@@ -159,6 +159,9 @@ extern bool prune_exceptions(const PruneArgs *args);
 /* store_prune_dropped.c */
 extern bool prune_dropped(const PruneArgs *args);
 
+/* store_delivery.c */
+extern Datum store_ids_of_events(const OutboxEvent *const *events, int n);
+
 /* store_try.c */
 extern char *store_try(void (*attempt) (void *arg), void *arg,
 					   bool (*expected) (int sqlstate));
@@ -209,6 +212,7 @@ extern int	ids_of_window(const StoreWindow *window, int limit,
 extern bool store_read_by_id(const int64 *ids, int n, Size max_bytes,
 							 List **events);
 extern bool salvage_blames_event(int sqlstate);
+extern char *salvage_read_names(StoreDeadEvent *names);
 extern bool salvage_runs(void);
 extern void salvage_set_aside(int64 id, bool is_new, const char *error);
 extern int	salvage_new_events(const int64 *ids, int n, Size max_bytes,

@@ -96,7 +96,7 @@ static Statement set_aside = {
 };
 
 static bool salvaging = false;	/* events are to be read one by one */
-static List *pending = NIL;		/* StoreUnreadable *: of this transaction */
+static List *pending = NIL;		/* StoreDeadEvent *: of this transaction */
 static List *unreadable = NIL;	/* of those that have committed */
 
 /* May the error be due to one of the events that were read? */
@@ -153,7 +153,7 @@ name_result(int column)
 static void
 read_names_of_event(void *arg)
 {
-	StoreUnreadable *names = arg;
+	StoreDeadEvent *names = arg;
 	Datum		value = Int64GetDatum(names->id);
 	bool		isnull;
 
@@ -170,12 +170,22 @@ read_names_of_event(void *arg)
 		names->key = name_result(3);
 }
 
+/*
+ * Fill in what can be told of the event with the id that is given, in the current memory
+ * context.  NULL, or why that cannot be read.
+ */
+char *
+salvage_read_names(StoreDeadEvent *names)
+{
+	return store_try(read_names_of_event, names, salvage_blames_event);
+}
+
 /* Have the caller hear of it when the transaction has committed. */
 static void
-add_unreadable(const StoreUnreadable *names)
+add_unreadable(const StoreDeadEvent *names)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-	StoreUnreadable *copy = palloc0(sizeof(StoreUnreadable));
+	StoreDeadEvent *copy = palloc0(sizeof(StoreDeadEvent));
 
 	copy->id = names->id;
 	copy->event_id = names->event_id ? pstrdup(names->event_id) : NULL;
@@ -194,11 +204,10 @@ add_unreadable(const StoreUnreadable *names)
 void
 salvage_set_aside(int64 id, bool is_new, const char *error)
 {
-	StoreUnreadable names = {.id = id};
+	StoreDeadEvent names = {.id = id};
 	Datum		values[4];
 	char		nulls[4] = {' ', ' ', ' ', ' '};
-	char	   *problem = store_try(read_names_of_event, &names,
-									salvage_blames_event);
+	char	   *problem = salvage_read_names(&names);
 
 	if (problem)
 		names.error = psprintf(CANNOT_BE_READ "block %u of table \"outbox_event\": %s",
@@ -366,14 +375,14 @@ store_salvage(void (*body) (void *arg), void *arg)
 		list_free(pending);
 	}
 	else
-		store_free_unreadable(pending);
+		store_free_dead(pending);
 	pending = NIL;
 	return result;
 }
 
 /*
- * The events that were set aside since the last call: StoreUnreadable *, to be
- * freed by store_free_unreadable().
+ * The events that were set aside since the last call: StoreDeadEvent *, to be
+ * freed by store_free_dead().
  */
 List *
 store_take_unreadable(void)
@@ -385,13 +394,13 @@ store_take_unreadable(void)
 }
 
 void
-store_free_unreadable(List *list)
+store_free_dead(List *list)
 {
 	ListCell   *lc;
 
 	foreach(lc, list)
 	{
-		StoreUnreadable *names = lfirst(lc);
+		StoreDeadEvent *names = lfirst(lc);
 
 		if (names->event_id)
 			pfree(names->event_id);

@@ -268,6 +268,7 @@ promise 'an event at which the relay crashes three times is set aside' => sub {
 	my ($poison) = publish($node, 'poison');
 	push @good, publish($node, 'good', count => 5);
 
+	my $offset = -s $node->logfile;
 	foreach my $n (1 .. 3)
 	{
 		poll_until(sub { $receiver->faults->[0]{fired} >= $n },
@@ -280,7 +281,8 @@ promise 'an event at which the relay crashes three times is set aside' => sub {
 	is( event_value($node, $poison, 'last_error'),
 		'the relay crashed 3 times with this event in flight',
 		'the reason is shown');
-
+	ok(wait_log($node, qr/outbox: event "$poison" of topic "\w+" is dead for destination "default" of database "postgres"\n.*DETAIL:  Row \d+ of table "outbox_event": the relay crashed 3 times/, $offset),
+		'and logged');
 	push @good, publish($node, 'good', count => 5);
 	wait_delivered($receiver, \@good);
 	is(states($node, 'good'), 'published*15', 'the others are published');
