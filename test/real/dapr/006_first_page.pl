@@ -4,11 +4,11 @@
 use strict;
 use warnings FATAL => 'all';
 
-use PostgreSQL::Test::Utils;
 use Test::More;
 
 use lib 'test/lib';
 use OutboxTest;
+use OutboxTest::Page qw(page_blocks);
 use Real::Dapr;
 use Real::Redis;
 use Real::Server;
@@ -30,12 +30,12 @@ package Pasted
 my $missing = Real::Redis->missing // Real::Dapr->missing;
 plan skip_all => $missing if $missing;
 
-my ($section) = slurp_file('README.md') =~ /^### With Dapr\n(.*?)^### /ms;
 my %block;
-while ($section =~ /^```(\w+)\n(.*?)^```/msg)
+foreach my $block (grep { $_->{language} ne '' } page_blocks('README.md', 'With Dapr'))
 {
-	ok(!exists $block{$1}, "one block of $1");
-	$block{$1} = $2;
+	my $language = $block->{language};
+	ok(!exists $block{$language}, "one block of $language");
+	$block{$language} = $block->{text};
 }
 
 my $redis = Real::Redis->new;

@@ -18,6 +18,8 @@ use Test::More;
 
 use lib 'test/lib';
 use OutboxTest;
+use OutboxTest::Page qw(page_blocks);
+use Real::Pasted;
 use Real::Server;
 
 my $cache = $ENV{OUTBOX_CACHE} // '';
@@ -31,23 +33,6 @@ foreach my $language (sort keys %library)
 {
 	plan skip_all => "no library of Standard Webhooks for $language: tools/setup-real webhooks"
 	  unless defined $library{$language} && defined $program{$language}[0];
-}
-
-# A receiver of the page, or a verifier of this file, in a folder of its own
-package Pasted
-{
-	use parent -norequire, 'Real::Server';
-
-	sub command { return @{ $_[0]{program} }, $_[0]->dir . "/$_[0]{file}"; }
-	sub is_ready { return Real::Server::can_connect($_[0]->port); }
-
-	# Paths in what is pasted are relative.
-	sub prepare
-	{
-		my ($self) = @_;
-		$self->{program} = [ 'env', '-C', $self->dir, @{ $self->{language} } ];
-		return;
-	}
 }
 
 # A folder in which a language finds its library
@@ -64,9 +49,8 @@ $ENV{PYTHONPATH} = $library{python};
 
 # --- The page
 
-my $page = slurp_file('docs/webhooks.md');
 my %block;
-push @{ $block{$1} }, $2 while $page =~ /^```(\w*)\n(.*?)^```/msg;
+push @{ $block{ $_->{language} } }, $_->{text} foreach page_blocks('docs/webhooks.md');
 
 promise 'what the page says to paste works' => sub {
 	my ($settings) = @{ $block{''} };
@@ -80,13 +64,14 @@ promise 'what the page says to paste works' => sub {
 	foreach my $case ([ 'node', 'js', 'receiver.mjs' ], [ 'python', 'python', 'receiver.py' ])
 	{
 		my ($language, $name, $file) = @$case;
-		my $receiver = Pasted->new(start => 0, language => $program{$language}, file => $file);
-		my $text = $block{$name}[0];
-		is($text =~ s/\b8080\b/$receiver->port/ge, 1, "$language: one port");
-		$receiver->write_file($file, $text);
+		my $receiver = Real::Pasted->new(
+			start => 0,
+			text => $block{$name}[0],
+			listens => 8080,
+			file => $file,
+			run => $program{$language},
+			modules => $library{node});
 		$receiver->write_file('webhook.secret', slurp_file($secret));
-		symlink("$library{node}/node_modules", $receiver->dir . '/node_modules')
-		  or die "symlink: $!";
 		$receivers{$language} = $receiver->start;
 	}
 	is($settings =~ s{/etc/outbox/webhook\.secret}{$secret}g, 1, 'one path');
