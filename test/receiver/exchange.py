@@ -14,7 +14,7 @@ from broken_answers import BROKEN_ANSWERS, ENDLESS_ANSWERS, RESET
 
 class Exchange:
     def __init__(self, server, conn, request):
-        """Of server it needs endpoint, faults and log."""
+        """Of server it needs endpoint, faults, log and printer."""
         self.server = server
         self.conn = conn
         self.request = request
@@ -41,6 +41,8 @@ class Exchange:
         for event in publication.events or (None,):
             accepted = may_take and event is not None and event.error is None
             self.server.log.append(self.request, event, accepted, status, fault)
+        if self.server.printer is not None:
+            self.server.printer.show(self.request, status)
 
     async def run(self):
         """The other case: as the rule says."""

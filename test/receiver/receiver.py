@@ -15,12 +15,12 @@ these stages, each a file:
     rules.py            picks at most one fault rule for the request; without one the answer is given
                         at once
     exchange.py         records in the log (log.py) what was taken, and only then answers; does what
-                        the rule wants
+                        the rule wants; has it shown if somebody looks on (printer.py)
     control.py          what tests ask and tell the receiver, under /__ctl/
     server.py           holds them together
 
 Imports point downwards only: server; connection, exchange, control; dapr and its parts,
-plain_endpoint, credentials; rules, log; publication, http_message, golang, broken_answers.
+plain_endpoint, credentials; rules, log, printer; publication, http_message, golang, broken_answers.
 
 What is recorded as accepted is what a broker would hold, whatever became of the answer: that is what
 the tests compare with the committed events.  An entry reaches the log file before the first byte of
@@ -58,6 +58,7 @@ def parse_options(arguments):
     parser.add_argument('--credentials', metavar='FILE',
                         help='mode http: what a request has to show, see credentials.py')
     parser.add_argument('--log', metavar='FILE', help='append each entry; entries of a former run are kept')
+    parser.add_argument('--print', action='store_true', help='show what is published: each request and its answer')
     parser.add_argument('--max-body', type=int, help='bytes (default: 4 MiB as daprd, 1 GiB in mode http)')
     parser.add_argument('--max-header', type=int, help='bytes (default: 8 KiB as daprd, 64 KiB in mode http)')
     parser.add_argument('--exit-with-parent', action='store_true')

@@ -32,6 +32,8 @@ def wait_for(condition):
 class Receiver:
     """A receiver.py of our own."""
 
+    stdout = None           # that of the tests
+
     def __init__(self, directory, *options):
         self.directory = directory
         self.options = options
@@ -43,7 +45,7 @@ class Receiver:
                 os.unlink(self.path(name))
         self.process = subprocess.Popen(
             [sys.executable, RECEIVER, '--port', str(port), '--port-file', self.path('port'),
-             '--ctl-port-file', self.path('ctl'), '--exit-with-parent', *self.options])
+             '--ctl-port-file', self.path('ctl'), '--exit-with-parent', *self.options], stdout=self.stdout)
         wait_for(lambda: all(os.path.exists(self.path(name)) for name in ('port', 'ctl')))
         self.port = self.read_port('port')
         self.ctl_port = self.read_port('ctl')

@@ -6,6 +6,7 @@ before they read a body, dispatch() when it is there, and the rest for its count
 
 import os
 import ssl
+import sys
 
 from connection import Connection
 from control import Control
@@ -16,6 +17,7 @@ from http_message import text_response
 from listener import Listener, UnixListener
 from log import Log
 from plain_endpoint import PlainEndpoint
+from printer import Printer
 from rules import FaultScript
 
 
@@ -24,6 +26,7 @@ class Server:
         self.loop = loop
         self.endpoint = make_endpoint(options)
         self.log = Log(options.log)
+        self.printer = Printer(sys.stdout) if options.print else None
         self.faults = FaultScript(self.endpoint, loop)
         self.control = Control(self)
         self.max_header = options.max_header
@@ -46,6 +49,8 @@ class Server:
         for listener in self.listeners:
             if isinstance(listener, Listener):
                 write_port(options.port_file, listener.port)
+                if self.printer is not None:
+                    self.printer.listening(f'{options.host}:{listener.port}')
 
     async def set_listening(self, listening):
         """Without listening, connections that are open end as well: a process that is down has none."""
