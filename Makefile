@@ -153,7 +153,11 @@ OUTBOX_VERSION = $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(srcdir)/o
 PG_CPPFLAGS = -I$(srcdir)/src -DOUTBOX_VERSION='"$(OUTBOX_VERSION)"' $(shell curl-config --cflags)
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
 	-Wno-missing-field-initializers -MMD -MP
-SHLIB_LINK = -lcurl -lcrypto -lz
+
+# No other library takes the place of a function of ours, so that calls among them
+# need no table and may be inlined.
+PG_CFLAGS += -fno-semantic-interposition
+SHLIB_LINK = -lcurl -lcrypto -lz -Wl,-Bsymbolic
 
 # TEMP_CONFIG, which PostgreSQL::Test::Cluster reads as well, is the
 # configuration of the test servers; tools/run-tests makes one.

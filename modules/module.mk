@@ -22,7 +22,7 @@ PG_CPPFLAGS += $(shell pkg-config --cflags $(LIBRARIES))
 SHLIB_LINK += $(shell pkg-config --libs $(LIBRARIES))
 endif
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
-	-Wno-missing-field-initializers -MMD -MP
+	-Wno-missing-field-initializers -fno-semantic-interposition -MMD -MP
 SHLIB_LINK += -Wl,-Bsymbolic -lpthread
 
 EXTRA_CLEAN = $(OBJS:.o=.d)
