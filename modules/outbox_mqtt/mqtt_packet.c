@@ -259,8 +259,9 @@ mqtt_parse(const char *buf, Size len, MqttPacket *packet)
 void
 mqtt_put_uint16(StringInfo buf, uint16 value)
 {
-	appendStringInfoChar(buf, value >> 8);
-	appendStringInfoChar(buf, value & 0xFF);
+	/* there is one in front of each string: no call for each byte */
+	appendStringInfoCharMacro(buf, value >> 8);
+	appendStringInfoCharMacro(buf, value & 0xFF);
 }
 
 /* Of at most MQTT_MAX_STRING bytes */

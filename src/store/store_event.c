@@ -168,12 +168,23 @@ pool_time(StringInfo pool, TimestampTz when)
 	return pool_bytes(pool, buf, p - buf);
 }
 
+/* What uuid_out() makes, which appends one character at a time. */
 static Size
 pool_uuid(StringInfo pool, Datum value)
 {
-	const char *text = DatumGetCString(DirectFunctionCall1(uuid_out, value));
+	static const char hex[] = "0123456789abcdef";
+	const unsigned char *bytes = DatumGetUUIDP(value)->data;
+	char		buf[2 * UUID_LEN + 4];
+	char	   *p = buf;
 
-	return pool_bytes(pool, text, strlen(text));
+	for (int i = 0; i < UUID_LEN; i++)
+	{
+		if (i == 4 || i == 6 || i == 8 || i == 10)
+			*p++ = '-';
+		*p++ = hex[bytes[i] >> 4];
+		*p++ = hex[bytes[i] & 0xF];
+	}
+	return pool_bytes(pool, buf, p - buf);
 }
 
 /* JSON, which is made where it stays unless it has to be converted. */
