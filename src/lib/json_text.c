@@ -15,6 +15,7 @@
  */
 #include "postgres.h"
 
+#include "lib/byte_word.h"
 #include "lib/json_text.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -22,25 +23,29 @@
 /* So much of a string is appended between two looks at limit and cancellation. */
 #define STRING_PART		(64 * 1024)
 
-/* Eight times the same byte. */
-#define BYTES(c) (UINT64CONST(0x0101010101010101) * (unsigned char) (c))
-
-/* Has "v" a byte less than "c", which is at most 0x80? */
-#define HAS_LESS(v, c) (((v) - BYTES(c)) & ~(v) & BYTES(0x80))
+/* Has the word a character that must be escaped? */
+static bool
+has_special(uint64 v)
+{
+	return (BYTE_WORD_HAS_LESS(v, ' ') | BYTE_WORD_HAS(v, '"') |
+			BYTE_WORD_HAS(v, '\\')) != 0;
+}
 
 /* Where the first character is that must be escaped; "end" if there is none. */
 static const char *
 find_special(const char *p, const char *end)
 {
-	uint64		v;
-
-	/* eight bytes at a time, until there is one among them */
-	for (; end - p >= sizeof(v); p += sizeof(v))
+	if (end - p >= sizeof(uint64))
 	{
-		memcpy(&v, p, sizeof(v));
-		if (HAS_LESS(v, ' ') | HAS_LESS(v ^ BYTES('"'), 1) |
-			HAS_LESS(v ^ BYTES('\\'), 1))
-			break;
+		const char *last = end - sizeof(uint64);
+
+		/* by words, of which the last one may have bytes of the one before */
+		while (!has_special(byte_word_at(p)))
+		{
+			if (p == last)
+				return end;
+			p = Min(p + sizeof(uint64), last);
+		}
 	}
 	while (p < end && (unsigned char) *p >= ' ' && *p != '"' && *p != '\\')
 		p++;

@@ -15,13 +15,23 @@
 
 #include "mb/pg_wchar.h"
 
+#include "lib/byte_word.h"
 #include "lib/text.h"
 
 /* Has the text a C0 control character or DEL? */
 bool
 text_has_control(const char *str, Size len)
 {
-	for (Size i = 0; i < len; i++)
+	Size		i = 0;
+
+	for (; len - i >= sizeof(uint64); i += sizeof(uint64))
+	{
+		uint64		v = byte_word_at(str + i);
+
+		if (BYTE_WORD_HAS_LESS(v, ' ') | BYTE_WORD_HAS(v, 0x7f))
+			return true;
+	}
+	for (; i < len; i++)
 	{
 		if (text_is_control(str[i]))
 			return true;
