@@ -107,7 +107,9 @@ OBJS = \
 	src/store/row_scan.o \
 	src/store/store.o \
 	src/store/store_abandon.o \
+	src/store/store_abandon_ahead.o \
 	src/store/store_abandon_position.o \
+	src/store/store_abandon_rows.o \
 	src/store/store_ahead.o \
 	src/store/store_ask.o \
 	src/store/store_commit.o \

@@ -231,6 +231,7 @@ abandon_batch(Relay *relay, Abandoned *item)
 								NULL, guc_delete_batch_count, &served, &nexpired,
 								&more);
 	item->n += nexpired;
+	relay_hear_of_unreadable(relay);
 	if (own)
 	{
 		relay_count_expired(relay, nexpired);

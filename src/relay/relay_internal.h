@@ -325,6 +325,7 @@ extern int64 relay_rows_time(Relay *relay);
 /* relay_read.c */
 extern void relay_read_init(Relay *relay);
 extern void relay_read_configure(Relay *relay);
+extern void relay_hear_of_unreadable(Relay *relay);
 extern void relay_read(Relay *relay);
 extern int64 relay_read_time(Relay *relay);
 

@@ -159,8 +159,8 @@ admit_events(Relay *relay, List *events, RelayWindow *window)
  * Events that could not be read are dead, which the store has written.  New
  * ones of their keys wait behind them.
  */
-static void
-hear_of_unreadable(Relay *relay)
+void
+relay_hear_of_unreadable(Relay *relay)
 {
 	KeyTable   *keys = &relay->queue.keys;
 	List	   *list = store_take_unreadable();
@@ -297,7 +297,7 @@ read_new(Relay *relay)
 		reader->look = true;
 		return;
 	}
-	hear_of_unreadable(relay);
+	relay_hear_of_unreadable(relay);
 	if (window->store.replay)
 		relay_expect_replay(relay);
 
@@ -364,7 +364,7 @@ relay_read(Relay *relay)
 		return;
 	if (rows_wanted)
 		relay_take_rows(relay);
-	hear_of_unreadable(relay);
+	relay_hear_of_unreadable(relay);
 
 	/* whenever the store has failed, it is to be left alone */
 	if (!journal->must_checkpoint)

@@ -221,3 +221,32 @@ ids_of_window(const StoreWindow *window, int limit, int64 **result)
 	*result = list.ids;
 	return list.n;
 }
+
+/*
+ * The next entries behind this one, at most "limit", in the order of (xid, id); how many?
+ * Both results are palloc'd.
+ */
+int
+ids_behind(uint64 xid, int64 id, int limit, uint64 **xids, int64 **result)
+{
+	ScanKeyData key;
+	IdScan		ids;
+	int			n = 0;
+
+	*xids = palloc(sizeof(uint64) * limit);
+	*result = palloc(sizeof(int64) * limit);
+	ScanKeyInit(&key, 1, BTGreaterEqualStrategyNumber, F_XID8GE,
+				FullTransactionIdGetDatum(FullTransactionIdFromU64(xid)));
+	id_scan_begin(&ids, STORE_XID_INDEX, 1);
+	index_rescan(ids.scan, &key, 1, NULL, 0);
+	while (n < limit && index_getnext_tid(ids.scan, ForwardScanDirection))
+	{
+		CHECK_FOR_INTERRUPTS();
+		(*xids)[n] = U64FromFullTransactionId(DatumGetFullTransactionId(id_scan_column(&ids, 1)));
+		(*result)[n] = DatumGetInt64(id_scan_column(&ids, 2));
+		if ((*xids)[n] > xid || (*result)[n] > id)
+			n++;
+	}
+	id_scan_end(&ids);
+	return n;
+}

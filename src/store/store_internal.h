@@ -159,6 +159,36 @@ extern bool prune_exceptions(const PruneArgs *args);
 /* store_prune_dropped.c */
 extern bool prune_dropped(const PruneArgs *args);
 
+/* A step of giving up (store_abandon.c). */
+typedef struct AbandonArgs
+{
+	StoreAbandon *abandon;
+	const StoreWindow *window;	/* what has been read; NULL: there is no relay */
+	int			limit;
+	MemoryContext context;		/* of the results */
+	List	  **served;
+	int64	   *nexpired;
+	bool	   *more;
+} AbandonArgs;
+
+/* An event by itself, in store_try() */
+typedef struct OneAbandoned
+{
+	AbandonArgs *args;
+	const StoreWindow *window;	/* of what is ahead */
+	int64		id;
+} OneAbandoned;
+
+/* store_abandon_rows.c */
+extern StorePlace abandon_place_of(const AbandonArgs *args, int64 id);
+extern void abandon_add_served(AbandonArgs *args, int row, bool gone);
+extern uint64 abandon_write_rows(AbandonArgs *args, Statement *statement,
+								 const int64 *ids, int n);
+extern bool abandon_rows(AbandonArgs *args);
+
+/* store_abandon_ahead.c */
+extern bool abandon_ahead(AbandonArgs *args);
+
 /* store_delivery.c */
 extern Datum store_ids_of_events(const OutboxEvent *const *events, int n);
 
@@ -207,6 +237,8 @@ extern int64 ids_largest(void);
 extern BlockNumber ids_block(int64 id);
 extern int	ids_of_window(const StoreWindow *window, int limit,
 						  int64 **result);
+extern int	ids_behind(uint64 xid, int64 id, int limit, uint64 **xids,
+					   int64 **result);
 
 /* store_salvage.c */
 extern bool store_read_by_id(const int64 *ids, int n, Size max_bytes,

@@ -333,17 +333,6 @@ sub on_second_page
 		ORDER BY id}, $db);
 }
 
-sub damage_page
-{
-	my ($node, $file, $page) = @_;
-	open(my $handle, '+<', $node->data_dir . "/$file")
-	  or die "could not open $file: $!";
-	seek($handle, 8192 * $page, 0);
-	print $handle 'x' x 24;
-	close($handle);
-	return;
-}
-
 promise 'a page that cannot be read keeps the others from nothing' => sub {
 	disable($node);
 	query($node, 'CREATE DATABASE damaged');

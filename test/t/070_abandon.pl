@@ -7,6 +7,7 @@
 # - It does so while the destination is paused, down, not configured, or has no relay.
 # - The position goes on then, so that what others have settled is pruned, and so is what
 #   was never for this destination; what comes later is delivered, once it can be.
+# - What cannot be read is dead, and the others expire.
 # - What is dead, is not due, or was sent again by somebody is left alone; what is in flight
 #   counts by its answer.
 # - Without the setting nothing expires; one destination may have one of its own.
@@ -81,10 +82,16 @@ sub wait_states_for
 	return is($states, $wanted, $text // "$wanted for $name");
 }
 
+sub stat_of
+{
+	my ($name, $column) = @_;
+	return query($node, "SELECT $column FROM outbox_stats WHERE destination = '$name'");
+}
+
 sub counted
 {
 	my ($name) = @_;
-	return query($node, "SELECT expired FROM outbox_stats WHERE destination = '$name'");
+	return stat_of($name, 'expired');
 }
 
 # All that is there is too old then.
@@ -229,6 +236,40 @@ promise 'it expires while its destination has no relay' => sub {
 	is(scalar($receiver->accepted(path => '/slotless.a')), 2 + 120 + 2, 'and nothing else was sent to it');
 	is(counted('slotless'), 120, 'and still does with a relay');
 	drop_destinations($node, 'slotless', 'never');
+};
+
+# The second page of the table has events with rows and without, unread by the paused one.
+promise 'it expires around what cannot be read' => sub {
+	query($node, 'TRUNCATE outbox_event, outbox_delivery');
+	add('around');
+	publish($node, 'around.first');
+	wait_states_for('around', 'around.first', 'published*1');
+	pause('around');
+	publish($node, 'around.a', count => 200, payload => q{to_jsonb(repeat('x', 100))});
+	wait_states_for('default', 'around.a', 'published*200');
+	my $on_page = q{ctid BETWEEN '(1,0)' AND '(1,999)'};
+	my $lost = query($node, "SELECT count(*) FROM outbox_event WHERE $on_page");
+	my $file = query($node, q{SELECT pg_relation_filepath('outbox_event')});
+	$node->stop;
+	damage_page($node, $file, 1);
+	$node->start;
+	wait_relay_of($node, 'around');
+	let_a_day_pass();
+	my $states = sub {
+		return query($node, q{SELECT string_agg(state || '*' || n, ' ' ORDER BY state)
+			FROM (SELECT d.state, count(*) AS n FROM outbox_delivery d
+				JOIN outbox_destination t ON t.id = d.destination
+				WHERE t.name = 'around' GROUP BY 1) s});
+	};
+	my $wanted = "dead*$lost expired*" . (200 - $lost);
+	poll_until(sub { $states->() eq $wanted }, $wanted);
+	is($states->(), $wanted, 'the others expire, and what cannot be read is dead');
+	cmp_ok($lost, '>', 10, 'there was something on the page');
+	like(query($node, q{SELECT DISTINCT last_error FROM outbox_delivery WHERE state = 'dead'}),
+		qr/^cannot be read: block 1 of table "outbox_event": invalid page/, 'with the reason');
+	poll_until(sub { stat_of('around', 'died') eq $lost }, 'outbox_stats to count them');
+	query($node, 'TRUNCATE outbox_event, outbox_delivery');
+	drop_destinations($node, 'around');
 };
 
 promise 'what is dead, not due, sent again or in flight is left alone' => sub {

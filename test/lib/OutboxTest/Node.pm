@@ -16,6 +16,7 @@ use OutboxTest::Poll;
 use OutboxTest::SQL;
 
 our @EXPORT = qw(
+  damage_page
   disable
   let_time_pass
   new_node
@@ -215,6 +216,18 @@ sub private_memory
 	my ($pid) = @_;
 	my ($kb) = slurp_file("/proc/$pid/status") =~ /^RssAnon:\s*(\d+) kB$/m;
 	return $kb;
+}
+
+# damage_page($node, $file, $page): make a page unreadable, while the server is stopped
+sub damage_page
+{
+	my ($node, $file, $page) = @_;
+	open(my $handle, '+<', $node->data_dir . "/$file")
+	  or die "could not open $file: $!";
+	seek($handle, 8192 * $page, 0);
+	print $handle 'x' x 24;
+	close($handle);
+	return;
 }
 
 # processor_ticks($pid): hundredths of a second that the process has worked
