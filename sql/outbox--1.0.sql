@@ -818,39 +818,89 @@ COMMENT ON VIEW @extschema@.outbox_events IS
 
 -- A function, so that nothing but indexes can be read, whatever the planner knows of the
 -- tables: however much is kept of what has been published, also since the beginning of
--- a transaction that is still open.
+-- a transaction that is still open.  Each branch is a range of the index on (xid, id),
+-- which passes no event that the position covers.
 CREATE FUNCTION @extschema@.outbox_unsettled(destination pg_catalog.int4,
 	lo pg_catalog.pg_snapshot, hi pg_catalog.pg_snapshot,
-	last_id pg_catalog.int8, open pg_catalog.int8[],
+	last_id pg_catalog.int8, open pg_catalog.int8[], most pg_catalog.int8,
 	OUT id pg_catalog.int8, OUT xid pg_catalog.xid8, OUT topic pg_catalog.text,
-	OUT created_at pg_catalog.timestamptz, OUT deliver_after pg_catalog.timestamptz)
+	OUT created_at pg_catalog.timestamptz, OUT deliver_after pg_catalog.timestamptz,
+	OUT stands_for pg_catalog.float8)
 RETURNS SETOF pg_catalog.record
 LANGUAGE sql STABLE PARALLEL RESTRICTED SECURITY DEFINER ROWS 100
 SET enable_seqscan = off
 AS $$
-SELECT n.id, n.xid, n.topic, n.created_at, n.deliver_after
-FROM (SELECT e.id, e.xid, e.topic, e.created_at, e.deliver_after
-	  FROM @extschema@.outbox_event e
-	  WHERE e.xid OPERATOR(pg_catalog.>=) pg_catalog.pg_snapshot_xmax($2)
-	  AND NOT (e.id OPERATOR(pg_catalog.<=) $4
-			   AND pg_catalog.pg_visible_in_snapshot(e.xid, $3))
+WITH seen AS MATERIALIZED (
+	SELECT n.* FROM (
+		SELECT e.id, e.xid, e.topic, e.created_at, e.deliver_after
+		FROM @extschema@.outbox_event e
+		WHERE e.id OPERATOR(pg_catalog.=) ANY ($5)
+		UNION ALL
+		SELECT e.id, e.xid, e.topic, e.created_at, e.deliver_after
+		FROM pg_catalog.pg_snapshot_xip($2) x(xid)
+		-- compared as rows, which no index by id alone can serve
+		CROSS JOIN LATERAL (
+			SELECT * FROM @extschema@.outbox_event l
+			WHERE (l.xid, l.id) OPERATOR(pg_catalog.>) (x.xid, $4)
+			AND l.xid OPERATOR(pg_catalog.<=) x.xid OFFSET 0) e
+		WHERE pg_catalog.pg_visible_in_snapshot(x.xid, $3)
+		UNION ALL
+		SELECT e.id, e.xid, e.topic, e.created_at, e.deliver_after
+		FROM @extschema@.outbox_event e
+		WHERE e.xid OPERATOR(pg_catalog.>=) pg_catalog.pg_snapshot_xmax($2)
+		AND e.xid OPERATOR(pg_catalog.<) pg_catalog.pg_snapshot_xmax($3)
+		AND e.id OPERATOR(pg_catalog.>) $4
+		AND pg_catalog.pg_visible_in_snapshot(e.xid, $3)
+		UNION ALL
+		SELECT e.id, e.xid, e.topic, e.created_at, e.deliver_after
+		FROM @extschema@.outbox_event e
+		WHERE e.xid OPERATOR(pg_catalog.=) ANY (ARRAY(
+			SELECT x.xid FROM pg_catalog.pg_snapshot_xip($3) x(xid)))
+		UNION ALL
+		SELECT e.id, e.xid, e.topic, e.created_at, e.deliver_after
+		FROM @extschema@.outbox_event e
+		WHERE e.xid OPERATOR(pg_catalog.>=) pg_catalog.pg_snapshot_xmax($3)) n
+	LIMIT $6),
+-- The median, since a transaction may have taken its ids long before or after others.
+rest AS (
+	SELECT GREATEST(q.last_value OPERATOR(pg_catalog.-) m.last, 0) AS n, m.last
+	FROM (SELECT pg_catalog.count(*) AS n,
+				 pg_catalog.percentile_disc(0.5) WITHIN GROUP (ORDER BY s.id)
+				 OPERATOR(pg_catalog.+) ($6 OPERATOR(pg_catalog./) 2) AS last
+		  FROM seen s) m
+	CROSS JOIN @extschema@.outbox_event_id_seq q
+	WHERE m.n OPERATOR(pg_catalog.=) $6),
+sample AS MATERIALIZED (
+	SELECT e.*, r.n FROM rest r
+	CROSS JOIN pg_catalog.generate_series(0, 99) i(part)
+	CROSS JOIN LATERAL (
+		SELECT e.id, e.xid, e.topic, e.created_at, e.deliver_after
+		FROM @extschema@.outbox_event e
+		WHERE e.id OPERATOR(pg_catalog.>)
+			  (r.last OPERATOR(pg_catalog.+) (r.n OPERATOR(pg_catalog.*) i.part OPERATOR(pg_catalog./) 100))
+		ORDER BY e.id LIMIT 10) e)
+SELECT t.id, t.xid, t.topic, t.created_at, t.deliver_after,
+	   -- Mostly there is not a single exception.  OFFSET 0: one probe of the index, never
+	   -- a hash table of all there are.
+	   CASE WHEN ($6 IS NULL
+				  OR EXISTS (SELECT 1 FROM @extschema@.outbox_delivery d
+							 WHERE d.destination OPERATOR(pg_catalog.=) $1
+							 AND d.id OPERATOR(pg_catalog.>=) (SELECT pg_catalog.min(s.id) FROM seen s)))
+				 AND EXISTS (SELECT 1 FROM @extschema@.outbox_delivery d
+							 WHERE d.destination OPERATOR(pg_catalog.=) $1
+							 AND d.id OPERATOR(pg_catalog.=) t.id OFFSET 0) THEN 0
+			ELSE t.weight END
+FROM (SELECT s.*, 1::pg_catalog.float8 AS weight FROM seen s
 	  UNION ALL
-	  SELECT e.id, e.xid, e.topic, e.created_at, e.deliver_after
-	  FROM @extschema@.outbox_event e
-	  WHERE e.xid OPERATOR(pg_catalog.=) ANY (ARRAY(
-			SELECT x.xid FROM pg_catalog.pg_snapshot_xip($2) x(xid)))
-	  AND NOT (e.id OPERATOR(pg_catalog.<=) $4
-			   AND pg_catalog.pg_visible_in_snapshot(e.xid, $3))
-	  UNION ALL
-	  SELECT e.id, e.xid, e.topic, e.created_at, e.deliver_after
-	  FROM @extschema@.outbox_event e
-	  WHERE e.id OPERATOR(pg_catalog.=) ANY ($5)) n
-WHERE NOT EXISTS (SELECT 1 FROM @extschema@.outbox_delivery d
-				  WHERE d.destination OPERATOR(pg_catalog.=) $1
-				  AND d.id OPERATOR(pg_catalog.=) n.id)
+	  SELECT a.id, a.xid, a.topic, a.created_at, a.deliver_after,
+			 a.n::pg_catalog.float8 OPERATOR(pg_catalog./) (SELECT pg_catalog.count(*) FROM sample)
+	  FROM sample a
+	  WHERE NOT pg_catalog.pg_visible_in_snapshot(a.xid, $2)
+	  AND NOT (a.id OPERATOR(pg_catalog.<=) $4
+			   AND pg_catalog.pg_visible_in_snapshot(a.xid, $3))) t
 $$;
-COMMENT ON FUNCTION @extschema@.outbox_unsettled(pg_catalog.int4, pg_catalog.pg_snapshot, pg_catalog.pg_snapshot, pg_catalog.int8, pg_catalog.int8[]) IS
-'Events that a position with these columns has not passed, or has left open (NULL: none), and outbox_delivery says nothing of for this destination. Private: part of outbox_ahead.';
+COMMENT ON FUNCTION @extschema@.outbox_unsettled(pg_catalog.int4, pg_catalog.pg_snapshot, pg_catalog.pg_snapshot, pg_catalog.int8, pg_catalog.int8[], pg_catalog.int8) IS
+'Events that a position with these columns has not passed, or has left open (NULL: none), for whichever destination; and what each stands for: 0 if outbox_delivery says something of it for this destination, else 1. There are at most so many (NULL: any number); of the rest, a sample follows, each of which stands for its share of them. Private: part of outbox_counts() and outbox_ahead.';
 
 -- The function is in the list of columns, not in FROM: one event after the other comes
 -- from it, and none is fetched that nobody asks for.
@@ -858,14 +908,212 @@ CREATE VIEW @extschema@.outbox_ahead AS
 	SELECT (p.e).id, (p.e).topic COLLATE pg_catalog."C" AS topic,
 		   (p.e).created_at, (p.e).deliver_after, p.destination
 	FROM (SELECT c.destination,
-				 @extschema@.outbox_unsettled(c.destination, c.lo, c.hi, c.last_id, c.open) AS e
+				 @extschema@.outbox_unsettled(c.destination, c.lo, c.hi, c.last_id, c.open, NULL) AS e
 		  FROM @extschema@.outbox_position c
 		  OFFSET 0) p
-	WHERE CASE WHEN (SELECT pg_catalog.bool_or(true) FROM @extschema@.outbox_filter)
-			   THEN @extschema@.outbox_takes(p.destination, (p.e).xid, (p.e).topic)
-			   ELSE true END;
+	WHERE (p.e).stands_for OPERATOR(pg_catalog.>) 0
+	AND CASE WHEN (SELECT pg_catalog.bool_or(true) FROM @extschema@.outbox_filter)
+			 THEN @extschema@.outbox_takes(p.destination, (p.e).xid, (p.e).topic)
+			 ELSE true END;
 COMMENT ON VIEW @extschema@.outbox_ahead IS
-'Events that are not settled by the position of a destination that takes them, and outbox_delivery says nothing of: to be read, or in its relay''s memory. Private: part of outbox_topics.';
+'Events that are not settled by the position of a destination that takes them, and outbox_delivery says nothing of: to be read, or in its relay''s memory. Private: for who needs the first few.';
+
+-- What is looked at is bounded, for each destination: 10000 events of a kind, in the order
+-- of an index.  Where there are more, a sample tells how many.
+CREATE FUNCTION @extschema@.outbox_counts(OUT destination pg_catalog.int4,
+	OUT topic pg_catalog.text, OUT pending pg_catalog.int8,
+	OUT oldest pg_catalog.timestamptz, OUT scheduled pg_catalog.int8,
+	OUT failed pg_catalog.int8, OUT blocked pg_catalog.int8,
+	OUT dead pg_catalog.int8, OUT exact pg_catalog.bool,
+	OUT pending_exact pg_catalog.bool)
+RETURNS SETOF pg_catalog.record
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER ROWS 20
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
+SET jit = off SET plan_cache_mode = force_generic_plan
+AS $$
+#variable_conflict use_column
+DECLARE
+	most CONSTANT int8 := 10001;	-- rows looked at; so many are too many
+	few CONSTANT int8 := 101;		-- of each topic behind them
+	topics CONSTANT int4 := 100;	-- so many of which are looked for
+	-- of the pages of outbox_delivery, about 500 are a sample
+	part CONSTANT float8 := least(1, 500 * current_setting('block_size')::float8
+		/ greatest(pg_relation_size('@extschema@.outbox_delivery'), 1));
+BEGIN
+	RETURN QUERY
+	WITH RECURSIVE p AS MATERIALIZED (
+		-- with the version of its patterns that counts for all that is new
+		SELECT c.*, f.version, f.since
+		FROM @extschema@.outbox_position c
+		LEFT JOIN LATERAL (
+			SELECT x.version, pg_snapshot_xmax(x.since) AS since
+			FROM @extschema@.outbox_filter x
+			WHERE x.destination = c.destination AND x.since IS NOT NULL
+			ORDER BY x.version DESC LIMIT 1) f ON true),
+	ahead AS MATERIALIZED (
+		SELECT p.destination, u.topic, u.stands_for,
+			greatest(u.created_at, u.deliver_after) AS due_at,
+			coalesce(u.deliver_after <= now(), true) AS due,
+			CASE WHEN p.version IS NULL THEN NULL
+				WHEN u.xid >= p.since THEN p.version
+				ELSE (SELECT max(f.version) FROM @extschema@.outbox_filter f
+					  WHERE f.destination = p.destination
+					  AND NOT pg_visible_in_snapshot(u.xid, f.since)) END AS version
+		FROM p CROSS JOIN LATERAL @extschema@.outbox_unsettled(p.destination,
+			p.lo, p.hi, p.last_id, p.open, most) u),
+	new AS (
+		SELECT a.destination, a.topic, a.due, sum(a.stands_for) AS n,
+			min(a.due_at) FILTER (WHERE a.stands_for > 0) AS oldest
+		FROM ahead a
+		GROUP BY a.destination, a.topic, a.due, a.version
+		-- for a topic at a time, not for an event
+		HAVING coalesce((SELECT @extschema@.outbox_topic_matches(a.topic, f.topics)
+						 FROM @extschema@.outbox_filter f
+						 WHERE f.destination = a.destination AND f.version = a.version),
+						a.destination = 0)
+		AND sum(a.stands_for) > 0),
+	looked AS MATERIALIZED (
+		SELECT p.destination, p.key_scope, p.dead_key_policy, d.*
+		FROM p CROSS JOIN LATERAL (
+			(SELECT 'pending' AS kind, x.state, x.topic, x.key, x.id
+			 FROM @extschema@.outbox_delivery x
+			 WHERE x.destination = p.destination AND x.state = 'pending'
+			 ORDER BY x.topic, x.id LIMIT most)
+			UNION ALL
+			(SELECT 'dead', x.state, x.topic, x.key, x.id
+			 FROM @extschema@.outbox_delivery x
+			 WHERE x.destination = p.destination AND x.state = 'dead'
+			 ORDER BY x.topic, x.key, x.id LIMIT most)
+			UNION ALL
+			(SELECT 'in_progress', x.state, x.topic, x.key, x.id
+			 FROM @extschema@.outbox_delivery x
+			 WHERE x.destination = p.destination AND x.state = 'in_progress'
+			 ORDER BY x.updated_at, x.id LIMIT most)
+			UNION ALL
+			(SELECT 'failed', x.state, x.topic, x.key, x.id
+			 FROM @extschema@.outbox_delivery x
+			 WHERE x.destination = p.destination AND x.state = 'failed'
+			 ORDER BY x.updated_at, x.id LIMIT most)
+			UNION ALL
+			-- scheduled, among others with a time
+			(SELECT 'over', x.state, x.topic, x.key, x.id
+			 FROM @extschema@.outbox_delivery x
+			 WHERE x.destination = p.destination AND x.next_attempt_at <= now()
+			 ORDER BY x.next_attempt_at, x.id LIMIT most)
+			UNION ALL
+			(SELECT 'later', x.state, x.topic, x.key, x.id
+			 FROM @extschema@.outbox_delivery x
+			 WHERE x.destination = p.destination AND x.next_attempt_at > now()
+			 ORDER BY x.next_attempt_at, x.id LIMIT most)) d),
+	-- of what there is more, and up to which topic that is known
+	more AS MATERIALIZED (
+		SELECT l.destination, l.kind,
+			CASE WHEN l.kind IN ('pending', 'dead') THEN max(l.topic) END AS topic
+		FROM looked l GROUP BY l.destination, l.kind HAVING count(*) = most
+		UNION ALL
+		SELECT a.destination, 'ahead', NULL FROM ahead a
+		GROUP BY a.destination HAVING count(*) >= most),
+	behind AS (
+		SELECT m.destination, m.kind, m.topic, 0 AS n FROM more m
+		WHERE m.kind IN ('pending', 'dead')
+		UNION ALL
+		SELECT b.destination, b.kind,
+			CASE b.kind WHEN 'pending'
+			THEN (SELECT x.topic FROM @extschema@.outbox_delivery x
+				  WHERE x.destination = b.destination AND x.state = 'pending'
+				  AND x.topic > b.topic ORDER BY x.topic, x.id LIMIT 1)
+			ELSE (SELECT x.topic FROM @extschema@.outbox_delivery x
+				  WHERE x.destination = b.destination AND x.state = 'dead'
+				  AND x.topic > b.topic ORDER BY x.topic, x.key, x.id LIMIT 1) END,
+			b.n + 1
+		FROM behind b WHERE b.topic IS NOT NULL AND b.n < topics),
+	-- what the others of its key wait for, as in outbox_events
+	first AS (
+		SELECT l.destination, l.key, CASE l.key_scope WHEN 'all' THEN '' ELSE l.topic END AS topic,
+			min(l.id) AS id
+		FROM looked l
+		WHERE l.key IS NOT NULL
+		AND (l.state IN ('pending', 'in_progress', 'failed')
+			 OR (l.state = 'dead' AND l.dead_key_policy <> 'skip'))
+		GROUP BY 1, 2, 3),
+	counted AS (
+		SELECT l.destination, l.topic, l.kind, l.state, count(*) AS n, min(l.id) AS oldest,
+			count(*) FILTER (WHERE l.state = 'pending' AND f.id < l.id) AS blocked,
+			bool_and(m.kind IS NULL) AS exact
+		FROM looked l
+		LEFT JOIN first f ON f.destination = l.destination AND f.key = l.key
+			AND f.topic = CASE l.key_scope WHEN 'all' THEN '' ELSE l.topic END
+		LEFT JOIN more m ON m.destination = l.destination AND m.kind = l.kind
+			AND coalesce(m.topic = l.topic, true)
+		WHERE l.state = CASE WHEN l.kind IN ('over', 'later') THEN 'scheduled' ELSE l.kind END
+		GROUP BY 1, 2, 3, 4
+		UNION ALL
+		SELECT b.destination, b.topic, b.kind, b.kind, d.n, d.oldest, NULL, d.n < few
+		FROM behind b CROSS JOIN LATERAL (
+			SELECT count(*) AS n, min(y.id) AS oldest FROM (
+				(SELECT x.id FROM @extschema@.outbox_delivery x
+				 WHERE b.kind = 'pending' AND x.destination = b.destination
+				 AND x.state = 'pending' AND x.topic = b.topic
+				 ORDER BY x.topic, x.id LIMIT few)
+				UNION ALL
+				(SELECT x.id FROM @extschema@.outbox_delivery x
+				 WHERE b.kind = 'dead' AND x.destination = b.destination
+				 AND x.state = 'dead' AND x.topic = b.topic
+				 ORDER BY x.topic, x.key, x.id LIMIT few)) y) d
+		WHERE b.n > 0 AND b.topic IS NOT NULL),
+	sample AS (
+		SELECT x.destination, x.topic,
+			CASE WHEN x.state <> 'scheduled' THEN x.state
+				WHEN x.next_attempt_at <= now() THEN 'over' ELSE 'later' END AS kind,
+			x.state, count(*) / part AS n
+		FROM @extschema@.outbox_delivery x TABLESAMPLE SYSTEM (100 * part) REPEATABLE (0)
+		WHERE x.state IN ('scheduled', 'pending', 'in_progress', 'failed', 'dead')
+		AND EXISTS (SELECT FROM more m WHERE m.kind <> 'ahead')
+		GROUP BY 1, 2, 3, 4),
+	told AS (
+		SELECT c.destination, c.topic, c.kind, c.state,
+			coalesce(max(c.n) FILTER (WHERE c.exact), max(c.n)) AS n,
+			-- as many of all as of those that were looked at
+			max(c.blocked) * max(c.n) / max(c.n) FILTER (WHERE c.blocked IS NOT NULL) AS blocked,
+			min(c.oldest) AS oldest, bool_or(c.exact) AS exact
+		FROM (SELECT * FROM counted
+			  UNION ALL
+			  SELECT s.destination, s.topic, s.kind, s.state, s.n, NULL, NULL, false
+			  FROM sample s JOIN more m ON m.destination = s.destination AND m.kind = s.kind) c
+		GROUP BY 1, 2, 3, 4)
+	SELECT t.destination, t.topic,
+		coalesce(sum(t.n) FILTER (WHERE t.due), 0)::int8,
+		min(t.oldest) FILTER (WHERE t.due),
+		coalesce(sum(t.n) FILTER (WHERE t.state = 'scheduled' AND NOT t.due), 0)::int8,
+		coalesce(sum(t.n) FILTER (WHERE t.state = 'failed'), 0)::int8,
+		coalesce(sum(t.blocked), 0)::int8,
+		coalesce(sum(t.n) FILTER (WHERE t.state = 'dead'), 0)::int8,
+		-- what keys wait for is known up to there
+		bool_and(t.exact) AND NOT EXISTS (
+			SELECT FROM more m WHERE m.destination = t.destination
+			AND coalesce(m.topic <= t.topic, true)),
+		coalesce(bool_and(t.exact) FILTER (WHERE t.due), true) AND NOT EXISTS (
+			SELECT FROM more m WHERE m.destination = t.destination AND m.topic IS NULL
+			AND m.kind <> 'later')
+	FROM (SELECT n.destination, n.topic, CASE WHEN n.due THEN 'pending' ELSE 'scheduled' END AS state,
+			n.due, n.n, 0 AS blocked, n.oldest, true AS exact
+		  FROM new n
+		  UNION ALL
+		  SELECT w.destination, w.topic, w.state,
+			w.state <> 'dead' AND (w.state <> 'scheduled' OR w.kind = 'over'), w.n, w.blocked,
+			(SELECT greatest(e.created_at, e.deliver_after)
+			 FROM @extschema@.outbox_event e WHERE e.id = w.oldest), w.exact
+		  FROM told w
+		  UNION ALL
+		  -- of which perhaps no topic is known
+		  SELECT m.destination, NULL, NULL, false, 0, 0, NULL, false
+		  FROM more m WHERE m.topic IS NULL) t
+	GROUP BY t.destination, t.topic;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.outbox_counts() IS
+'Events of this database that are not settled, or dead, by destination and topic: how many, whether all these numbers are exact, and whether the pending ones are. A row without a topic tells that of a destination''s others. Private: part of outbox_topics and outbox_stats.';
 
 CREATE VIEW @extschema@.outbox_topics AS
 	SELECT COALESCE(s.topic, u.topic) AS topic,
@@ -876,55 +1124,9 @@ CREATE VIEW @extschema@.outbox_topics AS
 		   COALESCE(u.scheduled, 0) AS scheduled, COALESCE(u.failed, 0) AS failed,
 		   COALESCE(u.dead, 0) AS dead,
 		   s.in_flight, s.last_error, s.last_status, s.next_try, s.published,
-		   p.name AS destination
-	FROM (
-		SELECT n.destination, n.topic,
-			   pg_catalog.sum(n.pending)::pg_catalog.int8 AS pending,
-			   pg_catalog.min(n.oldest) AS oldest,
-			   pg_catalog.sum(n.scheduled)::pg_catalog.int8 AS scheduled,
-			   pg_catalog.sum(n.failed)::pg_catalog.int8 AS failed,
-			   pg_catalog.sum(n.dead)::pg_catalog.int8 AS dead
-		FROM (
-			SELECT a.destination, a.topic,
-				   pg_catalog.count(*) FILTER (WHERE a.due) AS pending,
-				   pg_catalog.min(a.due_at) FILTER (WHERE a.due) AS oldest,
-				   pg_catalog.count(*) FILTER (WHERE NOT a.due) AS scheduled,
-				   0 AS failed, 0 AS dead
-			FROM (SELECT h.destination, h.topic,
-						 GREATEST(h.created_at, h.deliver_after) AS due_at,
-						 COALESCE(h.deliver_after OPERATOR(pg_catalog.<=) pg_catalog.now(), true)
-						 AS due
-				  FROM @extschema@.outbox_ahead h) a
-			GROUP BY a.destination, a.topic
-			UNION ALL
-			-- exceptions: one pass, without a look at the event of each.  An index
-			-- by topic would be faster only while the table is well vacuumed.
-			SELECT w.destination, w.topic, w.pending,
-				   -- not joined, or all that is kept might be hashed
-				   (SELECT GREATEST(e.created_at, e.deliver_after)
-					FROM @extschema@.outbox_event e
-					WHERE e.id OPERATOR(pg_catalog.=) w.first),
-				   w.scheduled, w.failed, w.dead
-			FROM (SELECT x.destination, x.topic,
-						 pg_catalog.count(*) FILTER (WHERE x.due) AS pending,
-						 pg_catalog.min(x.id) FILTER (WHERE x.due) AS first,
-						 pg_catalog.count(*) FILTER (WHERE NOT x.due AND x.state OPERATOR(pg_catalog.<>) 'dead')
-						 AS scheduled,
-						 pg_catalog.count(*) FILTER (WHERE x.state OPERATOR(pg_catalog.=) 'failed')
-						 AS failed,
-						 pg_catalog.count(*) FILTER (WHERE x.state OPERATOR(pg_catalog.=) 'dead')
-						 AS dead
-				  FROM (SELECT d.destination, d.topic, d.id, d.state,
-							   d.state OPERATOR(pg_catalog.<>) 'dead'
-							   AND (d.state OPERATOR(pg_catalog.<>) 'scheduled'
-									OR d.next_attempt_at OPERATOR(pg_catalog.<=) pg_catalog.now())
-							   AS due
-						FROM @extschema@.outbox_delivery d
-						WHERE d.state IN ('scheduled', 'pending', 'in_progress', 'failed', 'dead')) x
-				  GROUP BY x.destination, x.topic) w
-		) n
-		GROUP BY n.destination, n.topic
-	) u
+		   p.name AS destination,
+		   COALESCE(u.blocked, 0) AS blocked, COALESCE(u.exact, true) AS exact
+	FROM (SELECT * FROM @extschema@.outbox_counts() c WHERE c.topic IS NOT NULL) u
 	FULL JOIN @extschema@.outbox_topic_status() s
 		ON s.topic OPERATOR(pg_catalog.=) u.topic
 		AND s.destination_id OPERATOR(pg_catalog.=) u.destination
@@ -945,7 +1147,7 @@ CREATE VIEW @extschema@.outbox_topics AS
 			 WHERE o.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
 	) r ON r.destination_id OPERATOR(pg_catalog.=) p.destination;
 COMMENT ON VIEW @extschema@.outbox_topics IS
-'Every topic of each destination with events that are not settled there or dead, and those that are down or held: state (open; down: it fails; held: the destination asked to wait), events that are due (pending) and since when the first of them is, those that are scheduled, among the pending those that wait for another try (failed), and the dead; of the 64 topics of a destination that have been down or held for longest also requests in flight, the last error, when one is tried next, and how many were published since the relay has known the topic. state is NULL if it is not known: no relay runs, or more are down than it tells of.';
+'Every topic of each destination with events that are not settled there or dead, and those that are down or held: state (open; down: it fails; held: the destination asked to wait), events that are due (pending) and since when the first of them is, those that are scheduled, among the pending those that wait for another try (failed) or behind others of their key (blocked), and the dead; of the 64 topics of a destination that have been down or held for longest also requests in flight, the last error, when one is tried next, and how many were published since the relay has known the topic. state is NULL if it is not known: no relay runs, or more are down than it tells of. exact is false where a number is an estimate: of each kind, 10000 events of a destination are counted. Topics of few events may be missing then.';
 
 CREATE VIEW @extschema@.outbox_minute AS
 	SELECT p.destination,
@@ -994,14 +1196,22 @@ CREATE VIEW @extschema@.outbox_stats AS
 		   b.oldest AS oldest_unsettled_at,
 		   pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) b.oldest
 		   AS oldest_unsettled_age,
-		   p.name AS destination
+		   p.name AS destination,
+		   COALESCE(b.exact, true) AS backlog_exact,
+		   COALESCE(b.scheduled, 0) AS scheduled, COALESCE(b.failed, 0) AS failed,
+		   COALESCE(b.blocked, 0) AS blocked, COALESCE(b.dead, 0) AS dead
 	FROM @extschema@.outbox_position p
 	LEFT JOIN (
-		SELECT t.destination, pg_catalog.sum(t.pending)::pg_catalog.int8 AS backlog,
-			   pg_catalog.min(t.oldest) AS oldest
-		FROM @extschema@.outbox_topics t
-		GROUP BY t.destination
-	) b ON b.destination OPERATOR(pg_catalog.=) p.name
+		SELECT c.destination, pg_catalog.sum(c.pending)::pg_catalog.int8 AS backlog,
+			   pg_catalog.bool_and(c.pending_exact) AS exact,
+			   pg_catalog.min(c.oldest) AS oldest,
+			   pg_catalog.sum(c.scheduled)::pg_catalog.int8 AS scheduled,
+			   pg_catalog.sum(c.failed)::pg_catalog.int8 AS failed,
+			   pg_catalog.sum(c.blocked)::pg_catalog.int8 AS blocked,
+			   pg_catalog.sum(c.dead)::pg_catalog.int8 AS dead
+		FROM @extschema@.outbox_counts() c
+		GROUP BY c.destination
+	) b ON b.destination OPERATOR(pg_catalog.=) p.destination
 	LEFT JOIN @extschema@.outbox_minute m ON m.destination OPERATOR(pg_catalog.=) p.destination
 	LEFT JOIN @extschema@.outbox_relay_status() s
 		ON s.destination_id OPERATOR(pg_catalog.=) p.destination
@@ -1009,7 +1219,7 @@ CREATE VIEW @extschema@.outbox_stats AS
 		   (SELECT o.oid FROM pg_catalog.pg_database o
 			WHERE o.datname OPERATOR(pg_catalog.=) pg_catalog.current_database());
 COMMENT ON VIEW @extschema@.outbox_stats IS
-'One row for each destination: counters since it was made, as of the last checkpoint (what was published again is counted for default, what was pruned for whichever relay does it), the sum of the latencies of what was published; the events that it took a second and their mean latency, over the last minute; the number of events that are due and not yet settled (dead ones are), and since when the oldest of them is. started_at is NULL if there is no relay.';
+'One row for each destination: counters since it was made, as of the last checkpoint (what was published again is counted for default, what was pruned for whichever relay does it), the sum of the latencies of what was published; the events that it took a second and their mean latency, over the last minute; events that are due and not settled (backlog; dead ones are settled), whether that number is exact, since when the oldest of them is, and how many are scheduled, failed, blocked or dead, as in outbox_topics. started_at is NULL if there is no relay.';
 
 CREATE VIEW @extschema@.outbox_destinations AS
 	SELECT p.name,
@@ -1055,6 +1265,9 @@ SET lock_timeout = '20ms'
 SET jit = off
 AS $$
 #variable_conflict use_column
+DECLARE
+	destinations @extschema@.outbox_destinations[];
+	unknown text;	-- why they are not known
 BEGIN
 	RETURN QUERY
 	WITH lib AS (SELECT * FROM @extschema@.outbox_library()),
@@ -1189,7 +1402,7 @@ BEGIN
 	SELECT 'pruning works', bool_and(pruning = ''),
 		CASE WHEN count(pruning) = 0 THEN 'not known: nothing was pruned since the relay started'
 			WHEN bool_and(pruning = '') THEN 'what was due is deleted'
-			ELSE string_agg(nullif(pruning, ''), '; ') END,
+			ELSE string_agg(nullif(pruning, ''), '; ') END
 		NULL
 	FROM one;
 
@@ -1206,59 +1419,75 @@ BEGIN
 			'not known: a table is locked, see below', NULL::text;
 	END;
 
-	-- What could be sent for a minute: events that were not read or are the first of
-	-- their key, unless something was asked of them or their topics have rows of their own
-	-- below.  Never the state of each.
+	-- once, since it takes the most of all
+	BEGIN
+		SELECT array_agg(d) INTO destinations FROM @extschema@.outbox_destinations d;
+	EXCEPTION WHEN lock_not_available OR data_corrupted THEN
+		unknown := CASE SQLSTATE WHEN '55P03' THEN 'a table is locked, see below' ELSE SQLERRM END;
+		destinations := ARRAY[NULL::@extschema@.outbox_destinations];
+	END;
+
+	-- What could be sent for a minute: events that were not read, and of 100 topics the
+	-- first 100 rows, unless they wait for others of their key, something was asked of them,
+	-- or their topics have rows of their own below.
 	BEGIN
 		RETURN QUERY
-		WITH old AS (SELECT now() - interval '1 minute' AS at),
+		WITH RECURSIVE old AS (SELECT now() - interval '1 minute' AS at),
 		stopped AS (SELECT destination_id AS destination, topic FROM @extschema@.outbox_topic_status()),
 		asked AS (SELECT destination, event FROM @extschema@.outbox_request
 				  WHERE event IS NOT NULL AND action <> 'replay'),
 		p AS (SELECT * FROM @extschema@.outbox_position),
-		first AS (
-			SELECT d.destination, min(d.id) AS id FROM @extschema@.outbox_delivery d
-			JOIN p USING (destination)
-			WHERE d.key IS NOT NULL AND d.state IN ('pending', 'in_progress', 'failed')
-			GROUP BY d.destination, d.key, CASE WHEN p.key_scope = 'all' THEN '' ELSE d.topic END
+		waiting AS (
+			SELECT destination, '' COLLATE "C" AS topic, 0 AS n FROM p
 			UNION ALL
-			SELECT destination, id FROM @extschema@.outbox_delivery
-			WHERE key IS NULL AND state = 'pending')
+			SELECT w.destination,
+				(SELECT d.topic FROM @extschema@.outbox_delivery d
+				 WHERE d.destination = w.destination AND d.state = 'pending' AND d.topic > w.topic
+				 ORDER BY d.topic, d.id LIMIT 1), w.n + 1
+			FROM waiting w WHERE w.topic IS NOT NULL AND w.n < 100)
 		SELECT 'backlog moving',
-			coalesce(s.oldest_unsettled_age < interval '1 minute', true)
-			OR NOT (EXISTS (SELECT FROM @extschema@.outbox_request r, old
+			coalesce(s.oldest > old.at, true)
+			OR NOT (EXISTS (SELECT FROM @extschema@.outbox_request r
 							WHERE r.destination = p.destination AND r.requested_at < old.at
 							AND r.action <> 'replay')
-					OR EXISTS (SELECT FROM @extschema@.outbox_ahead a, old
-							   WHERE a.destination = p.destination
+					OR EXISTS (SELECT FROM @extschema@.outbox_unsettled(p.destination,
+								   p.lo, p.hi, p.last_id, p.open, 1000) a
+							   WHERE a.stands_for > 0
 							   AND greatest(a.created_at, a.deliver_after) < old.at
 							   AND a.id NOT IN (SELECT k.event FROM asked k WHERE k.destination = p.destination)
-							   AND a.topic NOT IN (SELECT t.topic FROM stopped t WHERE t.destination = p.destination))
-					OR EXISTS (SELECT FROM first f
-							   JOIN @extschema@.outbox_delivery d USING (destination, id), old
-							   WHERE f.destination = p.destination
-							   AND d.state = 'pending' AND d.updated_at < old.at
+							   AND a.topic NOT IN (SELECT t.topic FROM stopped t WHERE t.destination = p.destination)
+							   AND @extschema@.outbox_takes(p.destination, a.xid, a.topic))
+					OR EXISTS (SELECT FROM waiting w
+							   CROSS JOIN LATERAL (
+									SELECT * FROM @extschema@.outbox_delivery x
+									WHERE x.destination = w.destination AND x.topic = w.topic
+									AND x.state = 'pending' ORDER BY x.topic, x.id LIMIT 100) d
+							   WHERE w.destination = p.destination AND d.updated_at < old.at
+							   AND w.topic NOT IN (SELECT t.topic FROM stopped t WHERE t.destination = p.destination)
 							   AND (SELECT greatest(e.created_at, e.deliver_after)
 									FROM @extschema@.outbox_event e WHERE e.id = d.id) < old.at
 							   AND d.id NOT IN (SELECT k.event FROM asked k WHERE k.destination = p.destination)
-							   AND d.topic NOT IN (SELECT t.topic FROM stopped t WHERE t.destination = p.destination)
+							   AND NOT EXISTS (SELECT FROM @extschema@.outbox_delivery b
+											   WHERE b.destination = p.destination
+											   AND b.key = d.key AND b.id < d.id
+											   AND b.state IN ('pending', 'in_progress', 'failed')
+											   AND (b.topic = d.topic OR p.key_scope = 'all') OFFSET 0)
 							   AND (p.dead_key_policy = 'skip'
 									OR NOT EXISTS (SELECT FROM @extschema@.outbox_delivery b
 												   WHERE b.destination = p.destination
 												   AND b.key = d.key AND b.id < d.id AND b.state = 'dead'
-												   AND (b.topic = d.topic OR p.key_scope = 'all'))))),
-			s.backlog || ' events are not settled'
-			|| coalesce(', the oldest for ' || s.oldest_unsettled_age, ''),
+												   AND (b.topic = d.topic OR p.key_scope = 'all') OFFSET 0)))),
+			CASE WHEN s.backlog > 10000 THEN 'about ' ELSE '' END || s.backlog || ' events are not settled'
+			|| coalesce(', the oldest for ' || (clock_timestamp() - s.oldest), ''),
 			p.name
-		FROM p JOIN @extschema@.outbox_stats s ON s.destination = p.name
+		FROM old CROSS JOIN p JOIN unnest(destinations) s ON s.name = p.name
 		ORDER BY p.destination;
-	EXCEPTION WHEN lock_not_available THEN
-		RETURN QUERY SELECT 'backlog moving', NULL::bool,
-			'not known: a table is locked, see below', NULL::text;
-		WHEN data_corrupted THEN
-			RETURN QUERY SELECT 'backlog moving', NULL::bool,
-				'not known: ' || SQLERRM, NULL::text;
+	EXCEPTION WHEN lock_not_available OR data_corrupted THEN
+		unknown := CASE SQLSTATE WHEN '55P03' THEN 'a table is locked, see below' ELSE SQLERRM END;
 	END;
+	IF unknown IS NOT NULL THEN
+		RETURN QUERY SELECT 'backlog moving', NULL::bool, 'not known: ' || unknown, NULL::text;
+	END IF;
 
 	-- a pause that the destination asks for is trouble if it does not end
 	RETURN QUERY
@@ -1295,12 +1524,13 @@ BEGIN
 	BEGIN
 		RETURN QUERY
 		SELECT 'events prunable', held_back = 0,
-			CASE WHEN held_back = 0 THEN 'nothing is kept for longer than outbox.published_expire_time because of it'
+			CASE WHEN name IS NULL THEN 'not known: ' || unknown
+				WHEN held_back = 0 THEN 'nothing is kept for longer than outbox.published_expire_time because of it'
 				ELSE 'about ' || pg_size_pretty(held_back) || ' of events cannot be pruned before it has settled them'
 					|| CASE state WHEN 'paused' THEN '; it is paused: outbox_resume()'
 						ELSE '; outbox_topics has the oldest by topic, and outbox.abandon_after gives up what is too old' END END,
 			name
-		FROM @extschema@.outbox_destinations;
+		FROM unnest(destinations);
 		RETURN QUERY
 		SELECT 'topics routed', true,
 			CASE WHEN bool_or('#' = ANY (topics) AND NOT EXISTS (SELECT FROM unnest(topics) t WHERE t LIKE '!%'))
@@ -1310,8 +1540,9 @@ BEGIN
 		FROM (SELECT coalesce((SELECT f.topics FROM @extschema@.outbox_filter f
 							   WHERE f.destination = n.id ORDER BY f.version DESC LIMIT 1), '{#}') AS topics
 			  FROM @extschema@.outbox_destination_rows() n) d;
-	EXCEPTION WHEN lock_not_available OR data_corrupted THEN
-		RETURN QUERY SELECT 'events prunable', NULL::bool, 'not known: ' || SQLERRM, NULL::text;
+	EXCEPTION WHEN lock_not_available THEN
+		RETURN QUERY SELECT 'topics routed', NULL::bool,
+			'not known: a table is locked, see below', NULL::text;
 	END;
 
 	-- a few of them, and of a thousand what waits behind them
@@ -1449,8 +1680,12 @@ BEGIN
 				ELSE count(*) || ' cannot be read, and are dead: '
 					|| (array_agg(DISTINCT last_error))[1] END,
 			NULL::text
-		FROM @extschema@.outbox_delivery
-		WHERE state = 'dead' AND starts_with(last_error, 'cannot be read: ');
+		FROM @extschema@.outbox_destination_rows() n
+		CROSS JOIN LATERAL (
+			SELECT b.last_error FROM @extschema@.outbox_delivery b
+			WHERE b.destination = n.id AND b.state = 'dead'
+			ORDER BY b.updated_at DESC LIMIT 10000) d
+		WHERE starts_with(last_error, 'cannot be read: ');
 	EXCEPTION WHEN lock_not_available THEN
 		RETURN QUERY SELECT 'events readable', NULL::bool,
 			'not known: a table is locked, see above', NULL::text;
@@ -1602,7 +1837,8 @@ REVOKE ALL ON FUNCTION
 	@extschema@.outbox_topic_matches(pg_catalog.text, pg_catalog.text[]),
 	@extschema@.outbox_takes(pg_catalog.int4, pg_catalog.xid8, pg_catalog.text),
 	@extschema@.outbox_destination_rows(),
-	@extschema@.outbox_unsettled(pg_catalog.int4, pg_catalog.pg_snapshot, pg_catalog.pg_snapshot, pg_catalog.int8, pg_catalog.int8[]),
+	@extschema@.outbox_unsettled(pg_catalog.int4, pg_catalog.pg_snapshot, pg_catalog.pg_snapshot, pg_catalog.int8, pg_catalog.int8[], pg_catalog.int8),
+	@extschema@.outbox_counts(),
 	@extschema@.outbox_check(),
 	@extschema@.outbox_check_json(),
 	@extschema@.outbox_citus_touch(),
@@ -1660,7 +1896,8 @@ GRANT EXECUTE ON FUNCTION
 	@extschema@.outbox_topic_matches(pg_catalog.text, pg_catalog.text[]),
 	@extschema@.outbox_takes(pg_catalog.int4, pg_catalog.xid8, pg_catalog.text),
 	@extschema@.outbox_destination_rows(),
-	@extschema@.outbox_unsettled(pg_catalog.int4, pg_catalog.pg_snapshot, pg_catalog.pg_snapshot, pg_catalog.int8, pg_catalog.int8[]),
+	@extschema@.outbox_unsettled(pg_catalog.int4, pg_catalog.pg_snapshot, pg_catalog.pg_snapshot, pg_catalog.int8, pg_catalog.int8[], pg_catalog.int8),
+	@extschema@.outbox_counts(),
 	@extschema@.outbox_check(),
 	@extschema@.outbox_check_json()
 TO pg_monitor;
