@@ -581,6 +581,7 @@ CREATE FUNCTION @extschema@.outbox_relay_status(OUT datid pg_catalog.oid,
 	OUT last_error pg_catalog.text, OUT last_error_at pg_catalog.timestamptz,
 	OUT configured pg_catalog.text, OUT endpoint pg_catalog.text,
 	OUT started_at pg_catalog.timestamptz, OUT pruning pg_catalog.text,
+	OUT next_prune pg_catalog.timestamptz,
 	OUT files pg_catalog.text, OUT clock pg_catalog.text,
 	OUT destination_id pg_catalog.int4, OUT destination pg_catalog.text,
 	OUT publisher pg_catalog.text, OUT source pg_catalog.text)
@@ -815,6 +816,27 @@ CREATE VIEW @extschema@.outbox_events AS
 	) s;
 COMMENT ON VIEW @extschema@.outbox_events IS
 'Every event that is still kept, once for each destination that it goes to, with its state there: scheduled, pending, blocked (behind an unsettled event of its key, in its topic or with outbox.key_scope = all in any), in_progress, published, failed, dead, discarded, expired; or unrouted, with destination NULL, if none takes it. What was asked by outbox_retry() and the like counts as done. last_attempt_at is when the last try began, NULL for what went through at the first. published_at is the time of the first checkpoint that says so, which is within a second of the answer. Payloads are not shown: monitoring has no need of them.';
+
+-- The first columns of outbox_delivery_state_idx and its condition have to be constants.
+CREATE VIEW @extschema@.outbox_failures AS
+	SELECT (SELECT e.event_id FROM @extschema@.outbox_event e
+			WHERE e.id OPERATOR(pg_catalog.=) f.id) AS event_id,
+		   f.topic, f.key, f.state, f.attempts, f.last_error, f.last_status,
+		   f.last_attempt_at, f.next_attempt_at, f.updated_at AS since,
+		   n.name AS destination
+	FROM @extschema@.outbox_destination_rows() n
+	CROSS JOIN LATERAL (
+		(SELECT d.* FROM @extschema@.outbox_delivery d
+		 WHERE d.destination OPERATOR(pg_catalog.=) n.id
+		 AND d.state OPERATOR(pg_catalog.=) 'dead'
+		 ORDER BY d.updated_at DESC, d.id DESC LIMIT 1000)
+		UNION ALL
+		(SELECT d.* FROM @extschema@.outbox_delivery d
+		 WHERE d.destination OPERATOR(pg_catalog.=) n.id
+		 AND d.state OPERATOR(pg_catalog.=) 'failed'
+		 ORDER BY d.updated_at DESC, d.id DESC LIMIT 1000)) f;
+COMMENT ON VIEW @extschema@.outbox_failures IS
+'The last 1000 events of each destination that are dead, and the last 1000 that have failed and wait for another try: why, when they were tried last, and since when they are so. What was asked by outbox_retry() and the like is shown when it is done. Looks at no other events, however many are kept: for all states, see outbox_events.';
 
 -- A function, so that nothing but indexes can be read, whatever the planner knows of the
 -- tables: however much is kept of what has been published, also since the beginning of
@@ -1403,6 +1425,8 @@ BEGIN
 		CASE WHEN count(pruning) = 0 THEN 'not known: nothing was pruned since the relay started'
 			WHEN bool_and(pruning = '') THEN 'what was due is deleted'
 			ELSE string_agg(nullif(pruning, ''), '; ') END
+		|| coalesce('; next at ' || min(next_prune) || ', what was published before '
+			|| min(next_prune) - current_setting('outbox.published_expire_time', true)::interval, ''),
 		NULL
 	FROM one;
 
@@ -1911,6 +1935,7 @@ REVOKE ALL ON @extschema@.outbox_event, @extschema@.outbox_delivery,
 	@extschema@.outbox_request, @extschema@.outbox_progress,
 	@extschema@.outbox_destination, @extschema@.outbox_filter,
 	@extschema@.outbox_restore, @extschema@.outbox_source FROM PUBLIC;
-GRANT SELECT ON @extschema@.outbox_events, @extschema@.outbox_relays,
+GRANT SELECT ON @extschema@.outbox_events, @extschema@.outbox_failures,
+	@extschema@.outbox_relays,
 	@extschema@.outbox_topics, @extschema@.outbox_stats, @extschema@.outbox_latency,
 	@extschema@.outbox_destinations TO pg_monitor;

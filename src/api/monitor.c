@@ -50,6 +50,7 @@ enum
 	STATUS_ENDPOINT,
 	STATUS_STARTED_AT,
 	STATUS_PRUNING,
+	STATUS_NEXT_PRUNE,
 	STATUS_FILES,
 	STATUS_CLOCK,
 	STATUS_DESTINATION_ID,
@@ -173,6 +174,7 @@ put_relay(const RelayInfo *relay, ReturnSetInfo *result)
 	set_finding(values, nulls, STATUS_ENDPOINT, &report->endpoint);
 	set_time(values, nulls, STATUS_STARTED_AT, report->started_at);
 	set_finding(values, nulls, STATUS_PRUNING, &report->pruning);
+	set_time(values, nulls, STATUS_NEXT_PRUNE, report->next_prune);
 	set_finding(values, nulls, STATUS_FILES, &report->files);
 	set_finding(values, nulls, STATUS_CLOCK, &report->clock);
 	values[STATUS_DESTINATION_ID] = Int32GetDatum(relay->destination);

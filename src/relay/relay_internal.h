@@ -210,6 +210,7 @@ extern void relay_note_error(Relay *relay, const char *error);
 extern void relay_found_configured(Relay *relay, const char *problem);
 extern void relay_found_endpoint(Relay *relay, const char *problem);
 extern void relay_found_pruning(Relay *relay, const char *problem);
+extern void relay_found_next_prune(Relay *relay, int64 wait);
 extern void relay_found_notice(Relay *relay, OutboxNotice notice, bool known,
 							   const char *problem);
 extern void relay_forget_endpoint(Relay *relay);

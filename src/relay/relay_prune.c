@@ -22,19 +22,27 @@
 /* Pruning that failed is tried again so much later at most. */
 #define MAX_PRUNE_WAIT_MS	(60 * 60 * 1000)
 
+/* The next prune begins in so many milliseconds, if it is this relay that prunes. */
+static void
+set_next_prune(Relay *relay, int64 wait)
+{
+	relay->pruner.at = relay->now + wait;
+	relay_found_next_prune(relay, wait);
+}
+
 void
 relay_prune_init(Relay *relay)
 {
 	relay->pruner.store.context = relay->context;
-	relay->pruner.at = relay->now + guc_cleaning_expire_interval;
+	set_next_prune(relay, guc_cleaning_expire_interval);
 }
 
 /* There are other settings, by which it may be time sooner. */
 void
 relay_prune_configure(Relay *relay)
 {
-	relay->pruner.at = Min(relay->pruner.at,
-						   relay->now + guc_cleaning_expire_interval);
+	if (relay->pruner.at > relay->now + guc_cleaning_expire_interval)
+		set_next_prune(relay, guc_cleaning_expire_interval);
 }
 
 /*
@@ -59,7 +67,7 @@ end_prune(Relay *relay)
 		pruner->failures++;
 	for (int i = 0; i < pruner->failures && wait < MAX_PRUNE_WAIT_MS; i++)
 		wait = Min(wait * 2, MAX_PRUNE_WAIT_MS);
-	pruner->at = relay->now + wait;
+	set_next_prune(relay, wait);
 }
 
 /*
@@ -81,6 +89,7 @@ relay_prune(Relay *relay)
 	if (!pruner->mine && !(pruner->mine = store_lock_pruning()))
 	{
 		pruner->at = relay->now + guc_cleaning_expire_interval;
+		relay_found_next_prune(relay, -1);
 		return;
 	}
 	start = clock_ms();

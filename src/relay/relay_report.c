@@ -110,6 +110,15 @@ relay_found_pruning(Relay *relay, const char *problem)
 	set_finding(relay, &relay->reporter.report.pruning, problem);
 }
 
+/* The next prune begins in so many milliseconds; -1: another relay does that. */
+void
+relay_found_next_prune(Relay *relay, int64 wait)
+{
+	relay->reporter.report.next_prune = wait < 0 ? 0 :
+		GetCurrentTimestamp() + wait * 1000;
+	relay->reporter.changed = true;
+}
+
 /* What does the publisher say of this?  NULL: all is well, if that is known. */
 void
 relay_found_notice(Relay *relay, OutboxNotice notice, bool known,

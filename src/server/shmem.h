@@ -83,6 +83,7 @@ typedef struct RelayReport
 	RelayFinding configured;	/* can it send with its settings? */
 	RelayFinding endpoint;		/* the destination */
 	RelayFinding pruning;		/* could all be deleted that was due? */
+	TimestampTz next_prune;		/* 0: by another relay */
 	RelayFinding files;			/* can changed files be used? */
 	RelayFinding clock;			/* is it the destination's? */
 } RelayReport;

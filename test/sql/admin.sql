@@ -249,6 +249,7 @@ SELECT "check", CASE WHEN "check" <> 'endpoint answers' THEN ok END AS ok,
 		WHEN 'source of events' THEN regexp_replace(detail, '[0-9a-f]{8},', '...,')
 		WHEN 'backlog moving' THEN regexp_replace(detail, 'oldest for .*', 'oldest for ...')
 		WHEN 'events prunable' THEN regexp_replace(detail, 'about [^o]* of', 'about ... of')
+		WHEN 'pruning works' THEN regexp_replace(detail, '\d{4}-[^;,]*', '...', 'g')
 		ELSE detail END AS detail
 FROM outbox_check();
 -- waiting for the next try is no standstill
