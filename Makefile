@@ -148,8 +148,8 @@ DATA = sql/outbox--1.0.sql
 HEADERS = src/outbox_publisher.h
 PGFILEDESC = "outbox - transactional outbox"
 
-# The library has its version from where CREATE EXTENSION has it.
-OUTBOX_VERSION = $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(srcdir)/outbox.control)
+# The library's version is the release's, which CREATE EXTENSION's is the beginning of.
+OUTBOX_VERSION = $(shell sed -n 's/^   "version": "\(.*\)",$$/\1/p' $(srcdir)/META.json)
 
 # Objects depend on the headers that they were made with: -MMD writes which.
 PG_CPPFLAGS = -I$(srcdir)/src -DOUTBOX_VERSION='"$(OUTBOX_VERSION)"' $(shell curl-config --cflags)
@@ -198,7 +198,7 @@ $(OBJDIRS):
 	$(MKDIR_P) $@
 
 src/outbox.o src/api/enqueue.o src/api/monitor.o src/http/http_options.o src/relay/relay_main.o: \
-	$(srcdir)/outbox.control
+	$(srcdir)/META.json
 
 -include $(OBJS:.o=.d)
 

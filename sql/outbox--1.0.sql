@@ -1366,7 +1366,7 @@ BEGIN
 	UNION ALL
 	SELECT 'versions match', serves,
 		'library ' || version || ', SQL ' || extversion
-		|| CASE WHEN version = extversion THEN ''
+		|| CASE WHEN starts_with(version || '.', extversion || '.') THEN ''
 			WHEN serves THEN '; they work together; run ALTER EXTENSION outbox UPDATE for what is new'
 			ELSE '; run ALTER EXTENSION outbox UPDATE or restart the server with the matching library' END,
 		NULL

@@ -49,9 +49,8 @@ version_serves(const char *library, const char *sql)
 		theirs = next_number(&sql);
 	}
 
+	/* What is behind the numbers, "dev" for instance, has no order. */
 	if (ours != theirs)
-		return ours > theirs;
-
-	/* what is behind the numbers, "dev" for instance, has no order */
+		return ours > theirs && (theirs >= 0 || *sql == '\0');
 	return strcmp(library, sql) == 0;
 }

@@ -252,7 +252,7 @@ promise 'a batch has an id of its own, made of its events' => sub {
 
 promise 'who sends is said' => sub {
 	my ($entry) = entries_of(scalar publish($node, 'agent'));
-	is($entry->{headers}{'user-agent'}, 'outbox/1.0 (PostgreSQL)', 'User-Agent');
+	is($entry->{headers}{'user-agent'}, 'outbox/1.0.0 (PostgreSQL)', 'User-Agent');
 	is_deeply(
 		[ grep { /^webhook-|^idempotency/ } keys %{ $entry->{headers} } ],
 		[], 'nothing is signed, or has a key, that is not to');

@@ -323,11 +323,11 @@ promise 'an extension of another version stops the relay, and says so' => sub {
 		sub {
 			$node->safe_psql('two',
 				q{SELECT state, last_error FROM outbox_relays WHERE datname = 'two'}
-			) =~ /^stopped\|library is version 1\.0, extension is version 0\.9$/;
+			) =~ /^stopped\|library is version 1\.0\.0, extension is version 0\.9$/;
 		},
 		'the relay to stop');
 	like(check_value($node, 'versions match', 'ok, detail', 'two'),
-		qr/^f\|library 1\.0, SQL 0\.9; run ALTER EXTENSION/,
+		qr/^f\|library 1\.0\.0, SQL 0\.9; run ALTER EXTENSION/,
 		'outbox_check() tells what to do');
 	like(check_value($node, 'relay alive', 'ok, detail', 'two'),
 		qr/^f\|/, 'and that nothing runs');

@@ -84,7 +84,7 @@ promise 'library first: the older SQL is served, until ALTER EXTENSION' => sub {
 		sub { install_files("$next/dest", $installation) });
 	$node->restart;
 	like(check_value($node, 'versions match', 'ok, detail'),
-		qr/^t\|library 1\.1, SQL 1\.0; they work together/,
+		qr/^t\|library 1\.1\.0, SQL 1\.0; they work together/,
 		'outbox_check() tells');
 	wait_relay($node);
 	like(check_value($node, 'relay alive', 'ok, detail'),
@@ -103,7 +103,7 @@ promise 'library first: the older SQL is served, until ALTER EXTENSION' => sub {
 		query($node, q{ALTER EXTENSION outbox UPDATE TO '1.1'});
 	});
 	is(check_value($node, 'versions match', 'ok, detail'),
-		't|library 1.1, SQL 1.1', 'outbox_check() is content');
+		't|library 1.1.0, SQL 1.1', 'outbox_check() is content');
 	new_things_work($node);
 	nothing_lost($node, $receiver);
 	$node->stop;
@@ -168,9 +168,9 @@ promise 'ALTER EXTENSION first: all is published, and sent after the restart' =>
 	under_load($node, 'update',
 		sub { query($node, q{ALTER EXTENSION outbox UPDATE TO '1.1'}) });
 	wait_relay_value($node,
-		last_error => qr/^library is version 1\.0, extension is version 1\.1/);
+		last_error => qr/^library is version 1\.0\.0, extension is version 1\.1/);
 	like(check_value($node, 'versions match', 'ok, detail'),
-		qr/^f\|library 1\.0, SQL 1\.1; /, 'outbox_check() tells');
+		qr/^f\|library 1\.0\.0, SQL 1\.1; /, 'outbox_check() tells');
 	my ($status, undef, $stderr) = $node->psql('postgres',
 		publish_sql('lost', more => q{tenant => 'acme'}));
 	like(
@@ -178,7 +178,7 @@ promise 'ALTER EXTENSION first: all is published, and sent after the restart' =>
 		qr/ERROR:  the library does not know argument 9 of outbox_publish\(\)/,
 		'an argument that the library does not know is not dropped');
 	is(query($node, 'SELECT version, server IS NULL FROM outbox_library()'),
-		'1.0|t', 'a column that it does not know is NULL');
+		'1.0.0|t', 'a column that it does not know is NULL');
 	publish($node, 'between', count => 10);
 	$node->restart;
 	new_things_work($node);
@@ -191,6 +191,7 @@ promise 'a library serves earlier versions of its major version' => sub {
 	query($node, 'CREATE EXTENSION outbox');
 	my %serves = (
 		'1.0' => 't',
+		'1.0.0' => 't',
 		'1' => 't',
 		'1.0dev' => 'f',
 		'1.0.1' => 'f',
@@ -205,7 +206,7 @@ promise 'a library serves earlier versions of its major version' => sub {
 			"UPDATE pg_extension SET extversion = '$version' WHERE extname = 'outbox'"
 		);
 		is(query($node, 'SELECT serves FROM outbox_library()'),
-			$serves{$version}, "library 1.0, SQL $version");
+			$serves{$version}, "library 1.0.0, SQL $version");
 	}
 	$node->stop;
 };

@@ -35,6 +35,13 @@ promise 'META.json has what has to be there' => sub {
 	my %known = map { $_ => 1 } qw(name version abstract maintainer license provides meta-spec
 	  description generated_by no_index prereqs release_status resources tags);
 	is_deeply([ grep { !$known{$_} && !/^[xX]_/ } keys %$meta ], [], 'and nothing else');
+  SKIP:
+	{
+		eval { require PGXN::Meta::Validator; 1 }
+		  or skip('PGXN::Meta::Validator of CPAN is not installed', 1);
+		my $validator = PGXN::Meta::Validator->new($meta);
+		ok($validator->is_valid, 'PGXN finds it valid') or diag(join "\n", $validator->errors);
+	}
 };
 
 promise 'META.json names what is there' => sub {
@@ -56,7 +63,7 @@ promise 'versions agree' => sub {
 	is($sql, $default, 'META.json and outbox.control');
 	is($meta->{provides}{outbox}{version}, $meta->{version}, 'META.json and itself');
 	is($deb, $meta->{version}, 'META.json and debian/changelog');
-	is($log, $default, 'CHANGELOG.md and outbox.control');
+	is($log, $meta->{version}, 'META.json and CHANGELOG.md');
 };
 
 promise 'every version can be updated to this one' => sub {

@@ -77,10 +77,10 @@ promise 'from the first package to the purge' => sub {
 
 	$node->restart;
 	like(check_value($node, 'versions match', 'ok, detail'),
-		qr/^t\|library 1\.1, SQL 1\.0; they work together/, 'the restart is no end of delivery');
+		qr/^t\|library 1\.1\.0, SQL 1\.0; they work together/, 'the restart is no end of delivery');
 	under_load($node, 'update',
 		sub { query($node, 'ALTER EXTENSION outbox UPDATE') });
-	is(check_value($node, 'versions match', 'ok, detail'), 't|library 1.1, SQL 1.1', 'updated');
+	is(check_value($node, 'versions match', 'ok, detail'), 't|library 1.1.0, SQL 1.1', 'updated');
 	nothing_lost($node, $receiver);
 
 	# Remove
