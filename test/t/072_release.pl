@@ -60,9 +60,14 @@ promise 'versions agree' => sub {
 	my ($sql) = $meta->{version} =~ /^(\d+\.\d+)\./;
 	my ($deb) = slurp_file('debian/changelog') =~ /\A\S+ \(([^)]+)-[^-)]+\)/;
 	my ($log) = slurp_file('CHANGELOG.md') =~ /^## \[(.*?)\]/m;
+	my $spec = slurp_file('rpm/outbox.spec');
+	my ($rpm) = $spec =~ /^Version:\s*(\S+)$/m;
+	my ($rpm_log) = $spec =~ /^%changelog\n\* .* - (\S+)-\d+$/m;
 	is($sql, $default, 'META.json and outbox.control');
 	is($meta->{provides}{outbox}{version}, $meta->{version}, 'META.json and itself');
 	is($deb, $meta->{version}, 'META.json and debian/changelog');
+	is($rpm, $meta->{version}, 'META.json and rpm/outbox.spec');
+	is($rpm_log, $meta->{version}, 'META.json and its changelog');
 	is($log, $meta->{version}, 'META.json and CHANGELOG.md');
 };
 
