@@ -8,7 +8,8 @@
 #
 # (Those of modules/ have OutboxTest/Outage.pm besides, those of several destinations
 # OutboxTest/Destinations.pm, those of upgrades OutboxTest/Upgrade.pm, those of
-# documents OutboxTest/Page.pm.  OutboxTest/BareDebian.pm is for who has no server yet.)
+# documents OutboxTest/Page.pm.  OutboxTest/Newcomer.pm and BareDebian.pm are for who has no
+# server yet.)
 #
 # and has promises (subtests that can run alone) and what receivers have taken.
 #

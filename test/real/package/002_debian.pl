@@ -1,7 +1,9 @@
 # Promise: Debian's packages can be built from the tree, and lintian finds no error in
 # them.  What they install delivers events, to a broker by the package of its
 # publisher as well.  They are upgraded below a server at work, which loses nothing, and
-# leave nothing behind when they are purged.
+# leave nothing behind when they are purged.  Who removes them too early has a server where
+# new sessions cannot publish, and that does not start again; with the package, or without
+# the line that preloads the library, it does, and has its events.
 
 use strict;
 use warnings FATAL => 'all';
@@ -40,6 +42,23 @@ sub goes_to_redis
 		'an event to be delivered to Redis');
 }
 
+# Remove the package below a server that preloads it, and have it again.
+sub removed_too_early
+{
+	my ($debian, $node, $receiver, $folder) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	$debian->dpkg(1, '--remove', $package);
+	fails_with($node, publish_sql('removed'), '58P01', 'new sessions cannot publish');
+	$node->stop;
+	my $seen = -s $node->logfile;
+	ok(!$node->start(fail_ok => 1), 'a server that preloads what was removed does not start');
+	like(slurp_file($node->logfile, $seen), qr/FATAL:  could not access file "outbox"/, 'and says why');
+	$debian->install($folder, $package);
+	$node->start;
+	wait_delivered($receiver, [ publish($node, 'again') ]);
+	return;
+}
+
 promise 'from the first package to the purge' => sub {
 	my $first = Real::Debian::build('tree');
 	my $next = Real::Debian::build('next');
@@ -49,6 +68,9 @@ promise 'from the first package to the purge' => sub {
 	# Install
 	my $debian = Real::Debian->new;
 	$debian->install($first, $package, @publishers);
+	my $documents = $debian->root . "/usr/share/doc/$package/docs";
+	is_deeply([ map { s{.*/}{}r } glob "$documents/*" ], [ map { s{.*/}{}r } glob 'docs/*' ],
+		'the documents are there');
 	my $redis = Real::Redis->new;
 	my $receiver = start_receiver(mode => 'dapr');
 	my $node = new_node('packaged',
@@ -86,6 +108,9 @@ promise 'from the first package to the purge' => sub {
 	# Remove
 	$debian->dpkg(0, '--remove', $package);
 	like($debian->dpkg(1, '--remove', @publishers), qr/Removing \Q$publishers[0]\E/, 'publishers first');
+	$node->adjust_conf('postgresql.conf', 'shared_preload_libraries', "'outbox'");
+	$node->restart;
+	removed_too_early($debian, $node, $receiver, $next);
 	$node->adjust_conf('postgresql.conf', 'shared_preload_libraries', "''");
 	$node->restart;
 	$debian->dpkg(1, '--remove', $package);
