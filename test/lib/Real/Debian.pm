@@ -14,14 +14,14 @@ use Test::More;
 
 use Real::Source qw(copy_tree has_programs unpack_previous);
 
-# What dpkg wants to find in PATH, and what has pg_buildext's defaults in it
+# dpkg wants to find root's programs in PATH
 $ENV{PATH} .= ':/usr/local/sbin:/usr/sbin:/sbin';
 
 my ($version) = run_command([ $ENV{PG_CONFIG} // 'pg_config', '--version' ]);
 my ($major) = $version =~ /(\d+)/;
 
-# What comes before the changelog's version, or behind it, for the trees that are built
-# beside this one, so that each is an upgrade of the one before
+# What is put behind the changelog's version of each tree that is built, so that the next is
+# an upgrade of this one, and this one of the previous
 my %version_suffix = (previous => '~previous', tree => '', next => '+next');
 
 # package, publishers: the names of the packages, for the server of the tests
@@ -39,14 +39,14 @@ sub missing
 	return undef;
 }
 
-# build($of)
+# build($of): a class method
 #
 # Build the packages of this tree ("tree"), of the version behind it ("next") or of the
 # one that is upgraded from ("previous"), as a test; the folder that they are in, with
 # the sources in src
 sub build
 {
-	my ($of) = @_;
+	my ($class, $of) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my $folder = "tmp_packages/$of";
 	return $folder if -d $folder;

@@ -60,8 +60,8 @@ sub removed_too_early
 }
 
 promise 'from the first package to the purge' => sub {
-	my $first = Real::Debian::build('tree');
-	my $next = Real::Debian::build('next');
+	my $first = Real::Debian->build('tree');
+	my $next = Real::Debian->build('next');
 	my ($said) = run_command([ 'sh', '-c', "lintian --fail-on none '$first'/*.changes 2>&1" ]);
 	unlike($said, qr/^E:/m, 'lintian finds no error');
 

@@ -74,8 +74,8 @@ sub arrive_or_is_told
 }
 
 promise 'an upgrade below publishers that do not stop' => sub {
-	my $previous = Real::Debian::build('previous');
-	my $tree = Real::Debian::build('tree');
+	my $previous = Real::Debian->build('previous');
+	my $tree = Real::Debian->build('tree');
 	my @differ = scripts_that_differ($previous);
 	my $released = slurp_file("$previous/src/META.json") =~ /"release_status": "stable"/;
 	is("@differ", '', 'the scripts that were released are as they were') if $released;

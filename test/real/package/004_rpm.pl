@@ -76,7 +76,7 @@ promise 'RPM packages have what those of Debian have, and deliver' => sub {
 	system_or_bail('sh', '-c', "rpm2cpio '$_' | cpio -idm --quiet -D '$root'") foreach @rpms;
 	my ($of_rpm) = run_command([ 'find', $root, '-type', 'f', '-printf', '/%P\n' ]);
 	my $debian = Real::Debian->new;
-	$debian->install(Real::Debian::build('tree'), Real::Debian->package, Real::Debian->publishers);
+	$debian->install(Real::Debian->build('tree'), Real::Debian->package, Real::Debian->publishers);
 	is_deeply(
 		[ installed(split /\n/, $of_rpm) ],
 		[ installed(map { substr $_, length $debian->root } $debian->files) ],
