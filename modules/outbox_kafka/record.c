@@ -35,13 +35,22 @@ static const char *const reserved[] = {
 	"ce_*", "content-type", "traceparent", NULL
 };
 
+/* May this be in the name of a topic? */
+static bool
+is_topic_character(char c)
+{
+	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+		(c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+}
+
 /* Why Kafka can have no topic of this name; NULL: it can. */
 static const char *
 find_topic_problem(const char *topic)
 {
-	Size		len = strspn(topic, "abcdefghijklmnopqrstuvwxyz"
-							 "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-");
+	Size		len = 0;
 
+	while (is_topic_character(topic[len]))
+		len++;
 	if (topic[len] != '\0')
 		return "the name of a topic of Kafka has only the characters a-z, A-Z, 0-9, \".\", \"_\" and \"-\"";
 	if (len == 0 || len > TOPIC_MAX)
