@@ -155,8 +155,11 @@ class Database:
                                   'ORDER BY id DESC LIMIT 1), 0)'))
 
     def await_settled(self, published, seconds=300):
-        """Wait until the relay has counted so many deliveries and the tables say that nothing is left."""
-        wait_until(f'{published} events to be published', lambda: self.published() >= published, seconds)
+        """
+        Wait until the relay has counted so many deliveries and the tables say that nothing is left.  When that was, the
+        tables say as well: to look often would take CPU from the relay that a limit has for itself.
+        """
+        wait_until(f'{published} events to be published', lambda: self.published() >= published, seconds, pause=0.1)
         wait_until('the last checkpoint', lambda: self.backlog() == 0, seconds)
 
     def backlog(self):

@@ -5,7 +5,7 @@ import time
 POLL_SECONDS = 0.02
 
 
-def wait_until(what, condition, seconds=60):
+def wait_until(what, condition, seconds=60, pause=POLL_SECONDS):
     """Poll until condition() is true, and return what it returned."""
     deadline = time.monotonic() + seconds
     while True:
@@ -14,4 +14,4 @@ def wait_until(what, condition, seconds=60):
             return result
         if time.monotonic() > deadline:
             raise TimeoutError(f'gave up waiting for {what}')
-        time.sleep(POLL_SECONDS)
+        time.sleep(pause)
