@@ -225,7 +225,8 @@ typedef void (*OutboxStartupCB) (OutboxPublisherState *state);
 
 /*
  * After startup_cb and after every reload of the settings: read them.  False
- * if nothing can be sent with them; *reason then says why, in one line.
+ * if nothing can be sent with them; *reason then says why, in one line.  It is
+ * called again every few seconds then, since a file may be there by now.
  * Messages in flight go on with the settings that they started with.
  */
 typedef bool (*OutboxCheckConfiguredCB) (OutboxPublisherState *state,
