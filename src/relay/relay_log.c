@@ -24,7 +24,6 @@
  */
 #include "postgres.h"
 
-#include "guc.h"
 #include "lib/log_limit.h"
 #include "relay/relay_internal.h"
 
