@@ -6,8 +6,7 @@ package Real::PostgresExporter;
 use strict;
 use warnings FATAL => 'all';
 
-use parent -norequire, 'Real::SqlExporter';
-use Real::SqlExporter;
+use parent 'Real::SqlExporter';
 
 sub missing
 {

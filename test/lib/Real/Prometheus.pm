@@ -16,10 +16,8 @@ sub missing
 	return Real::Server::find_program('prometheus') ? undef : 'prometheus is not installed';
 }
 
-# new(config => $text, %options): options are those of Real::Server, and
-#	rules	the path of a file of rules that the configuration names
-#
-# What the configuration says of intervals is left out of account.
+# new(config => $text, %options): options are those of Real::Server; the configuration
+# has all but its global part, and paths in it are absolute
 sub prepare
 {
 	my ($self) = @_;

@@ -9,7 +9,8 @@
 #   variables have values, and no panel lies on another one.
 # - Alerts see what the exporters show.
 # - When the server is gone, the time of reading tells.
-# - All of monitoring/ is installed beside the documents.
+# - All of monitoring/ is installed beside the documents, and nothing in it asks for the
+#   state of each event.
 
 use strict;
 use warnings FATAL => 'all';
@@ -374,6 +375,7 @@ promise 'all of it is installed beside the documents' => sub {
 	foreach my $file (glob 'monitoring/*')
 	{
 		is(slurp_file("$installed/$file"), slurp_file($file), "$file is installed");
+		unlike(slurp_file($file), qr/\boutbox_events\b/, "$file asks for no state of each event");
 	}
 };
 
