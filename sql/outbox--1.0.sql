@@ -851,6 +851,7 @@ CREATE FUNCTION @extschema@.outbox_unsettled(destination pg_catalog.int4,
 RETURNS SETOF pg_catalog.record
 LANGUAGE sql STABLE PARALLEL RESTRICTED SECURITY DEFINER ROWS 100
 SET enable_seqscan = off
+SET jit = off
 AS $$
 WITH seen AS MATERIALIZED (
 	SELECT n.* FROM (
