@@ -128,6 +128,8 @@ BEGIN
 	PERFORM FROM safe.outbox_relays r WHERE r.state IS NULL;
 	PERFORM FROM safe.outbox_topics t WHERE t.pending IS NULL OR t.state IS NULL;
 	PERFORM FROM safe.outbox_stats s WHERE s.backlog IS NULL;
+	PERFORM FROM safe.outbox_failures f WHERE f.event_id IS NULL;
+	PERFORM FROM safe.outbox_destinations d WHERE d.held_back IS NULL;
 	PERFORM FROM safe.outbox_events v WHERE v.state IS NULL OR v.published_at IS NULL;
 	RETURN 'not captured';
 EXCEPTION WHEN OTHERS THEN
