@@ -111,7 +111,7 @@ sub write_file
 # paste($shell, %options)
 #
 # Have a shell run this, as if it were pasted: what fails does not keep the rest from being
-# run.  Returns the exit status of the last command and what all of them have said.  Options:
+# run.  Returns the exit status of the last command and what these have said.  Options:
 #	in			folder (default: /)
 #	user		not root
 #	network		the machine's, to fetch packages
@@ -122,13 +122,14 @@ sub paste
 	my @namespaces = $options{network} ? () : ('--net');
 	my @user = map { ('setpriv', "--reuid=$_", "--regid=$_", '--init-groups', '--') }
 	  grep { defined } $options{user};
-	my $from = length $self->said;
+	my $output = $options{background} ? $self->{said} : "$self->{dir}/pasted";
 
+	unlink $output unless $options{background};
 	my $pid = fork() // croak "could not fork: $!";
 	if (!$pid)
 	{
 		open(STDIN, '<', '/dev/null') or POSIX::_exit(126);
-		open(STDOUT, '>>', $self->{said}) or POSIX::_exit(126);
+		open(STDOUT, '>>', $output) or POSIX::_exit(126);
 		open(STDERR, '>>&', \*STDOUT) or POSIX::_exit(126);
 		no warnings 'exec';
 		exec('timeout', '-k', 5, PASTE_TIMEOUT,
@@ -140,14 +141,16 @@ sub paste
 		  or POSIX::_exit(127);
 	}
 	waitpid($pid, 0);
-	return ($? >> 8, substr($self->said, $from));
+	return ($? >> 8, _read($output));
 }
 
-# said: everything that was ever said there
-sub said
+# said: everything that was said in the background
+sub said { return _read($_[0]{said}); }
+
+sub _read
 {
-	my ($self) = @_;
-	open(my $file, '<:raw', $self->{said}) or return '';
+	my ($path) = @_;
+	open(my $file, '<:raw', $path) or return '';
 	local $/;
 	return <$file> // '';
 }
