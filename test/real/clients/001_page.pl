@@ -21,7 +21,6 @@ use Test::More;
 use lib 'test/lib';
 use OutboxTest;
 use OutboxTest::Page qw(page_blocks page_headings);
-use Real::Server;
 
 use constant PAGE => 'docs/clients.md';
 
@@ -32,33 +31,51 @@ my $python = $ENV{PYTHON} // '/usr/bin/python3';
 
 # --- Languages
 
-# How a program is run: the file that it is in, the commands in its folder, and
-# whether all of it is here.
+# How a program is run: the file that it is in, the commands in its folder, what to do
+# there before, and a command that succeeds if it can be run here (undef: it cannot).
 my %language = (
-	sql => { file => 'publish.sql', run => [ [ 'psql', '-X', '-v', 'ON_ERROR_STOP=1', '-f', 'publish.sql' ] ] },
+	sql => {
+		file => 'publish.sql',
+		run => [ [ 'psql', '-X', '-v', 'ON_ERROR_STOP=1', '-f', 'publish.sql' ] ],
+		needs => 'psql --version',
+	},
 	js => {
 		file => 'publish.mjs',
 		run => [ [ 'node', 'publish.mjs' ] ],
 		prepare => sub { symlink("$node_modules/node_modules", "$_[0]/node_modules") or die "symlink: $!"; },
-		missing => defined $node_modules ? undef : 'a client in node',
+		needs => defined $node_modules ? 'node --version' : undef,
 	},
-	python => { file => 'publish.py', run => [ [ $python, 'publish.py' ] ] },
+	python => {
+		file => 'publish.py',
+		run => [ [ $python, 'publish.py' ] ],
+		needs => "$python -c 'import django, psycopg, psycopg2, sqlalchemy'",
+	},
 	java => {
 		file => 'Publish.java',
 		run => [ [ 'sh', '-c', 'javac -cp "$CLASSPATH" -d . *.java' ], [ 'java', 'Publish' ] ],
 		prepare => sub { $ENV{CLASSPATH} = "$_[0]:$jars/*"; },
-		missing => defined $jars ? undef : 'a client in Java',
+		needs => defined $jars ? 'javac -version' : undef,
 	},
 	go => {
 		file => 'publish/main.go',
 		run => [ [ 'go', 'run', '-mod=vendor', './publish' ] ],
-		prepare => sub { system_or_bail('sh', '-c', "cp -r '$go'/* '$_[0]' && mkdir '$_[0]/publish'"); $ENV{GOCACHE} = "$_[0]/cache"; },
-		missing => defined $go ? undef : 'a client in Go',
+		prepare => sub {
+			system_or_bail('sh', '-c', "cp -r '$go'/* '$_[0]' && mkdir '$_[0]/publish'");
+			$ENV{GOCACHE} = "$_[0]/cache";
+		},
+		needs => defined $go ? 'go version' : undef,
 	},
-	php => { file => 'publish.php', run => [ [ 'php', 'publish.php' ] ] },
-	ruby => { file => 'publish.rb', run => [ [ 'ruby', 'publish.rb' ] ] },
+	php => {
+		file => 'publish.php',
+		run => [ [ 'php', 'publish.php' ] ],
+		needs => 'php -m | grep -q pdo_pgsql',
+	},
+	ruby => {
+		file => 'publish.rb',
+		run => [ [ 'ruby', 'publish.rb' ] ],
+		needs => 'ruby -rpg -e 1',
+	},
 );
-
 # What the page leaves to who reads it: an application around Django, and the use of an
 # entity.
 my $django = <<'PYTHON';
@@ -165,12 +182,9 @@ sub run_program
 sub need
 {
 	my ($name) = @_;
-	my $language = $language{$name};
-	my $program = $language->{run}[-1][0];
-	plan skip_all => "there is no $language->{missing}: tools/setup-real clients"
-	  if defined $language->{missing};
-	plan skip_all => "there is no $program: tools/setup-real clients"
-	  unless defined Real::Server::find_program($program) || -x $program;
+	my $needs = $language{$name}{needs};
+	plan skip_all => "no clients in $name here: tools/setup-real clients"
+	  unless defined $needs && system("$needs >/dev/null 2>&1") == 0;
 	return;
 }
 

@@ -3,7 +3,7 @@
 # Promises:
 # - The receivers of the page do their work once for an event that comes twice; what fails
 #   is undone and comes again.
-# - Answers and limits of express and nginx are as the page has them, and what it says
+# - Answers and limits of express 4 and nginx are as the page has them, and what it says
 #   to write helps; at the sender's limit, the application is told.
 # - Dapr's SDK for node hands on no id, the envelope in place of some payloads, and takes
 #   an exception for success; the routes of the page have the event.
@@ -203,6 +203,26 @@ promise 'what express reads' => sub {
 	restart_relay($node);
 	ends_as(query($node, $bytes_sql), 'published', 'bytes');
 	wait_printed($reads, 'bytes 00ff');
+};
+
+promise 'what express answers by itself' => sub {
+	my $async = in_node(<<'JS', 8080);
+import express from "express";
+const app = express();
+app.post("/orders", () => { throw new Error("this did not work"); });
+app.post("/async", async () => { throw new Error("this did not work"); });
+app.listen(8080, "127.0.0.1");
+JS
+	send_to($async->url);
+	publish($node, 'orders');
+	poll_until(
+		sub { query($node, q{SELECT last_error FROM outbox_topics WHERE topic = 'orders'}) =~ /^HTTP 500/ },
+		'500 for a handler that throws');
+	ok($async->is_running, 'express goes on');
+	publish($node, 'async');
+	poll_until(sub { !$async->is_running }, 'express 4 to end when an async handler throws');
+	like($async->log, qr/this did not work/, 'because of it');
+	query($node, q{SELECT outbox_discard(event_id) FROM outbox_events WHERE state <> 'published'});
 };
 
 promise 'limits of nginx, and of the sender' => sub {
