@@ -14,6 +14,9 @@ package OutboxTest::BareDebian;
 use strict;
 use warnings FATAL => 'all';
 
+# so that a root does not outlive a test that is interrupted
+use sigtrap qw(die normal-signals);
+
 use Carp;
 use File::Temp ();
 use POSIX ();

@@ -37,7 +37,7 @@ sub write_file { return shift->{debian}->write_file(@_); }
 sub copy_tree
 {
 	my ($dir) = @_;
-	system("git ls-files -co --exclude-standard | tar -T - -cf - | tar -C '$dir' -xf -") == 0
+	system("git ls-files -co --exclude-standard | tar --ignore-failed-read -T - -cf - | tar -C '$dir' -xf -") == 0
 	  or BAIL_OUT('the tree cannot be copied');
 	return;
 }
@@ -78,8 +78,18 @@ sub psql
 	return ($self->{debian}->paste("psql -X @options -f /tmp/pasted.sql", user => 'postgres'))[1];
 }
 
+# Without what is another one each time
+sub _same_each_time
+{
+	my ($text) = @_;
+	$text =~ s{^(ce-id: )[0-9a-f-]{36}$}{$1ID}m;
+	$text =~ s{^(ce-source: /postgresql/postgres/)[0-9a-f]{8}$}{$1ID}m;
+	$text =~ s{^(ce-time: )[\d-]{10}T[\d:.]+Z$}{$1TIME}m;
+	return $text;
+}
+
 # delivers_by_http: test that once the library is installed, the rest of "Install" and
-# "With HTTP" lead to a delivered event
+# "With HTTP" lead to a delivered event, and that the receiver prints what README shows
 sub delivers_by_http
 {
 	my ($self) = @_;
@@ -99,6 +109,9 @@ sub delivers_by_http
 			return $states =~ /^published$/m && $states;
 		});
 	is($said, "published\n", 'the event is published');
+	my ($printed) = $self->{debian}->said =~ /^(POST .*?^=> .*?\n)/ms;
+	is(_same_each_time($printed // ''), _same_each_time($http->{shown}[0]),
+		'the receiver prints what README shows');
 	is($self->psql('SELECT * FROM outbox.outbox_check() WHERE NOT ok', '-At'),
 		'', 'outbox_check() has nothing to complain of');
 	return;
