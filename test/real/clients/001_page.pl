@@ -257,6 +257,18 @@ foreach my $heading (grep { !$without{$_} } page_headings(PAGE))
 	};
 }
 
+promise 'Hibernate: a native query publishes' => sub {
+	need('java');
+	my ($call) = slurp_file(PAGE) =~ /`(session\.createNativeQuery\(.*?\))` in the/;
+	my ($entity, $program) = (section('Hibernate')->{text}, $around{Hibernate}[2]);
+	$program =~ s{var event = .*?flush\(\);\n.*?\n}
+		{$call.setParameter(1, "orders").setParameter(2, "{\\"order\\": 2}").getSingleResult();\n}s;
+	query($server, 'TRUNCATE orders', 'shop');
+	my ($done, $said) = run_program('java', $entity, $program =~ s/import java/import java.util.UUID;\nimport java/r);
+	ok($done, 'the program runs') or diag($said);
+	is_deeply([ events(1) ], [ [ 'orders', undef, 'application/json', { order => 2 } ] ], 'the event');
+};
+
 # --- Pitfalls
 
 # fails($heading, $change, $pattern, $rights): test that a section with this change
