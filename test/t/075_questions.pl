@@ -138,7 +138,7 @@ promise 'idle' => sub {
 		'How fast' => qr/\Adefault\|[1-9]\d*\|/,
 		'down' => $none,
 		'What is pruned' => qr/; next at $time, what was published before $time\z/,
-		'upgrade' => qr/\At\|library (\S+), SQL \1\z/);
+		'upgrade' => qr/\At\|library (\d+[.]\d+)[.]\d+, SQL \1\z/);
 	published('fast', count => 20);
 	answers($node, 'How fast' => qr/\Adefault\|$number\|[\d.e-]*[1-9][\d.e-]*\|00:00:\d\d\.\d+\z/);
 	wait_settled($node);
