@@ -923,7 +923,7 @@ FROM (SELECT s.*, 1::pg_catalog.float8 AS weight FROM seen s
 			   AND pg_catalog.pg_visible_in_snapshot(a.xid, $3))) t
 $$;
 COMMENT ON FUNCTION @extschema@.outbox_unsettled(pg_catalog.int4, pg_catalog.pg_snapshot, pg_catalog.pg_snapshot, pg_catalog.int8, pg_catalog.int8[], pg_catalog.int8) IS
-'Events that a position with these columns has not passed, or has left open (NULL: none), for whichever destination; and what each stands for: 0 if outbox_delivery says something of it for this destination, else 1. There are at most so many (NULL: any number); of the rest, a sample follows, each of which stands for its share of them. Private: part of outbox_counts() and outbox_ahead.';
+'Events that a position with these columns has not passed, or has left open (NULL: none), for whichever destination; and what each stands for: 0 if outbox_delivery says something of it for this destination, else 1. There are at most so many (NULL: any number); of the rest, a sample follows, each of which stands for its share of them. Private: part of outbox_count_new() and outbox_ahead.';
 
 -- The function is in the list of columns, not in FROM: one event after the other comes
 -- from it, and none is fetched that nobody asks for.
@@ -942,30 +942,23 @@ COMMENT ON VIEW @extschema@.outbox_ahead IS
 'Events that are not settled by the position of a destination that takes them, and outbox_delivery says nothing of: to be read, or in its relay''s memory. Private: for who needs the first few.';
 
 -- What is looked at is bounded, for each destination: 10000 events of a kind, in the order
--- of an index.  Where there are more, a sample tells how many.
-CREATE FUNCTION @extschema@.outbox_counts(OUT destination pg_catalog.int4,
-	OUT topic pg_catalog.text, OUT pending pg_catalog.int8,
-	OUT oldest pg_catalog.timestamptz, OUT scheduled pg_catalog.int8,
-	OUT failed pg_catalog.int8, OUT blocked pg_catalog.int8,
-	OUT dead pg_catalog.int8, OUT exact pg_catalog.bool,
-	OUT pending_exact pg_catalog.bool)
+-- of an index.  Where there are more, a sample tells how many: then there is a row without a
+-- topic, since perhaps none is known of others, or those of some topic are not exact.
+
+CREATE FUNCTION @extschema@.outbox_count_new(OUT destination pg_catalog.int4,
+	OUT topic pg_catalog.text, OUT due pg_catalog.bool, OUT n pg_catalog.float8,
+	OUT oldest pg_catalog.timestamptz)
 RETURNS SETOF pg_catalog.record
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER ROWS 20
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
-SET jit = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
 	most CONSTANT int8 := 10001;	-- rows looked at; so many are too many
-	few CONSTANT int8 := 101;		-- of each topic behind them
-	topics CONSTANT int4 := 100;	-- so many of which are looked for
-	-- of the pages of outbox_delivery, about 500 are a sample
-	part CONSTANT float8 := least(1, 500 * current_setting('block_size')::float8
-		/ greatest(pg_relation_size('@extschema@.outbox_delivery'), 1));
 BEGIN
 	RETURN QUERY
-	WITH RECURSIVE p AS MATERIALIZED (
+	WITH p AS MATERIALIZED (
 		-- with the version of its patterns that counts for all that is new
 		SELECT c.*, f.version, f.since
 		FROM @extschema@.outbox_position c
@@ -984,18 +977,47 @@ BEGIN
 					  WHERE f.destination = p.destination
 					  AND NOT pg_visible_in_snapshot(u.xid, f.since)) END AS version
 		FROM p CROSS JOIN LATERAL @extschema@.outbox_unsettled(p.destination,
-			p.lo, p.hi, p.last_id, p.open, most) u),
-	new AS (
-		SELECT a.destination, a.topic, a.due, sum(a.stands_for) AS n,
-			min(a.due_at) FILTER (WHERE a.stands_for > 0) AS oldest
-		FROM ahead a
-		GROUP BY a.destination, a.topic, a.due, a.version
-		-- for a topic at a time, not for an event
-		HAVING coalesce((SELECT @extschema@.outbox_topic_matches(a.topic, f.topics)
-						 FROM @extschema@.outbox_filter f
-						 WHERE f.destination = a.destination AND f.version = a.version),
-						a.destination = 0)
-		AND sum(a.stands_for) > 0),
+			p.lo, p.hi, p.last_id, p.open, most) u)
+	SELECT a.destination, a.topic, a.due, sum(a.stands_for),
+		min(a.due_at) FILTER (WHERE a.stands_for > 0)
+	FROM ahead a
+	GROUP BY a.destination, a.topic, a.due, a.version
+	-- for a topic at a time, not for an event
+	HAVING coalesce((SELECT @extschema@.outbox_topic_matches(a.topic, f.topics)
+					 FROM @extschema@.outbox_filter f
+					 WHERE f.destination = a.destination AND f.version = a.version),
+					a.destination = 0)
+	AND sum(a.stands_for) > 0
+	UNION ALL
+	SELECT a.destination, NULL, true, 0, NULL
+	FROM ahead a GROUP BY a.destination HAVING count(*) >= most;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.outbox_count_new() IS
+'Events of this database that no position covers and outbox_delivery says nothing of, by destination and topic. A row without a topic: of this destination, these are estimates. Private: part of outbox_counts.';
+
+CREATE FUNCTION @extschema@.outbox_count_rows(OUT destination pg_catalog.int4,
+	OUT topic pg_catalog.text, OUT state pg_catalog.text, OUT due pg_catalog.bool,
+	OUT n pg_catalog.float8, OUT blocked pg_catalog.float8,
+	OUT oldest pg_catalog.timestamptz, OUT counted pg_catalog.bool,
+	OUT exact pg_catalog.bool)
+RETURNS SETOF pg_catalog.record
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER ROWS 20
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
+SET jit = off SET plan_cache_mode = force_generic_plan
+AS $$
+#variable_conflict use_column
+DECLARE
+	most CONSTANT int8 := 10001;	-- rows looked at; so many are too many
+	few CONSTANT int8 := 101;		-- of each topic behind them
+	topics CONSTANT int4 := 100;	-- so many of which are looked for
+	-- of the pages of outbox_delivery, about 500 are a sample
+	part CONSTANT float8 := least(1, 500 * current_setting('block_size')::float8
+		/ greatest(pg_relation_size('@extschema@.outbox_delivery'), 1));
+BEGIN
+	RETURN QUERY
+	WITH RECURSIVE p AS MATERIALIZED (SELECT * FROM @extschema@.outbox_position),
 	looked AS MATERIALIZED (
 		SELECT p.destination, p.key_scope, p.dead_key_policy, d.*
 		FROM p CROSS JOIN LATERAL (
@@ -1033,10 +1055,7 @@ BEGIN
 	more AS MATERIALIZED (
 		SELECT l.destination, l.kind,
 			CASE WHEN l.kind IN ('pending', 'dead') THEN max(l.topic) END AS topic
-		FROM looked l GROUP BY l.destination, l.kind HAVING count(*) = most
-		UNION ALL
-		SELECT a.destination, 'ahead', NULL FROM ahead a
-		GROUP BY a.destination HAVING count(*) >= most),
+		FROM looked l GROUP BY l.destination, l.kind HAVING count(*) = most),
 	behind AS (
 		SELECT m.destination, m.kind, m.topic, 0 AS n FROM more m
 		WHERE m.kind IN ('pending', 'dead')
@@ -1092,7 +1111,7 @@ BEGIN
 			x.state, count(*) / part AS n
 		FROM @extschema@.outbox_delivery x TABLESAMPLE SYSTEM (100 * part) REPEATABLE (0)
 		WHERE x.state IN ('scheduled', 'pending', 'in_progress', 'failed', 'dead')
-		AND EXISTS (SELECT FROM more m WHERE m.kind <> 'ahead')
+		AND EXISTS (SELECT FROM more)
 		GROUP BY 1, 2, 3, 4),
 	told AS (
 		SELECT c.destination, c.topic, c.kind, c.state,
@@ -1105,37 +1124,47 @@ BEGIN
 			  SELECT s.destination, s.topic, s.kind, s.state, s.n, NULL, NULL, false
 			  FROM sample s JOIN more m ON m.destination = s.destination AND m.kind = s.kind) c
 		GROUP BY 1, 2, 3, 4)
-	SELECT t.destination, t.topic,
-		coalesce(sum(t.n) FILTER (WHERE t.due), 0)::int8,
-		min(t.oldest) FILTER (WHERE t.due),
-		coalesce(sum(t.n) FILTER (WHERE t.state = 'scheduled' AND NOT t.due), 0)::int8,
-		coalesce(sum(t.n) FILTER (WHERE t.state = 'failed'), 0)::int8,
-		coalesce(sum(t.blocked), 0)::int8,
-		coalesce(sum(t.n) FILTER (WHERE t.state = 'dead'), 0)::int8,
+	SELECT t.destination, t.topic, t.state,
+		t.state <> 'dead' AND (t.state <> 'scheduled' OR t.kind = 'over'), t.n, t.blocked,
+		(SELECT greatest(e.created_at, e.deliver_after)
+		 FROM @extschema@.outbox_event e WHERE e.id = t.oldest),
+		t.exact,
 		-- what keys wait for is known up to there
-		bool_and(t.exact) AND NOT EXISTS (
-			SELECT FROM more m WHERE m.destination = t.destination
-			AND coalesce(m.topic <= t.topic, true)),
-		coalesce(bool_and(t.exact) FILTER (WHERE t.due), true) AND NOT EXISTS (
-			SELECT FROM more m WHERE m.destination = t.destination AND m.topic IS NULL
-			AND m.kind <> 'later')
-	FROM (SELECT n.destination, n.topic, CASE WHEN n.due THEN 'pending' ELSE 'scheduled' END AS state,
-			n.due, n.n, 0 AS blocked, n.oldest, true AS exact
-		  FROM new n
-		  UNION ALL
-		  SELECT w.destination, w.topic, w.state,
-			w.state <> 'dead' AND (w.state <> 'scheduled' OR w.kind = 'over'), w.n, w.blocked,
-			(SELECT greatest(e.created_at, e.deliver_after)
-			 FROM @extschema@.outbox_event e WHERE e.id = w.oldest), w.exact
-		  FROM told w
-		  UNION ALL
-		  -- of which perhaps no topic is known
-		  SELECT m.destination, NULL, NULL, false, 0, 0, NULL, false
-		  FROM more m WHERE m.topic IS NULL) t
-	GROUP BY t.destination, t.topic;
+		t.exact AND NOT EXISTS (SELECT FROM more m WHERE m.destination = t.destination
+								AND m.topic <= t.topic)
+	FROM told t
+	UNION ALL
+	SELECT m.destination, NULL, m.kind, m.kind <> 'later', 0, 0, NULL, false, false
+	FROM more m WHERE m.topic IS NULL;
 END
 $$;
-COMMENT ON FUNCTION @extschema@.outbox_counts() IS
+COMMENT ON FUNCTION @extschema@.outbox_count_rows() IS
+'Rows of outbox_delivery whose events are not settled, or dead, by destination, topic and state: how many, whether that is counted, how many of them are blocked, and whether both are exact. A row without a topic: of this destination, what is of that state is an estimate. Private: part of outbox_counts.';
+
+CREATE VIEW @extschema@.outbox_counts AS
+	SELECT c.destination, c.topic,
+		   COALESCE(pg_catalog.sum(c.n) FILTER (WHERE c.due), 0)::pg_catalog.int8 AS pending,
+		   pg_catalog.min(c.oldest) FILTER (WHERE c.due) AS oldest,
+		   COALESCE(pg_catalog.sum(c.n) FILTER (WHERE c.state OPERATOR(pg_catalog.=) 'scheduled' AND NOT c.due), 0)::pg_catalog.int8
+		   AS scheduled,
+		   COALESCE(pg_catalog.sum(c.n) FILTER (WHERE c.state OPERATOR(pg_catalog.=) 'failed'), 0)::pg_catalog.int8
+		   AS failed,
+		   COALESCE(pg_catalog.sum(c.blocked), 0)::pg_catalog.int8 AS blocked,
+		   COALESCE(pg_catalog.sum(c.n) FILTER (WHERE c.state OPERATOR(pg_catalog.=) 'dead'), 0)::pg_catalog.int8
+		   AS dead,
+		   pg_catalog.bool_and(c.exact)
+		   AND NOT pg_catalog.bool_or(pg_catalog.bool_or(c.topic IS NULL)) OVER (PARTITION BY c.destination)
+		   AS exact,
+		   COALESCE(pg_catalog.bool_and(c.counted) FILTER (WHERE c.due), true) AS pending_exact
+	FROM (SELECT w.destination, w.topic, CASE WHEN w.due THEN 'pending' ELSE 'scheduled' END AS state,
+				 w.due, w.n, 0 AS blocked, w.oldest, w.topic IS NOT NULL AS counted,
+				 w.topic IS NOT NULL AS exact
+		  FROM @extschema@.outbox_count_new() w
+		  UNION ALL
+		  SELECT r.destination, r.topic, r.state, r.due, r.n, r.blocked, r.oldest, r.counted, r.exact
+		  FROM @extschema@.outbox_count_rows() r) c
+	GROUP BY c.destination, c.topic;
+COMMENT ON VIEW @extschema@.outbox_counts IS
 'Events of this database that are not settled, or dead, by destination and topic: how many, whether all these numbers are exact, and whether the pending ones are. A row without a topic tells that of a destination''s others. Private: part of outbox_topics and outbox_stats.';
 
 CREATE VIEW @extschema@.outbox_topics AS
@@ -1149,7 +1178,7 @@ CREATE VIEW @extschema@.outbox_topics AS
 		   s.in_flight, s.last_error, s.last_status, s.next_try, s.published,
 		   p.name AS destination,
 		   COALESCE(u.blocked, 0) AS blocked, COALESCE(u.exact, true) AS exact
-	FROM (SELECT * FROM @extschema@.outbox_counts() c WHERE c.topic IS NOT NULL) u
+	FROM (SELECT * FROM @extschema@.outbox_counts c WHERE c.topic IS NOT NULL) u
 	FULL JOIN @extschema@.outbox_topic_status() s
 		ON s.topic OPERATOR(pg_catalog.=) u.topic
 		AND s.destination_id OPERATOR(pg_catalog.=) u.destination
@@ -1232,7 +1261,7 @@ CREATE VIEW @extschema@.outbox_stats AS
 			   pg_catalog.sum(c.failed)::pg_catalog.int8 AS failed,
 			   pg_catalog.sum(c.blocked)::pg_catalog.int8 AS blocked,
 			   pg_catalog.sum(c.dead)::pg_catalog.int8 AS dead
-		FROM @extschema@.outbox_counts() c
+		FROM @extschema@.outbox_counts c
 		GROUP BY c.destination
 	) b ON b.destination OPERATOR(pg_catalog.=) p.destination
 	LEFT JOIN @extschema@.outbox_minute m ON m.destination OPERATOR(pg_catalog.=) p.destination
@@ -1863,7 +1892,8 @@ REVOKE ALL ON FUNCTION
 	@extschema@.outbox_takes(pg_catalog.int4, pg_catalog.xid8, pg_catalog.text),
 	@extschema@.outbox_destination_rows(),
 	@extschema@.outbox_unsettled(pg_catalog.int4, pg_catalog.pg_snapshot, pg_catalog.pg_snapshot, pg_catalog.int8, pg_catalog.int8[], pg_catalog.int8),
-	@extschema@.outbox_counts(),
+	@extschema@.outbox_count_new(),
+	@extschema@.outbox_count_rows(),
 	@extschema@.outbox_check(),
 	@extschema@.outbox_check_json(),
 	@extschema@.outbox_citus_touch(),
@@ -1922,7 +1952,8 @@ GRANT EXECUTE ON FUNCTION
 	@extschema@.outbox_takes(pg_catalog.int4, pg_catalog.xid8, pg_catalog.text),
 	@extschema@.outbox_destination_rows(),
 	@extschema@.outbox_unsettled(pg_catalog.int4, pg_catalog.pg_snapshot, pg_catalog.pg_snapshot, pg_catalog.int8, pg_catalog.int8[], pg_catalog.int8),
-	@extschema@.outbox_counts(),
+	@extschema@.outbox_count_new(),
+	@extschema@.outbox_count_rows(),
 	@extschema@.outbox_check(),
 	@extschema@.outbox_check_json()
 TO pg_monitor;
