@@ -207,9 +207,10 @@ docs_dir = $(DESTDIR)$(docdir)/extension/outbox
 .PHONY: install-docs uninstall-docs
 install: install-docs
 install-docs:
-	$(MKDIR_P) '$(docs_dir)/docs' '$(docs_dir)/monitoring'
+	$(MKDIR_P) '$(docs_dir)/docs/pictures' '$(docs_dir)/monitoring'
 	$(INSTALL_DATA) $(srcdir)/README.md $(srcdir)/CHANGELOG.md '$(docs_dir)/'
 	$(INSTALL_DATA) $(wildcard $(srcdir)/docs/*.md) '$(docs_dir)/docs/'
+	$(INSTALL_DATA) $(wildcard $(srcdir)/docs/pictures/*) '$(docs_dir)/docs/pictures/'
 	$(INSTALL_DATA) $(wildcard $(srcdir)/monitoring/*) '$(docs_dir)/monitoring/'
 uninstall: uninstall-docs
 uninstall-docs:

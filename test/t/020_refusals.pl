@@ -124,7 +124,7 @@ promise 'many refusals in a row take the topic down, and kill no more' => sub {
 	my $offset = -s $node->logfile;
 	refuse('^/in/backlog', 400);
 	my @ids = publish($node, 'backlog', count => BACKLOG);
-	wait_log($node, qr/topic "backlog" is down\n.*HTTP 400/, $offset);
+	wait_log($node, qr/topic "backlog" is down at .*\n.*HTTP 400/, $offset);
 
 	# what was in flight, and some that tried
 	my $seen = $http->log(path => '/in/backlog', fields => ['path']);
