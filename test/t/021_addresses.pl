@@ -150,22 +150,24 @@ promise 'an address that swallows packets costs less than a second' => sub {
 	my $swallowing = swallow('::1', $http->port);
 	$hosts->set('endpoint.test' => [ '::1', '127.0.0.1' ]);
 	restart_relay($node);
+	my $failed = stat_value($node, 'failed_attempts');
 	my $begun = time();
 	wait_delivered($http, [ scalar publish($node, 'eyeballs') ]);
 	cmp_ok(time() - $begun, '<', 3, 'in less than the time for connecting');
-	is(stat_value($node, 'failed_attempts'), 0, 'and no try');
+	is(stat_value($node, 'failed_attempts') - $failed, 0, 'and no try');
 };
 
 promise 'a server that closes its connections all the time costs no attempt' => sub {
 	$hosts->set('endpoint.test' => ['127.0.0.1']);
 	restart_relay($node);
+	my $failed = stat_value($node, 'failed_attempts');
 	$http->faults([ { action => 'pass', close_after => 1, announce => 0, close_delay => 0.2 } ]);
 	foreach my $round (1 .. 20)
 	{
 		wait_delivered($http, [ publish($node, 'closing', count => 5) ]);
 		select(undef, undef, undef, 0.15 + rand(0.1));
 	}
-	is(stat_value($node, 'failed_attempts'), 0, 'not one try has failed');
+	is(stat_value($node, 'failed_attempts') - $failed, 0, 'not one try has failed');
 };
 
 done_testing();

@@ -121,6 +121,7 @@ promise 'a token is asked for with the secret in a header, or in the body' => su
 promise 'a token is renewed when nine tenths of its life are over' => sub {
 	grant_token('young', expires_in => 600);
 	restart_relay($node);
+	my $failed = stat_value($node, 'failed_attempts');
 	arrives_with(scalar publish($node, 'renewed'), 'young');
 	my $fetches = nfetches();
 	grant_token('next', expires_in => '600');
@@ -136,7 +137,7 @@ promise 'a token is renewed when nine tenths of its life are over' => sub {
 			$entry->{headers}{authorization} eq 'Bearer canary-next';
 		},
 		'the next token');
-	is(stat_value($node, 'failed_attempts'), 0, 'nothing has failed');
+	is(stat_value($node, 'failed_attempts') - $failed, 0, 'nothing has failed');
 };
 
 promise 'a token that cannot be renewed is used until its end, and then the destination is down' => sub {
@@ -164,6 +165,7 @@ promise 'a token that cannot be renewed is used until its end, and then the dest
 promise 'a 401 has a token fetched, once, and costs no attempt' => sub {
 	grant_token('old');
 	restart_relay($node);
+	my $failed = stat_value($node, 'failed_attempts');
 	accept_token('old');
 	arrives_with(scalar publish($node, 'revoked'), 'old');
 
@@ -175,7 +177,7 @@ promise 'a 401 has a token fetched, once, and costs no attempt' => sub {
 	my @ids = publish($node, 'revoked', count => 200, more => q{key => 'k' || n % 20});
 	wait_delivered($http, \@ids);
 	is(nfetches(), $fetches + 1, 'one fetch for all of them');
-	is(stat_value($node, 'failed_attempts'), 0, 'and no attempt');
+	is(stat_value($node, 'failed_attempts') - $failed, 0, 'and no attempt');
 };
 
 promise 'a token that does not help is the topic\'s failure, and not fetched all the time' => sub {

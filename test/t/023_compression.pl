@@ -127,9 +127,10 @@ foreach my $batch_size (1, 10)
 		my $offset = -s $node->logfile;
 		reload($node, 'outbox.http_batch_size' => $batch_size);
 		restart_relay($node);
+		my $failed = stat_value($node, 'failed_attempts');
 		refuse_compressed();
 		publish_plain(100);
-		is(stat_value($node, 'failed_attempts'), 0, 'without an attempt');
+		is(stat_value($node, 'failed_attempts') - $failed, 0, 'without an attempt');
 		my $refused = $http->log(status => 415, fields => ['status']);
 		cmp_ok($refused, '>', 0, 'some were refused at first');
 		publish_plain(10);
