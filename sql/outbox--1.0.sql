@@ -1237,6 +1237,7 @@ CREATE VIEW @extschema@.outbox_latency AS
 COMMENT ON VIEW @extschema@.outbox_latency IS
 'How long delivery takes: for each destination and each upper bound in seconds, how many of the events that it has ever taken, and of those of the last minute, took no longer. Counted from created_at (from the commit, where track_commit_timestamp is on), or from deliver_after or the time of a retry if that is later, to the answer.';
 
+-- Without volatile functions, or who asks for counters only would have events counted.
 CREATE VIEW @extschema@.outbox_stats AS
 	SELECT s.started_at, p.published, p.failed_attempts, p.died, p.expired,
 		   p.duplicates_suppressed, p.pruned,
@@ -1246,8 +1247,9 @@ CREATE VIEW @extschema@.outbox_stats AS
 									OPERATOR(pg_catalog./) NULLIF(m.published, 0)) AS latency,
 		   COALESCE(b.backlog, 0) AS backlog,
 		   b.oldest AS oldest_unsettled_at,
-		   pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) b.oldest
-		   AS oldest_unsettled_age,
+		   CASE WHEN b.oldest IS NOT NULL
+				THEN GREATEST(pg_catalog.statement_timestamp() OPERATOR(pg_catalog.-) b.oldest, '0')
+		   END AS oldest_unsettled_age,
 		   p.name AS destination,
 		   COALESCE(b.exact, true) AS backlog_exact,
 		   COALESCE(b.scheduled, 0) AS scheduled, COALESCE(b.failed, 0) AS failed,
