@@ -591,7 +591,7 @@ COMMENT ON FUNCTION @extschema@.outbox_relay_status() IS
 'What the relays of this cluster report; the views outbox_relays, outbox_stats and outbox_topics show it.';
 
 CREATE FUNCTION @extschema@.outbox_latency_bounds() RETURNS pg_catalog.float8[]
-AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.outbox_latency_bounds() IS
 'Upper bounds in seconds of the classes that latencies are counted by, the last one Infinity. Private: part of outbox_latency.';
 
