@@ -154,7 +154,7 @@ relay_log_untold(Relay *relay, bool end)
 						   log->nuntold, (long long) log->nuntold,
 						   WHOSE_ARGS(relay)),
 			 errdetail("The last one is %s", log->untold),
-			 errhint("outbox_topics counts them by topic, outbox_events has the reason of each. Once the cause is mended, outbox_retry_dead() sends them again.")));
+			 errhint("outbox_topics counts them by topic, outbox_failures has the last ones and their reasons. Once the cause is mended, outbox_retry_dead() sends them again.")));
 	log->nuntold = 0;
 }
 

@@ -21,13 +21,8 @@ use Carp;
 use File::Temp ();
 use POSIX ();
 use Scalar::Util qw(weaken);
-use Time::HiRes qw(sleep time);
 
-use constant {
-	POLL_INTERVAL => 0.1,
-	TIMEOUT => 60,
-	PASTE_TIMEOUT => 900,
-};
+use constant PASTE_TIMEOUT => 900;
 
 # The first process of the namespaces reaps what others leave behind.
 my $init = '$SIG{CHLD} = "IGNORE"; $| = 1; print "ready\n"; sleep 3600 while 1;';
@@ -156,20 +151,6 @@ sub _read
 	open(my $file, '<:raw', $path) or return '';
 	local $/;
 	return <$file> // '';
-}
-
-# wait_until($sub): what it returns when that is true, or undef after a minute
-sub wait_until
-{
-	my ($self, $sub) = @_;
-	my $deadline = time() + TIMEOUT;
-	while (1)
-	{
-		my $late = time() > $deadline;
-		my $value = $sub->();
-		return $value if $value || $late;
-		sleep(POLL_INTERVAL);
-	}
 }
 
 sub _release

@@ -10,6 +10,7 @@ use warnings FATAL => 'all';
 use Test::More;
 
 use OutboxTest::BareDebian;
+use OutboxTest::Poll;
 use OutboxTest::Page qw(page_blocks);
 
 use constant CLUSTER => '/etc/postgresql/15/main/postgresql.conf';
@@ -103,11 +104,12 @@ sub delivers_by_http
 	$self->{debian}->paste($http->{shell}[0], in => $self->{home}, background => 1);
 	my $said = $self->psql(blocks_of('With Dapr')->{sql}[0]);
 	unlike($said, qr/ERROR|WARNING/, 'the statements') or diag($said);
-	$said = $self->{debian}->wait_until(
+	$said = poll_until(
 		sub {
 			my $states = $self->psql('SELECT state FROM outbox.outbox_events', '-At');
 			return $states =~ /^published$/m && $states;
-		});
+		},
+		'the event to be published');
 	is($said, "published\n", 'the event is published');
 	my ($printed) = $self->{debian}->said =~ /^(POST .*?^=> .*?\n)/ms;
 	is(_same_each_time($printed // ''), _same_each_time($http->{shown}[0]),
